@@ -1,0 +1,45 @@
+# The two commands of the README do all set-up by themselves; the second time it takes under a second.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: setup demo test check format protos demo-model clean
+
+setup: $(READY)
+
+# torch first and by itself: with torch present, no other requirement can pull another build of it.
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $(READY)
+
+demo: setup
+	$(BIN)/python bench/demo.py --out demo-out
+
+test: setup
+	./deploy/install-audio.sh
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python protos/generate.py --check
+	$(BIN)/python -m pytest -q tests/core/test_imports.py
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+protos: setup
+	$(BIN)/python protos/generate.py
+
+# Rebuilds the bundle shipped in models/ from nothing but simulated seasons.
+demo-model: setup
+	$(BIN)/python models/build_demo.py
+
+clean:
+	rm -rf $(VENV) demo-out build dist

@@ -1,0 +1,170 @@
+"""Decode recordings: WAV, FLAC, OGG, MP3 and whatever else libsndfile reads, as mono float32 blocks.
+
+The one rule for channels: the mean of all channels, unless one is chosen, counted from 1. A bird heard by any microphone
+is then heard, and nothing depends on which decoder ran. Where channels carry different things (a playback stimulus on
+1 and the bird on 2, say), choose.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import numpy as np
+import soundfile
+
+from songcore.arrays import FloatArray
+from songcore.errors import InputError
+from songcore.resample import check_sample_rate
+
+__all__ = ["AUDIO_SUFFIXES", "Recording", "open_recording", "to_mono"]
+
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".w64", ".rf64", ".au", ".caf"})
+"""File name endings that are taken for recordings when a folder is searched."""
+
+MAX_CHANNELS = 64
+
+
+def to_mono(samples: FloatArray, channel: int | None) -> FloatArray:
+    """Return (n,) float32 from samples (n, n_channels): the mean, or one channel counted from 1.
+
+    Raises InputError when there is no such channel, or when a sample is not a finite number.
+    """
+    n_channels = samples.shape[1]
+    if channel is not None and not 1 <= channel <= n_channels:
+        raise InputError(
+            f"channel {channel} was chosen but the audio has {n_channels}; choose 1 to {n_channels}",
+            reason="CHANNEL_MISSING",
+        )
+    if n_channels == 1:
+        mono = samples[:, 0]
+    elif channel is None:
+        mono = samples.mean(axis=1, dtype=np.float32)
+    else:
+        mono = samples[:, channel - 1]
+    # A sum is finite only if every sample is; one pass without a temporary array.
+    if len(mono) and not np.isfinite(mono.sum(dtype=np.float64)):
+        n_bad = int(np.count_nonzero(~np.isfinite(mono)))
+        raise InputError(
+            f"{n_bad} of {len(mono)} samples are NaN or infinite; repair or leave out this recording",
+            reason="NOT_FINITE",
+        )
+    return np.ascontiguousarray(mono, np.float32)
+
+
+class Recording:
+    """An open recording; iterate over `blocks` once. A context manager that closes the file."""
+
+    def __init__(self, source: Path | BinaryIO, *, channel: int | None = None) -> None:
+        self.name = source.name if isinstance(source, Path) else str(getattr(source, "name", "recording"))
+        try:
+            self._file = soundfile.SoundFile(source)
+        except (soundfile.LibsndfileError, OSError, TypeError) as error:
+            raise _explain(source, self.name, error) from error
+        self.sample_rate_hz: int = self._file.samplerate
+        self.n_channels: int = self._file.channels
+        self.n_samples: int = self._file.frames
+        """Samples per channel that the header announces."""
+        self.channel = channel
+        try:
+            self._check(source)
+        except InputError:
+            self._file.close()
+            raise
+
+    def _check(self, source: Path | BinaryIO) -> None:
+        check_sample_rate(self.sample_rate_hz)
+        if not 1 <= self.n_channels <= MAX_CHANNELS:
+            raise InputError(f"{self.name} has {self.n_channels} channels; 1 to {MAX_CHANNELS} are taken", reason="FORMAT_UNSUPPORTED")
+        if self.n_samples == 0:
+            raise InputError(f"{self.name} holds no samples; the recorder wrote a header only", reason="EMPTY_RECORDING")
+        to_mono(np.zeros((0, self.n_channels), np.float32), self.channel)
+        self._n_missing = _missing_bytes(source)
+
+    def blocks(self, block_s: float = 10.0) -> Iterator[FloatArray]:
+        """Yield the recording as mono blocks (n,) float32 in [-1, 1]; memory stays bounded however long it is.
+
+        Raises InputError NOT_FINITE, or TRUNCATED after everything readable was yielded.
+        """
+        n_block = max(1, int(block_s * self.sample_rate_hz))
+        n_read = 0
+        while True:
+            try:
+                samples = self._file.read(n_block, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                raise self._truncated(n_read) from error
+            if len(samples) == 0:
+                break
+            n_read += len(samples)
+            yield to_mono(samples, self.channel)
+        if n_read < self.n_samples or self._n_missing:
+            raise self._truncated(n_read)
+
+    def _truncated(self, n_read: int) -> InputError:
+        return InputError(
+            f"{self.name} ends after {n_read / self.sample_rate_hz:.2f} s, before its header says it should; "
+            "what could be read was used; copy the file again from the recorder",
+            reason="TRUNCATED",
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def open_recording(source: Path | str | BinaryIO, *, channel: int | None = None) -> Recording:
+    """Open a recording from a path or a seekable binary file.
+
+    Raises InputError: NOT_FOUND, EMPTY_RECORDING, NOT_AUDIO, FORMAT_UNSUPPORTED or CHANNEL_MISSING.
+    """
+    return Recording(Path(source) if isinstance(source, str) else source, channel=channel)
+
+
+def _explain(source: Path | BinaryIO, name: str, error: Exception) -> InputError:
+    if isinstance(source, Path):
+        if not source.exists():
+            return InputError(f"{source} does not exist", reason="NOT_FOUND")
+        if source.is_file() and source.stat().st_size == 0:
+            return InputError(f"{name} is an empty file", reason="EMPTY_RECORDING")
+    return InputError(
+        f"{name} cannot be decoded ({error}); expected WAV, FLAC, OGG or MP3 with at least one channel",
+        reason="NOT_AUDIO",
+    )
+
+
+def _missing_bytes(source: Path | BinaryIO) -> int:
+    """Return how many bytes a RIFF file's data chunk announces beyond the end of the file.
+
+    libsndfile quietly shortens such a file. Writers that do not know the length yet announce 0 or the largest number:
+    those are not truncated.
+    """
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            return _missing_riff_bytes(file)
+    position = source.tell()
+    try:
+        return _missing_riff_bytes(source)
+    finally:
+        source.seek(position)
+
+
+def _missing_riff_bytes(file: BinaryIO) -> int:
+    size = file.seek(0, 2)
+    file.seek(0)
+    if file.read(4) != b"RIFF":
+        return 0
+    position = 12
+    while position + 8 <= size:
+        file.seek(position)
+        kind, length = file.read(4), int.from_bytes(file.read(4), "little")
+        if kind == b"data":
+            unknown = length in {0, 0xFFFF_FFFF} or length >= 0xFFFF_FF00
+            return 0 if unknown else max(0, position + 8 + length - size)
+        position += 8 + length + length % 2
+    return 0

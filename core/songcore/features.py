@@ -1,0 +1,45 @@
+"""What the encoder sees of a song: its log-mel frames above the noise floor.
+
+Subtracting the per-band floor removes the recorder's colour and every stationary noise, and clipping there removes what
+the noise itself looks like; both matter as much as training does. Silence is exactly 0, so padding a song with zeros
+is padding it with silence.
+"""
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from songcore.arrays import FloatArray
+from songcore.frontend import DB_PER_UNIT, FrontendConfig
+
+__all__ = ["FeatureConfig", "song_features"]
+
+SCALE_DB = 10.0
+"""Decibels in one unit of the features: a constant, so that a song's features depend on that song alone."""
+
+
+class FeatureConfig(BaseModel):
+    """How a song's frames become the encoder's input; part of the bundle."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    margin_db: float = Field(3.0, ge=0, le=40)
+    """Counts as silence up to this far above the noise floor."""
+    range_db: float = Field(45.0, gt=0, le=120)
+    """Louder than this above the margin is clipped."""
+    max_song_s: float = Field(11.0, gt=0, le=60)
+    """What follows is not looked at; 11 s covers every nightingale song."""
+    bucket_frames: int = Field(32, ge=1, le=1024)
+    """Songs are padded with silence to a multiple of this, so that batches of equal length form."""
+
+
+def song_features(frames: FloatArray, floor: FloatArray, frontend: FrontendConfig, config: FeatureConfig) -> FloatArray:
+    """Return (n_padded, n_mels) float32 in units of 10 dB above the noise floor, 0 for silence.
+
+    ``frames`` (n, n_mels) are the song's own log-mel frames, ``floor`` (n_mels,) the noise floor at its onset in the
+    same natural-log units. n_padded is the next multiple of ``bucket_frames``: it depends on this song alone.
+    """
+    frames = frames[: frontend.n_frames(config.max_song_s)]
+    above_db = (frames - floor) * np.float32(DB_PER_UNIT) - np.float32(config.margin_db)
+    features = np.clip(above_db, 0, config.range_db) / np.float32(SCALE_DB)
+    n_padded = max(1, -(-len(frames) // config.bucket_frames)) * config.bucket_frames
+    return np.pad(features, ((0, n_padded - len(frames)), (0, 0))).astype(np.float32, copy=False)

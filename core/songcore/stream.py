@@ -1,0 +1,178 @@
+"""One stream of audio in, songs with their features out: resample, log-mel, segment, slice.
+
+Offline is ``push(everything)`` then ``finish()``: the same code, the same bits. A stream can be left at a `Checkpoint` and
+taken up again in another process, which then needs the audio from ``checkpoint.input_sample`` on; the songs are those
+of an uninterrupted run.
+"""
+
+import struct
+from collections import deque
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Self
+
+import numpy as np
+
+from songcore.arrays import FloatArray
+from songcore.errors import InputError
+from songcore.features import FeatureConfig, song_features
+from songcore.frontend import FrontendConfig, LogMel
+from songcore.resample import Resampler
+from songcore.segment import Segment, Segmenter, SegmenterConfig
+
+__all__ = ["Checkpoint", "Song", "SongStream", "StreamConfig"]
+
+SNAPSHOT_S = 0.5
+"""Segmenter states are kept this often; a finer grid would move the watermark sooner, at more work per second."""
+
+_HEADER = struct.Struct("<16sq")
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """Everything that decides which songs a stream holds; all of it comes from the bundle."""
+
+    frontend: FrontendConfig
+    segmenter: SegmenterConfig
+    features: FeatureConfig
+
+    def fingerprint(self) -> bytes:
+        """Return 16 bytes that differ whenever any parameter does."""
+        text = "\n".join(part.model_dump_json() for part in (self.frontend, self.segmenter, self.features))
+        return blake2b(text.encode(), digest_size=16).digest()
+
+
+@dataclass(frozen=True)
+class Song:
+    """A song: samples are half-open, at the bundle's rate, counted from the stream's first sample."""
+
+    onset: int
+    offset: int
+    forced_cut: bool
+    snr_db: float
+    features: FloatArray
+    """(n_frames, n_mels) float32, the encoder's input."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a stream can be taken up again."""
+
+    input_sample: int
+    """Absolute index, at the input rate, of the first sample that must be pushed again."""
+    state: bytes
+    """Opaque; about 2 kB."""
+
+
+class SongStream:
+    """Push mono samples at ``rate_in`` Hz, get songs.
+
+    With ``resumable=False`` no checkpoints are kept, which is a little faster.
+    """
+
+    def __init__(self, config: StreamConfig, rate_in: int, *, resumable: bool = True) -> None:
+        self.config = config
+        self._resampler = Resampler(rate_in, config.frontend.sample_rate_hz)
+        self._log_mel = LogMel(config.frontend)
+        self._segmenter = Segmenter(config.segmenter, config.frontend)
+        self._frames = np.empty((0, config.frontend.n_mels), np.float32)
+        self._first_frame = 0  # absolute index of _frames[0]
+        self._n_skip = 0  # resampled samples before the first that the log-mel needs
+        self._grid = config.frontend.n_frames(SNAPSHOT_S) if resumable else 0
+        self._snapshots: deque[tuple[int, bytes]] = deque()
+        self._fingerprint = config.fingerprint()
+        if resumable:
+            self._take_snapshot()
+
+    @classmethod
+    def resume(cls, config: StreamConfig, rate_in: int, state: bytes) -> Self:
+        """Take up a stream at a checkpoint's state; push the samples from its ``input_sample`` on.
+
+        Raises InputError CHECKPOINT_FOREIGN when the state was made with other parameters.
+        """
+        fingerprint, frame = _HEADER.unpack_from(state)
+        stream = cls(config, rate_in)
+        if fingerprint != stream._fingerprint:
+            raise InputError("the checkpoint was made with other model parameters than this bundle's", reason="CHECKPOINT_FOREIGN")
+        stream._log_mel = LogMel(config.frontend, start_frame=frame)
+        stream._resampler, stream._n_skip = stream._resampler_for(frame)
+        stream._first_frame = frame
+        stream._segmenter.restore(np.frombuffer(state, np.float64, offset=_HEADER.size), frame)
+        stream._snapshots = deque([(frame, state)])
+        return stream
+
+    def push(self, samples: FloatArray) -> list[Song]:
+        """Take samples (n,) float32 in [-1, 1] at the input rate and return the songs that ended."""
+        resampled = self._resampler.push(samples)
+        if self._n_skip:
+            n = min(self._n_skip, len(resampled))
+            resampled, self._n_skip = resampled[n:], self._n_skip - n
+        return self._segment(self._log_mel.push(resampled))
+
+    def finish(self) -> list[Song]:
+        """Return the last songs; the stream ends here."""
+        resampled = self._resampler.finish()[self._n_skip :]
+        songs = self._segment(np.concatenate([self._log_mel.push(resampled), self._log_mel.finish()]))
+        songs += self._songs(self._segmenter.finish())
+        end = self._log_mel.n_in
+        return [song for song in (_clip(song, end) for song in songs) if song.offset > song.onset]
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the latest point from which every song not yet returned would be found again."""
+        needed = self._segmenter.needed_from
+        while len(self._snapshots) > 1 and self._snapshots[1][0] <= needed:
+            self._snapshots.popleft()
+        frame, state = self._snapshots[0]
+        return Checkpoint(self._resampler_for(frame)[0].input_start, state)
+
+    @property
+    def open_since(self) -> int:
+        """First sample, at the bundle's rate, that a song not yet returned may still begin at."""
+        return self._segmenter.needed_from * self.config.frontend.hop
+
+    def _resampler_for(self, frame: int) -> tuple[Resampler, int]:
+        """Return a resampler that starts before ``frame``, and how many of its samples to skip."""
+        first = LogMel(self.config.frontend, start_frame=frame).input_start
+        rate_in, rate_out = self._resampler.rate_in, self._resampler.rate_out
+        resampler = Resampler(rate_in, rate_out, start_block=self._resampler.block_before(first))
+        return resampler, first - resampler.output_start
+
+    def _segment(self, frames: FloatArray) -> list[Song]:
+        self._frames = np.concatenate([self._frames, frames]) if len(self._frames) else frames
+        segments: list[Segment] = []
+        begin = 0
+        while begin < len(frames):
+            end = len(frames)
+            if self._grid:
+                end = min(end, begin + self._grid - self._segmenter.next_frame % self._grid)
+            segments += self._segmenter.push(frames[begin:end])
+            begin = end
+            if self._grid and self._segmenter.next_frame % self._grid == 0:
+                self._take_snapshot()
+        songs = self._songs(segments)
+        keep = self._segmenter.needed_from
+        self._frames, self._first_frame = self._frames[keep - self._first_frame :].copy(), keep
+        return songs
+
+    def _take_snapshot(self) -> None:
+        frame = self._segmenter.next_frame
+        if self._segmenter.needed_from == frame:
+            # A newer idle state supersedes all older ones.
+            self._snapshots.clear()
+            self._snapshots.append((frame, _HEADER.pack(self._fingerprint, frame) + self._segmenter.state().tobytes()))
+
+    def _songs(self, segments: list[Segment]) -> list[Song]:
+        hop = self.config.frontend.hop
+        songs = []
+        for segment in segments:
+            first, last = segment.onset // hop - self._first_frame, -(-segment.offset // hop) - self._first_frame
+            features = song_features(self._frames[first:last], segment.floor, self.config.frontend, self.config.features)
+            songs.append(Song(segment.onset, segment.offset, segment.forced_cut, segment.snr_db, features))
+        return songs
+
+
+def _clip(song: Song, end: int) -> Song:
+    """Return the song without what lies behind the end of the recording; a last frame reaches past it."""
+    if song.offset <= end:
+        return song
+    return Song(song.onset, end, song.forced_cut, song.snr_db, song.features)
