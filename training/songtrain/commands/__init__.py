@@ -1,0 +1,3 @@
+"""The sub-commands that training contributes to ``songstream``."""
+
+__all__: list[str] = []

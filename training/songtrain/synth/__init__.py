@@ -1,0 +1,3 @@
+"""Seasons of singing nightingales with complete truth, deterministic from a seed."""
+
+__all__: list[str] = []
