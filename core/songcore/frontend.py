@@ -28,13 +28,13 @@ class FrontendConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sample_rate_hz: int = Field(24_000, ge=8_000, le=384_000)
-    n_fft: int = Field(1024, ge=32, le=16_384)
-    hop: int = Field(384, ge=8, le=16_384)
-    n_mels: int = Field(64, ge=4, le=512)
-    f_min_hz: float = Field(700.0, ge=0)
-    f_max_hz: float = Field(11_500.0, gt=0)
-    floor_db: float = Field(-100.0, le=0)
+    sample_rate_hz: int = Field(default=24_000, ge=8_000, le=384_000)
+    n_fft: int = Field(default=1024, ge=32, le=16_384)
+    hop: int = Field(default=384, ge=8, le=16_384)
+    n_mels: int = Field(default=64, ge=4, le=512)
+    f_min_hz: float = Field(default=700.0, ge=0)
+    f_max_hz: float = Field(default=11_500.0, gt=0)
+    floor_db: float = Field(default=-100.0, le=0)
     """Power added before the logarithm, in dB relative to a full-scale sine: below any microphone's own noise."""
 
     @model_validator(mode="after")

@@ -1,0 +1,282 @@
+"""The streaming energy-onset segmenter: log-mel frames in, songs out.
+
+A frame *sounds* when three things hold.
+
+1. It stands out of the noise: in some band the power, averaged over ``smoothing_ms``, exceeds by ``quiet_db`` what
+   noise of the level of the noise floor exceeds once in ten thousand frames.
+2. It has not fallen: its loudness, the power above the noise floor summed over the bands, lies within ``fall_db`` of
+   the loudest just before, which is forgotten at ``recovery_db_per_s``. This ends a song where its last note ends and
+   not where the echo does, and parts syllables by dips that are deep though short.
+3. It belongs to the foreground: its loudness lies within ``foreground_db`` of the loudest sound of the last seconds,
+   which is forgotten at ``foreground_recovery_db_per_s``. Far birds behind a near one are left out.
+
+Sounding frames less than ``min_gap_s`` apart make one song, unless a fall of at least ``min_fall_ms`` lies between. A
+song is kept when it is long enough and its loudest frame stands out by ``onset_db``; it is cut when it grows too long.
+
+Everything is decided from sums and comparisons of frames already seen, so the chunking of a stream changes nothing.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from songcore.arrays import FloatArray
+from songcore.frontend import FrontendConfig
+from songcore.noise import NoiseConfig, NoiseFloor, frame_power, noise_excess
+
+__all__ = ["Segment", "Segmenter", "SegmenterConfig"]
+
+FALSE_ALARM = 1e-4
+"""Probability that a band of pure noise is above 0 dB of detection level in one frame."""
+
+NOISE_MARGIN = np.float32(2.0)
+"""Times the noise floor that does not count as loudness: noise itself is seldom more."""
+
+
+class SegmenterConfig(BaseModel):
+    """What a song is, in physical units; part of the bundle, never a service setting."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    noise: NoiseConfig = NoiseConfig()
+    smoothing_ms: float = Field(default=48.0, ge=0)
+    quiet_db: float = Field(default=8.0, ge=0)
+    """A song begins and ends where the detection level crosses this."""
+    onset_db: float = Field(default=12.0, ge=0)
+    """A song's detection level reaches at least this."""
+    fall_db: float = Field(default=25.0, gt=0)
+    recovery_db_per_s: float = Field(default=20.0, ge=0)
+    min_fall_ms: float | None = Field(default=None, gt=0)
+    """A fall this long ends the song at once; None: a fall is a gap like any other."""
+    foreground_db: float = Field(default=25.0, gt=0)
+    foreground_recovery_db_per_s: float = Field(default=5.0, ge=0)
+    min_gap_s: float = Field(default=0.4, gt=0)
+    min_song_s: float = Field(default=0.4, gt=0)
+    max_song_s: float = Field(default=15.0, gt=0)
+    """A longer song is cut at the quietest frame of the second half of this, and marked."""
+    pre_roll_s: float = Field(default=0.1, ge=0)
+    post_roll_s: float = Field(default=0.1, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.onset_db < self.quiet_db:
+            raise ValueError(f"onset_db {self.onset_db} is below quiet_db {self.quiet_db}: no song could be heard")
+        if self.max_song_s < 2 * self.min_song_s:
+            raise ValueError(f"max_song_s {self.max_song_s} is less than two min_song_s {self.min_song_s}")
+        return self
+
+    @property
+    def decision_delay_s(self) -> float:
+        """Seconds after a song's last sample that must be heard before the song is closed."""
+        return self.min_gap_s + self.smoothing_ms / 1e3
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """One song: samples onset to offset (half-open, absolute, at the bundle's rate)."""
+
+    onset: int
+    offset: int
+    forced_cut: bool
+    """Cut because it was too long: the sound went on."""
+    snr_db: float
+    """Mean power above the noise floor over the noise floor's, summed over the bands."""
+    floor: FloatArray
+    """Noise floor at the onset, (n_mels,) float32, natural log like the frames."""
+
+
+@dataclass
+class _Candidate:
+    """Frames [begin, end) that may become one song."""
+
+    begin: int
+    end: int
+
+
+class Segmenter:
+    """Cut a stream of log-mel frames into songs."""
+
+    def __init__(self, config: SegmenterConfig, frontend: FrontendConfig) -> None:
+        self.config, self.frontend = config, frontend
+        self.next_frame = 0
+        """Absolute index of the next frame to be pushed."""
+        self._noise = NoiseFloor(config.noise, frontend)
+        self._width = frontend.n_frames(config.smoothing_ms / 1e3)
+        excess = noise_excess(frontend, self._width, FALSE_ALARM) * self._width
+        self._gain = (1 / excess).astype(np.float32)
+        self._n_gap = frontend.n_frames(config.min_gap_s)
+        self._n_fall = frontend.n_frames(config.min_fall_ms / 1e3) if config.min_fall_ms else None
+        self._n_min = frontend.n_frames(config.min_song_s)
+        self._n_max = frontend.n_frames(config.max_song_s)
+        self._waiting = np.empty((0, frontend.n_mels), np.float32)  # power of frames before the first floor
+        self._recent = np.zeros((self._width - 1, frontend.n_mels), np.float32)  # power over the floor
+        self._peaks = np.full(2, -np.inf)  # loudness at time zero that would still be remembered: fall, foreground
+        # Of the frames that are not decided: detection level, loudness, margin above a fall, margin above background.
+        self._undecided = np.empty((0, 4))
+        self._floors: list[tuple[int, FloatArray]] = []  # first frame, power: of the undecided frames and the next
+
+    @property
+    def needed_from(self) -> int:
+        """Earliest absolute frame that a song not yet returned may begin at; `next_frame` when nothing is open."""
+        return self.next_frame - len(self._waiting) - len(self._undecided)
+
+    def push(self, frames: FloatArray) -> list[Segment]:
+        """Take log-mel frames (n, n_mels) and return the songs that they completed."""
+        power = frame_power(frames)
+        first = self.next_frame - len(self._waiting)
+        self.next_frame += len(power)
+        floors = self._noise.push(power)
+        if len(self._waiting):
+            power = np.concatenate([self._waiting, power])
+        self._add_floors(floors, first)
+        if not self._floors:
+            self._waiting = power
+            return []
+        self._waiting = self._waiting[:0]
+        self._measure(power, first)
+        return self._decide(final=False)
+
+    def finish(self) -> list[Segment]:
+        """Return the songs that are still open; the stream ends here."""
+        if len(self._waiting):
+            first = self.next_frame - len(self._waiting)
+            self._floors = [(0, self._noise.finish())]
+            power, self._waiting = self._waiting, self._waiting[:0]
+            self._measure(power, first)
+        return self._decide(final=True)
+
+    def state(self) -> NDArray[np.float64]:
+        """Return all that decides the songs to come, as one vector; it may be taken between any two pushes."""
+        sizes = [len(self._waiting), len(self._undecided), len(self._floors)]
+        starts = [start for start, _ in self._floors]
+        floors = [floor for _, floor in self._floors]
+        parts = [sizes, self._peaks, self._waiting, self._recent, self._undecided, starts, *floors, self._noise.state()]
+        return np.concatenate([np.asarray(part, np.float64).ravel() for part in parts])
+
+    def restore(self, state: NDArray[np.float64], next_frame: int) -> None:
+        """Continue from a `state` taken when ``next_frame`` was the next frame to push."""
+        n_mels = self.frontend.n_mels
+        n_waiting, n_undecided, n_floors = (int(size) for size in state[:3])
+        shapes = [2, n_waiting * n_mels, self._recent.size, n_undecided * 4, n_floors, n_floors * n_mels]
+        cuts = np.cumsum([3, *shapes])
+        _, peaks, waiting, recent, undecided, starts, floors, noise = np.split(state, cuts)
+        self._peaks = peaks.copy()
+        self._waiting = waiting.astype(np.float32).reshape(-1, n_mels)
+        self._recent = recent.astype(np.float32).reshape(-1, n_mels)
+        self._undecided = undecided.reshape(-1, 4).copy()
+        self._floors = [
+            (int(start), floor)
+            for start, floor in zip(starts, floors.astype(np.float32).reshape(-1, n_mels), strict=True)
+        ]
+        self._noise.restore(noise)
+        self.next_frame = next_frame
+
+    def _add_floors(self, floors: list[FloatArray], first: int) -> None:
+        """Note from which frame on each new floor holds; the very first one holds for the frames before it, too."""
+        block = self._noise.block
+        newest = self._noise.next_frame // block * block
+        for back, floor in zip(range(len(floors) - 1, -1, -1), floors, strict=True):
+            start = newest - back * block
+            self._floors.append((start if self._floors else min(first, start), floor))
+
+    def _floor_at(self, frame: int) -> FloatArray:
+        """Noise floor in use at an undecided frame, (n_mels,) power."""
+        return next(floor for start, floor in reversed(self._floors) if start <= frame)
+
+    def _measure(self, power: FloatArray, first: int) -> None:
+        """Append the four measures of frames (n, n_mels), the first being the absolute frame ``first``."""
+        n = len(power)
+        relative = np.concatenate([self._recent, np.empty_like(power)])
+        loudness = np.empty(n)
+        ends = [start - first for start, _ in self._floors[1:]] + [n]
+        begin = 0
+        for (_, floor), stop in zip(self._floors, ends, strict=True):
+            end = min(max(stop, 0), n)
+            if end > begin:
+                part = power[begin:end]
+                np.divide(part, floor, out=relative[self._width - 1 + begin : self._width - 1 + end])
+                loudness[begin:end] = np.maximum(part - NOISE_MARGIN * floor, 0).sum(axis=1)
+                begin = end
+        smooth = relative[:n] * self._gain
+        for lag in range(1, self._width):
+            smooth += relative[lag : lag + n] * self._gain
+        self._recent = relative[n:]
+        level = 10 * np.log10(smooth.max(axis=1, initial=1e-30).astype(np.float64))
+        loudness = 10 * np.log10(loudness + 1e-30)
+        time = np.arange(first, first + n) * self.frontend.hop_s
+        margins = []
+        rules = (
+            (self.config.fall_db, self.config.recovery_db_per_s),
+            (self.config.foreground_db, self.config.foreground_recovery_db_per_s),
+        )
+        for kind, (depth_db, recovery) in enumerate(rules):
+            peak = np.maximum.accumulate(np.concatenate([self._peaks[kind : kind + 1], loudness + time * recovery]))
+            self._peaks[kind] = peak[-1]
+            margins.append(loudness - (peak[1:] - time * recovery - depth_db))
+        self._undecided = np.concatenate([self._undecided, np.stack([level, loudness, *margins], axis=1)])
+
+    def _decide(self, *, final: bool) -> list[Segment]:
+        """Return the songs that the undecided frames are sure to hold, and forget the frames decided by that."""
+        level, loudness, fall, front = self._undecided.T
+        first = self.next_frame - len(level)
+        sounding = (level > self.config.quiet_db) & (fall >= 0) & (front >= 0)
+        edges = np.diff(sounding.astype(np.int8), prepend=0, append=0)
+        begins, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+        n_total = len(level)
+        # Smoothing keeps the level up after the end, so an end by level alone lies that much earlier; an end by a fall
+        # does not. Of a run that goes on, only what every continuation would leave is certain.
+        running = bool(len(ends)) and ends[-1] == n_total and not final
+        by_level = np.append(fall, 0.0)[ends] >= 0
+        ends = np.maximum(ends - (self._width - 1) * by_level, begins + 1)
+        songs: list[Segment] = []
+        song: _Candidate | None = None
+        for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+            if song and self._parted(song.end, begin, fall):
+                songs += self._close(song, first, forced=False)
+                song = None
+            song = song or _Candidate(begin, end)
+            song.end = end
+            while song.end - song.begin > self._n_max:
+                half = song.begin + self._n_max // 2
+                cut = half + int(np.argmin(loudness[half : song.begin + self._n_max]))
+                songs += self._close(_Candidate(song.begin, cut), first, forced=True)
+                song = _Candidate(cut, song.end)
+        if song and (final or (not running and self._parted(song.end, n_total, fall))):
+            songs += self._close(song, first, forced=False)
+            song = None
+        self._forget(song.begin if song else n_total)
+        return songs
+
+    def _parted(self, end: int, begin: int, fall: NDArray[np.float64]) -> bool:
+        """Whether the frames between two sounding ones part two songs."""
+        if begin - end >= self._n_gap:
+            return True
+        return self._n_fall is not None and int(np.count_nonzero(fall[end:begin] < 0)) >= self._n_fall
+
+    def _forget(self, n: int) -> None:
+        """Drop the first ``n`` undecided frames, and the floors that held only for them."""
+        self._undecided = self._undecided[n:].copy()
+        needed = self.needed_from
+        while len(self._floors) > 1 and self._floors[1][0] <= needed:
+            del self._floors[0]
+
+    def _close(self, song: _Candidate, first: int, *, forced: bool) -> list[Segment]:
+        """Return the song if it is one; ``first`` is the absolute frame of the first undecided one."""
+        frames = self._undecided[song.begin : song.end]
+        if len(frames) < self._n_min or frames[:, 0].max() < self.config.onset_db:
+            return []
+        floor = self._floor_at(first + song.begin)
+        signal = np.mean(10 ** (frames[:, 1] / 10))
+        hop, half = self.frontend.hop, self.frontend.hop // 2
+        return [
+            Segment(
+                onset=max(0, (first + song.begin) * hop - half),
+                offset=(first + song.end) * hop - half,
+                forced_cut=forced,
+                snr_db=float(10 * np.log10(signal / floor.sum())),
+                floor=np.log(floor),
+            )
+        ]
