@@ -19,7 +19,9 @@ from songcore.resample import check_sample_rate
 
 __all__ = ["AUDIO_SUFFIXES", "Recording", "open_recording", "to_mono"]
 
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".w64", ".rf64", ".au", ".caf"})
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".w64", ".rf64", ".au", ".caf"}
+)
 """File name endings that are taken for recordings when a folder is searched."""
 
 MAX_CHANNELS = 64
@@ -75,9 +77,14 @@ class Recording:
     def _check(self, source: Path | BinaryIO) -> None:
         check_sample_rate(self.sample_rate_hz)
         if not 1 <= self.n_channels <= MAX_CHANNELS:
-            raise InputError(f"{self.name} has {self.n_channels} channels; 1 to {MAX_CHANNELS} are taken", reason="FORMAT_UNSUPPORTED")
+            raise InputError(
+                f"{self.name} has {self.n_channels} channels; 1 to {MAX_CHANNELS} are taken",
+                reason="FORMAT_UNSUPPORTED",
+            )
         if self.n_samples == 0:
-            raise InputError(f"{self.name} holds no samples; the recorder wrote a header only", reason="EMPTY_RECORDING")
+            raise InputError(
+                f"{self.name} holds no samples; the recorder wrote a header only", reason="EMPTY_RECORDING"
+            )
         to_mono(np.zeros((0, self.n_channels), np.float32), self.channel)
         self._n_missing = _missing_bytes(source)
 
@@ -114,7 +121,9 @@ class Recording:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

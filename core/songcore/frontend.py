@@ -64,6 +64,7 @@ def mel_matrix(config: FrontendConfig) -> FloatArray:
     The HTK mel scale, m = 2595 log10(1 + f / 700); bands sum to one rather than having unit area, so that white noise
     has the same level in every band. A band narrower than a bin takes its nearest bin.
     """
+
     def to_mel(f: float) -> float:
         return float(2595 * np.log10(1 + f / 700))
 

@@ -6,7 +6,6 @@ of an uninterrupted run.
 """
 
 import struct
-from collections import deque
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Self
@@ -79,7 +78,7 @@ class SongStream:
         self._first_frame = 0  # absolute index of _frames[0]
         self._n_skip = 0  # resampled samples before the first that the log-mel needs
         self._grid = config.frontend.n_frames(SNAPSHOT_S) if resumable else 0
-        self._snapshots: deque[tuple[int, bytes]] = deque()
+        self._snapshot = (0, b"")  # the last idle state on the grid: nothing before it can still matter
         self._fingerprint = config.fingerprint()
         if resumable:
             self._take_snapshot()
@@ -93,12 +92,14 @@ class SongStream:
         fingerprint, frame = _HEADER.unpack_from(state)
         stream = cls(config, rate_in)
         if fingerprint != stream._fingerprint:
-            raise InputError("the checkpoint was made with other model parameters than this bundle's", reason="CHECKPOINT_FOREIGN")
+            raise InputError(
+                "the checkpoint was made with other model parameters than this bundle's", reason="CHECKPOINT_FOREIGN"
+            )
         stream._log_mel = LogMel(config.frontend, start_frame=frame)
         stream._resampler, stream._n_skip = stream._resampler_for(frame)
         stream._first_frame = frame
         stream._segmenter.restore(np.frombuffer(state, np.float64, offset=_HEADER.size), frame)
-        stream._snapshots = deque([(frame, state)])
+        stream._snapshot = (frame, state)
         return stream
 
     def push(self, samples: FloatArray) -> list[Song]:
@@ -119,10 +120,7 @@ class SongStream:
 
     def checkpoint(self) -> Checkpoint:
         """Return the latest point from which every song not yet returned would be found again."""
-        needed = self._segmenter.needed_from
-        while len(self._snapshots) > 1 and self._snapshots[1][0] <= needed:
-            self._snapshots.popleft()
-        frame, state = self._snapshots[0]
+        frame, state = self._snapshot
         return Checkpoint(self._resampler_for(frame)[0].input_start, state)
 
     @property
@@ -157,18 +155,21 @@ class SongStream:
     def _take_snapshot(self) -> None:
         frame = self._segmenter.next_frame
         if self._segmenter.needed_from == frame:
-            # A newer idle state supersedes all older ones.
-            self._snapshots.clear()
-            self._snapshots.append((frame, _HEADER.pack(self._fingerprint, frame) + self._segmenter.state().tobytes()))
+            self._snapshot = (frame, _HEADER.pack(self._fingerprint, frame) + self._segmenter.state().tobytes())
 
     def _songs(self, segments: list[Segment]) -> list[Song]:
-        hop = self.config.frontend.hop
         songs = []
         for segment in segments:
-            first, last = segment.onset // hop - self._first_frame, -(-segment.offset // hop) - self._first_frame
-            features = song_features(self._frames[first:last], segment.floor, self.config.frontend, self.config.features)
+            first, last = (self._frame_at(sample) - self._first_frame for sample in (segment.onset, segment.offset))
+            frames = self._frames[first:last]
+            features = song_features(frames, segment.floor, self.config.frontend, self.config.features)
             songs.append(Song(segment.onset, segment.offset, segment.forced_cut, segment.snr_db, features))
         return songs
+
+    def _frame_at(self, sample: int) -> int:
+        """Return the frame that begins at a segment's border; borders lie half a hop before the frames' centres."""
+        hop = self.config.frontend.hop
+        return (sample + hop // 2) // hop
 
 
 def _clip(song: Song, end: int) -> Song:

@@ -1,0 +1,110 @@
+"""Name songs: the nearest prototype gives the type, the distance to the reference bank says whether to believe it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import faiss
+import numpy as np
+
+from songcore.arrays import FloatArray, IntArray
+from songcore.errors import BundleError
+from songcore.novelty import NoveltyConfig, conformal_p_values
+
+__all__ = ["Assignment", "Catalogue", "TypeKind"]
+
+TypeKind = Literal["song", "noise"]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a song was named, and how sure that is."""
+
+    type_id: str
+    """Id of the nearest type, also when the song is novel."""
+    kind: TypeKind
+    similarity: float
+    """Cosine to the nearest prototype, in [-1, 1]."""
+    novelty_score: float
+    """Mean distance to the nearest songs of the reference bank; larger is stranger."""
+    p_value: float
+    """Share of held-out songs of known types that are at least as strange (conformal)."""
+    is_novel: bool
+
+
+class Catalogue:
+    """The song types of a bundle, ready to name embeddings.
+
+    ``prototypes`` (p, d) and ``bank`` (r, d) are float32 unit vectors, ``type_index`` (p,) int64 points into ``type_ids``
+    and ``kinds``, ``calibration`` (c,) float32 holds the novelty scores of held-out songs of known types.
+    """
+
+    def __init__(  # noqa: PLR0913 - the arrays of types.npz, each by name
+        self,
+        *,
+        prototypes: FloatArray,
+        type_index: IntArray,
+        type_ids: Sequence[str],
+        kinds: Sequence[TypeKind],
+        bank: FloatArray,
+        calibration: FloatArray,
+        novelty: NoveltyConfig,
+    ) -> None:
+        _check(prototypes, type_index, type_ids, bank, calibration)
+        self.type_ids, self.kinds, self.novelty = tuple(type_ids), tuple(kinds), novelty
+        self._type_index = type_index
+        self._calibration = np.sort(calibration)
+        self._n_neighbours = min(novelty.n_neighbours, len(bank))
+        # Exact inner-product search; rebuilt from the arrays, since reading an index file would run untrusted bytes.
+        self._prototypes = faiss.IndexFlatIP(prototypes.shape[1])
+        self._prototypes.add(np.ascontiguousarray(prototypes, np.float32))
+        self._bank = faiss.IndexFlatIP(bank.shape[1])
+        self._bank.add(np.ascontiguousarray(bank, np.float32))
+
+    def scores(self, embeddings: FloatArray) -> FloatArray:
+        """Return novelty scores (n,) float32: the mean Euclidean distance to the nearest songs of the bank."""
+        return mean_neighbour_distance(self._bank, embeddings, self._n_neighbours)
+
+    def assign(self, embeddings: FloatArray) -> list[Assignment]:
+        """Name each of the unit embeddings (n, d) float32."""
+        if len(embeddings) == 0:
+            return []
+        cosines, nearest = self._prototypes.search(np.ascontiguousarray(embeddings, np.float32), 1)
+        scores = self.scores(embeddings)
+        p_values = conformal_p_values(scores, self._calibration)
+        assignments = []
+        for cosine, prototype, score, p_value in zip(cosines[:, 0], nearest[:, 0], scores, p_values, strict=True):
+            index = int(self._type_index[prototype])
+            kind = self.kinds[index]
+            # What is recognised as noise is known, however far from any song.
+            is_novel = bool(p_value <= self.novelty.alpha) and kind == "song"
+            assignments.append(
+                Assignment(self.type_ids[index], kind, float(cosine), float(score), float(p_value), is_novel)
+            )
+        return assignments
+
+
+def mean_neighbour_distance(bank: faiss.IndexFlatIP, embeddings: FloatArray, n_neighbours: int) -> FloatArray:
+    """Return (n,) float32 mean distances of unit vectors to their nearest in the bank: |a - b|² = 2 - 2 a·b."""
+    cosines, _ = bank.search(np.ascontiguousarray(embeddings, np.float32), n_neighbours)
+    return np.sqrt(np.maximum(0, 2 - 2 * cosines)).mean(axis=1).astype(np.float32)
+
+
+def _check(
+    prototypes: FloatArray, type_index: IntArray, type_ids: Sequence[str], bank: FloatArray, calibration: FloatArray
+) -> None:
+    problems = []
+    if prototypes.ndim != 2 or len(prototypes) == 0 or bank.ndim != 2 or len(bank) == 0:
+        problems.append("prototypes and bank must be non-empty matrices")
+    elif prototypes.shape[1] != bank.shape[1]:
+        problems.append(f"prototypes have {prototypes.shape[1]} dimensions, the bank {bank.shape[1]}")
+    if len(type_index) != len(prototypes):
+        problems.append(f"{len(type_index)} type indices for {len(prototypes)} prototypes")
+    elif len(type_index) and (type_index.min() < 0 or type_index.max() >= len(type_ids)):
+        problems.append(f"type indices reach {type_index.max()}, but there are {len(type_ids)} types")
+    if len(calibration) == 0:
+        problems.append("there are no calibration scores")
+    if not all(np.isfinite(array).all() for array in (prototypes, bank, calibration)):
+        problems.append("an array holds NaN or infinity")
+    if problems:
+        raise BundleError(f"types.npz cannot be used: {'; '.join(problems)}", reason="TYPES_INVALID")

@@ -1,0 +1,258 @@
+"""The bundle: the directory that training hands to serving. Read here, verified here, written here.
+
+::
+
+    manifest.json   parameters, hashes, digest (songcore.manifest.Manifest)
+    encoder.onnx    features -> unit embedding
+    types.npz       prototypes, type_index, bank, calibration
+    types.json      the song types (songcore.manifest.SongType)
+    golden.npz      recordings with their expected songs, features, embeddings and types
+
+Nothing is pickled and no index file is read. A bundle that does not give its golden songs exactly is not served.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from songcore.arrays import FloatArray, IntArray
+from songcore.assign import Assignment, Catalogue
+from songcore.embed import Device, Embedder
+from songcore.errors import BundleError, ConfigError
+from songcore.golden import check_golden, expected_results
+from songcore.manifest import SCHEMA_VERSION, EncoderInfo, Manifest, SongType
+from songcore.novelty import NoveltyConfig
+from songcore.stream import Song, SongStream, StreamConfig
+
+__all__ = ["Bundle", "BundleParts", "load_bundle", "write_bundle"]
+
+FILES = ("encoder.onnx", "types.npz", "types.json", "golden.npz")
+MAX_FILE_BYTES = 512 * 2**20
+_TYPES: TypeAdapter[tuple[SongType, ...]] = TypeAdapter(tuple[SongType, ...])
+
+
+class Bundle:
+    """A verified model, ready to serve."""
+
+    def __init__(self, manifest: Manifest, types: Sequence[SongType], embedder: Embedder, catalogue: Catalogue) -> None:
+        self.manifest, self.types = manifest, tuple(types)
+        self.embedder, self.catalogue = embedder, catalogue
+        self.type_by_id = {song_type.id: song_type for song_type in types}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 that names this model on every result."""
+        return self.manifest.digest
+
+    @property
+    def stream_config(self) -> StreamConfig:
+        """What decides which songs a stream holds."""
+        return self.manifest.stream
+
+    def new_stream(self, rate_in: int, *, resumable: bool = True) -> SongStream:
+        """Return a stream that takes samples at ``rate_in`` Hz from their beginning."""
+        return SongStream(self.stream_config, rate_in, resumable=resumable)
+
+    def resume_stream(self, rate_in: int, state: bytes) -> SongStream:
+        """Return a stream taken up at a checkpoint's state."""
+        return SongStream.resume(self.stream_config, rate_in, state)
+
+    def classify(self, songs: Sequence[Song]) -> list[Assignment]:
+        """Embed and name songs."""
+        return self.catalogue.assign(self.embedder.embed([song.features for song in songs]))
+
+
+@dataclass(frozen=True)
+class BundleParts:
+    """What training hands over; hashes, digest and golden results are made when it is written."""
+
+    name: str
+    created_by: str
+    created_at: datetime
+    stream: StreamConfig
+    encoder: bytes
+    encoder_info: EncoderInfo
+    types: Sequence[SongType]
+    prototypes: FloatArray
+    """(p, d) float32 unit vectors."""
+    type_index: IntArray
+    """(p,) int64 into ``types``."""
+    bank: FloatArray
+    """(r, d) float32 unit vectors: the songs that novelty is measured against."""
+    calibration: FloatArray
+    """(c,) float32 novelty scores of held-out songs of known types."""
+    novelty: NoveltyConfig
+    golden_recordings: Sequence[FloatArray]
+    """Mono float32 at the bundle's rate, each with at least one song."""
+    parent_digest: str | None = None
+    report: Mapping[str, float | int | str | None] = field(default_factory=dict)
+
+
+def load_bundle(path: Path | str, *, device: Device = "auto") -> Bundle:
+    """Return the bundle at ``path`` after checking its schema, hashes, arrays and golden songs.
+
+    Raises BundleError for anything wrong with it, ConfigError when the asked-for device is missing.
+    """
+    path = Path(path)
+    manifest = _read_manifest(path)
+    content = {name: _read_verified(path, name, manifest) for name in FILES}
+    types = _parse(_TYPES.validate_json, content["types.json"], "types.json")
+    catalogue = _catalogue(manifest, types, _load_arrays(content["types.npz"], "types.npz"))
+    bundle = Bundle(manifest, types, Embedder(content["encoder.onnx"], device=device), catalogue)
+    if (bundle.embedder.n_mels, bundle.embedder.dimension) != (manifest.frontend.n_mels, manifest.encoder.dimension):
+        raise BundleError(
+            f"the encoder takes {bundle.embedder.n_mels} bands and gives {bundle.embedder.dimension} dimensions, the manifest "
+            f"says {manifest.frontend.n_mels} and {manifest.encoder.dimension}",
+            reason="ENCODER_INTERFACE",
+        )
+    check_golden(_load_arrays(content["golden.npz"], "golden.npz"), manifest.stream, bundle.embedder, catalogue)
+    return bundle
+
+
+def write_bundle(path: Path | str, parts: BundleParts, *, overwrite: bool = False) -> Bundle:
+    """Write a bundle to the directory ``path``, whole or not at all, and return it loaded back.
+
+    Raises ConfigError when ``path`` exists and ``overwrite`` is not given, BundleError when the parts do not fit together.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path} exists; choose another directory, or overwrite on purpose", reason="OUTPUT_EXISTS")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        _write_files(partial, parts)
+        load_bundle(partial, device="cpu")
+        partial.chmod(0o755)
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return load_bundle(path, device="cpu")
+
+
+def _write_files(path: Path, parts: BundleParts) -> None:
+    embedder = Embedder(parts.encoder, device="cpu")
+    catalogue = Catalogue(
+        prototypes=parts.prototypes,
+        type_index=parts.type_index,
+        type_ids=[t.id for t in parts.types],
+        kinds=[t.kind for t in parts.types],
+        bank=parts.bank,
+        calibration=parts.calibration,
+        novelty=parts.novelty,
+    )
+    (path / "encoder.onnx").write_bytes(parts.encoder)
+    (path / "types.json").write_text(json.dumps([t.model_dump(mode="json") for t in parts.types], indent=1) + "\n")
+    np.savez_compressed(
+        path / "types.npz",
+        prototypes=parts.prototypes.astype(np.float32),
+        type_index=parts.type_index.astype(np.int64),
+        bank=parts.bank.astype(np.float32),
+        calibration=parts.calibration.astype(np.float32),
+    )
+    np.savez_compressed(
+        path / "golden.npz", **expected_results(parts.golden_recordings, parts.stream, embedder, catalogue)
+    )
+    manifest = Manifest(
+        name=parts.name,
+        created_by=parts.created_by,
+        created_at=parts.created_at,
+        parent_digest=parts.parent_digest,
+        frontend=parts.stream.frontend,
+        segmenter=parts.stream.segmenter,
+        features=parts.stream.features,
+        encoder=parts.encoder_info,
+        novelty=parts.novelty,
+        report=dict(parts.report),
+        sha256={name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in FILES},
+    )
+    manifest = manifest.model_copy(update={"digest": manifest.computed_digest()})
+    (path / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n")
+    for name in (*FILES, "manifest.json"):
+        with (path / name).open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _read_manifest(path: Path) -> Manifest:
+    if not path.is_dir():
+        raise BundleError(
+            f"{path} is not a directory; expected a bundle written by `songstream train`", reason="BUNDLE_MISSING"
+        )
+    try:
+        raw = json.loads(_read(path, "manifest.json"))
+    except ValueError as error:
+        raise BundleError(f"manifest.json is not JSON ({error})", reason="MANIFEST_INVALID") from error
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"the bundle has schema {version}, this songstream reads {SCHEMA_VERSION}; "
+            "upgrade songstream, or take a bundle of that schema",
+            reason="SCHEMA_UNKNOWN",
+        )
+    manifest = _parse(Manifest.model_validate, raw, "manifest.json")
+    if manifest.digest != manifest.computed_digest():
+        raise BundleError("manifest.json was altered: its digest does not match its content", reason="HASH_MISMATCH")
+    return manifest
+
+
+def _read(path: Path, name: str) -> bytes:
+    file = path / name
+    try:
+        size = file.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise BundleError(f"{name} has {size} bytes, more than {MAX_FILE_BYTES}", reason="FILE_TOO_LARGE")
+        return file.read_bytes()
+    except FileNotFoundError as error:
+        raise BundleError(f"{name} is missing from the bundle {path}", reason="FILE_MISSING") from error
+    except OSError as error:
+        raise BundleError(f"{name} of the bundle {path} cannot be read ({error})", reason="FILE_UNREADABLE") from error
+
+
+def _read_verified(path: Path, name: str, manifest: Manifest) -> bytes:
+    content = _read(path, name)
+    found, expected = hashlib.sha256(content).hexdigest(), manifest.sha256.get(name)
+    if found != expected:
+        raise BundleError(
+            f"{name} has SHA-256 {found[:12]}…, the manifest says {str(expected)[:12]}…; copy the bundle again",
+            reason="HASH_MISMATCH",
+        )
+    return content
+
+
+def _parse(validate: Any, content: Any, name: str) -> Any:
+    try:
+        return validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{name}: {where}: {first['msg']}", reason="MANIFEST_INVALID") from error
+
+
+def _load_arrays(content: bytes, name: str) -> dict[str, Any]:
+    try:
+        with np.load(BytesIO(content), allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+    except (ValueError, OSError, EOFError) as error:
+        raise BundleError(f"{name} cannot be read ({error})", reason="FILE_UNREADABLE") from error
+
+
+def _catalogue(manifest: Manifest, types: Sequence[SongType], arrays: Mapping[str, Any]) -> Catalogue:
+    names = {"prototypes", "type_index", "bank", "calibration"}
+    if set(arrays) != names:
+        raise BundleError(f"types.npz holds {sorted(arrays)}, expected {sorted(names)}", reason="TYPES_INVALID")
+    if len({t.id for t in types}) != len(types):
+        raise BundleError("types.json gives one id to two types", reason="TYPES_INVALID")
+    return Catalogue(**arrays, type_ids=[t.id for t in types], kinds=[t.kind for t in types], novelty=manifest.novelty)

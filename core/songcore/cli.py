@@ -1,0 +1,69 @@
+"""The ``songstream`` command: finds the sub-commands that the installed packages contribute, and loads one when asked."""
+
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from songcore.errors import SongError
+
+__all__ = ["main"]
+
+GROUP = "songstream.commands"
+
+
+class _Commands(TyperGroup):
+    """Sub-commands from entry points, so that no package needs to import another to be reachable."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(entry.name for entry in entry_points(group=GROUP))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        for entry in entry_points(group=GROUP):
+            if entry.name == cmd_name:
+                return _load(entry)
+        return None
+
+
+def _load(entry: EntryPoint) -> Any:
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    loaded = entry.load()
+    if isinstance(loaded, typer.Typer):
+        app.add_typer(loaded, name=entry.name)
+    else:
+        app.command(entry.name)(loaded)
+    command = typer.main.get_command(app)
+    command.name = entry.name
+    return command
+
+
+app = typer.Typer(
+    cls=_Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Hear birds, cut the sound into songs, name the song types, and keep the catalogue alive.",
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Hear birds, cut the sound into songs, name the song types, and keep the catalogue alive."""
+
+
+def main() -> None:
+    """Run the command line; a known error is one line on standard error and exit code 1."""
+    try:
+        app()
+    except SongError as error:
+        print(f"songstream: {error} [{error.reason}]", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        print(
+            f"songstream: this command needs the package {error.name!r}, which is not installed; "
+            "install songstream[service], or songstream[training] for the training commands",
+            file=sys.stderr,
+        )
+        sys.exit(1)

@@ -1,0 +1,106 @@
+"""Run the bundle's ONNX encoder: features of songs in, unit embeddings out. The only module that knows onnxruntime."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import onnxruntime as ort
+
+from songcore.arrays import FloatArray
+from songcore.errors import BundleError, ConfigError
+
+__all__ = ["Device", "Embedder"]
+
+Device = Literal["auto", "cpu", "cuda"]
+
+INPUT_NAME = "features"
+OUTPUT_NAME = "embedding"
+MAX_BATCH = 32
+
+# A StringStringEntryProto with the key "location": how a tensor names a file outside the model (onnx.proto,
+# TensorProto.external_data). onnxruntime would read such a file relative to the working directory, so the bytes are
+# searched before it sees them; the pattern cannot be left out of a model that has external data.
+_EXTERNAL_DATA = b"\x0a\x08location"
+
+_CUDA_OPTIONS = {
+    # The default searches anew for every shape; song lengths vary.
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "arena_extend_strategy": "kSameAsRequested",
+}
+
+
+class Embedder:
+    """Embed songs with an ONNX model given as bytes.
+
+    ``device="auto"`` takes the GPU where there is one. Raises ConfigError when an asked-for GPU is not there, BundleError
+    when the model is not one of ours.
+    """
+
+    def __init__(self, model: bytes, *, device: Device = "auto", n_threads: int = 1) -> None:
+        if _EXTERNAL_DATA in model:
+            raise BundleError(
+                "the encoder keeps tensors in other files; export it as one file", reason="ENCODER_EXTERNAL_DATA"
+            )
+        self._session = _open_session(model, device, n_threads)
+        # The list of providers asked for says nothing: without a GPU onnxruntime falls back silently.
+        self.provider: str = self._session.get_providers()[0]
+        """The execution provider that really runs, as onnxruntime names it."""
+        if device == "cuda" and self.provider != "CUDAExecutionProvider":
+            raise ConfigError(
+                f"device cuda was asked for but the encoder came up on {self.provider}; install the CUDA libraries that "
+                "onnxruntime-gpu needs, or use device auto or cpu",
+                reason="DEVICE_MISSING",
+            )
+        self.n_mels, self.dimension = self._check_interface()
+
+    def embed(self, features: Sequence[FloatArray]) -> FloatArray:
+        """Return unit embeddings (n, dimension) float32 of songs' features, each (n_frames, n_mels) float32.
+
+        Songs of equal length share a batch; a song's result does not depend on the others.
+        """
+        out = np.empty((len(features), self.dimension), np.float32)
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for index, song in enumerate(features):
+            by_length[len(song)].append(index)
+        for indices in by_length.values():
+            for begin in range(0, len(indices), MAX_BATCH):
+                part = indices[begin : begin + MAX_BATCH]
+                batch = np.stack([features[i].T for i in part])[:, None]
+                out[part] = self._session.run([OUTPUT_NAME], {INPUT_NAME: np.ascontiguousarray(batch)})[0]
+        return out
+
+    def _check_interface(self) -> tuple[int, int]:
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        names = [i.name for i in inputs], [o.name for o in outputs]
+        if names != ([INPUT_NAME], [OUTPUT_NAME]) or len(inputs[0].shape) != 4 or len(outputs[0].shape) != 2:
+            raise BundleError(
+                f"the encoder takes {names[0]} and gives {names[1]}; expected {INPUT_NAME} (n, 1, n_mels, n_frames) and "
+                f"{OUTPUT_NAME} (n, d)",
+                reason="ENCODER_INTERFACE",
+            )
+        n_mels, dimension = inputs[0].shape[2], outputs[0].shape[1]
+        if not isinstance(n_mels, int) or not isinstance(dimension, int):
+            raise BundleError(
+                f"the encoder leaves n_mels ({n_mels}) or d ({dimension}) open; fix both", reason="ENCODER_INTERFACE"
+            )
+        return n_mels, dimension
+
+
+def _open_session(model: bytes, device: Device, n_threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = n_threads
+    options.inter_op_num_threads = 1
+    # Spinning threads burn a core while they wait for the next song.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A missing GPU is reported by us, once; onnxruntime's own warnings about it repeat.
+    options.log_severity_level = 3
+    providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
+    if device != "cpu" and "CUDAExecutionProvider" in ort.get_available_providers():
+        providers.insert(0, ("CUDAExecutionProvider", _CUDA_OPTIONS))
+    try:
+        return ort.InferenceSession(model, options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise BundleError(
+            f"the encoder is not an ONNX model that onnxruntime can run ({error})", reason="ENCODER_UNREADABLE"
+        ) from error

@@ -1,0 +1,95 @@
+"""Golden songs: recordings whose songs, features, embeddings and types are known, recomputed whenever a bundle is loaded.
+
+They catch what hashes cannot: another library version, another processor, a changed line of ours that moves results.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from songcore.arrays import FloatArray
+from songcore.assign import Catalogue
+from songcore.embed import Embedder
+from songcore.errors import BundleError
+from songcore.stream import Song, SongStream, StreamConfig
+
+__all__ = ["check_golden", "expected_results"]
+
+# Other processors round differently; more than this is another result.
+MAX_FEATURE_DIFFERENCE = 0.01  # of 10 dB
+MIN_COSINE = 0.999
+
+_PCM16 = 32768.0
+
+
+def expected_results(
+    recordings: Sequence[FloatArray], config: StreamConfig, embedder: Embedder, catalogue: Catalogue
+) -> dict[str, Any]:
+    """Return the arrays of golden.npz for recordings (n,) float32 at the bundle's rate.
+
+    Raises BundleError when one of them holds no song.
+    """
+    quantised = [np.clip(np.round(samples * _PCM16), -32768, 32767).astype(np.int16) for samples in recordings]
+    songs, recording = _songs(quantised, config)
+    if not recordings or len(set(recording)) < len(recordings):
+        raise BundleError(
+            f"{len(recordings)} golden recordings give songs in {len(set(recording))}; each must hold at least one",
+            reason="GOLDEN_EMPTY",
+        )
+    embeddings = embedder.embed([song.features for song in songs])
+    type_ids = [assignment.type_id for assignment in catalogue.assign(embeddings)]
+    return {
+        **{f"audio_{index}": samples for index, samples in enumerate(quantised)},
+        "recording": np.asarray(recording, np.int64),
+        "onset": np.asarray([song.onset for song in songs], np.int64),
+        "offset": np.asarray([song.offset for song in songs], np.int64),
+        "n_frames": np.asarray([len(song.features) for song in songs], np.int64),
+        "features": np.concatenate([song.features for song in songs]),
+        "embedding": embeddings,
+        "type_id": np.asarray(type_ids),
+    }
+
+
+def check_golden(expected: Mapping[str, Any], config: StreamConfig, embedder: Embedder, catalogue: Catalogue) -> None:
+    """Recompute the golden songs; raise BundleError GOLDEN_DRIFT when anything differs."""
+    audio = [expected[f"audio_{index}"] for index in range(sum(key.startswith("audio_") for key in expected))]
+    songs, recording = _songs(audio, config)
+    found = [(r, song.onset, song.offset) for r, song in zip(recording, songs, strict=True)]
+    wanted = list(zip(*(expected[key].tolist() for key in ("recording", "onset", "offset")), strict=True))
+    if found != wanted or not wanted:
+        raise _drift(f"the golden songs lie at {found}, expected {wanted} (recording, onset, offset)")
+    features = np.concatenate([song.features for song in songs])
+    if features.shape != expected["features"].shape:
+        raise _drift(f"their features have shape {features.shape}, expected {expected['features'].shape}")
+    difference = float(np.abs(features - expected["features"]).max())
+    if difference > MAX_FEATURE_DIFFERENCE:
+        raise _drift(f"their features differ by {difference:.3g}, at most {MAX_FEATURE_DIFFERENCE} is rounding")
+    embeddings = embedder.embed([song.features for song in songs])
+    cosine = float((embeddings * expected["embedding"]).sum(axis=1).min())
+    if not cosine >= MIN_COSINE:
+        raise _drift(
+            f"their embeddings have cosine {cosine:.5f} to the expected ones, at least {MIN_COSINE} is rounding"
+        )
+    types = [assignment.type_id for assignment in catalogue.assign(embeddings)]
+    if types != expected["type_id"].tolist():
+        raise _drift(f"they are named {types}, expected {expected['type_id'].tolist()}")
+
+
+def _songs(recordings: Sequence[Any], config: StreamConfig) -> tuple[list[Song], list[int]]:
+    songs: list[Song] = []
+    recording: list[int] = []
+    for index, samples in enumerate(recordings):
+        stream = SongStream(config, config.frontend.sample_rate_hz, resumable=False)
+        found = stream.push(samples.astype(np.float32) / np.float32(_PCM16)) + stream.finish()
+        songs += found
+        recording += [index] * len(found)
+    return songs, recording
+
+
+def _drift(what: str) -> BundleError:
+    return BundleError(
+        f"this machine does not reproduce the bundle's golden songs: {what}; the model would give other results here than "
+        "where it was trained, so it is not served",
+        reason="GOLDEN_DRIFT",
+    )

@@ -1,0 +1,80 @@
+"""The models of a bundle's JSON files: everything a trained model needs to be served as it was trained."""
+
+import hashlib
+import json
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from songcore.features import FeatureConfig
+from songcore.frontend import FrontendConfig
+from songcore.novelty import NoveltyConfig
+from songcore.segment import SegmenterConfig
+from songcore.stream import StreamConfig
+
+__all__ = ["SCHEMA_VERSION", "EncoderInfo", "Manifest", "SongType"]
+
+SCHEMA_VERSION = 1
+
+
+class EncoderInfo(BaseModel):
+    """What the encoder is and where its weights come from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: str
+    n_parameters: int = Field(ge=0)
+    dimension: int = Field(ge=1)
+    trained_on: str
+    """One sentence for people: which recordings, how many songs."""
+
+
+class SongType(BaseModel):
+    """A song type of the catalogue. Its id never changes its meaning and is never used again for another."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(pattern=r"^[A-Z]{1,4}[0-9]{4,8}$")
+    name: str = ""
+    """Given by people; empty until someone does."""
+    kind: Literal["song", "noise"] = "song"
+    n_songs: int = Field(0, ge=0)
+    """Songs of this type in the training set."""
+    parents: tuple[str, ...] = ()
+    """Ids this type was split or merged from."""
+    exemplars: tuple[str, ...] = ()
+    """Typical songs as ``recording@onset_s-offset_s``, the most typical first."""
+
+
+class Manifest(BaseModel):
+    """``manifest.json``: the parameters that travel with the weights, and the hashes of the files beside it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")
+    created_by: str
+    created_at: datetime
+    parent_digest: str | None = None
+    """The bundle this one was retrained from."""
+    frontend: FrontendConfig
+    segmenter: SegmenterConfig
+    features: FeatureConfig
+    encoder: EncoderInfo
+    novelty: NoveltyConfig
+    report: dict[str, float | int | str | None] = {}
+    """Scores of the evaluation, for people and for release gates."""
+    sha256: dict[str, str]
+    digest: str = ""
+    """SHA-256 over everything above; names the model on every result."""
+
+    def computed_digest(self) -> str:
+        """Return the SHA-256, in hex, of this manifest without its digest, as JSON with sorted keys."""
+        content = self.model_dump(mode="json", exclude={"digest"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def stream(self) -> StreamConfig:
+        """What decides which songs a stream holds."""
+        return StreamConfig(self.frontend, self.segmenter, self.features)
