@@ -39,7 +39,7 @@ class Catalogue:
     and ``kinds``, ``calibration`` (c,) float32 holds the novelty scores of held-out songs of known types.
     """
 
-    def __init__(  # noqa: PLR0913 - the arrays of types.npz, each by name
+    def __init__(
         self,
         *,
         prototypes: FloatArray,
@@ -87,7 +87,7 @@ class Catalogue:
 def mean_neighbour_distance(bank: faiss.IndexFlatIP, embeddings: FloatArray, n_neighbours: int) -> FloatArray:
     """Return (n,) float32 mean distances of unit vectors to their nearest in the bank: |a - b|² = 2 - 2 a·b."""
     cosines, _ = bank.search(np.ascontiguousarray(embeddings, np.float32), n_neighbours)
-    return np.sqrt(np.maximum(0, 2 - 2 * cosines)).mean(axis=1).astype(np.float32)
+    return np.asarray(np.sqrt(np.maximum(0, 2 - 2 * cosines)).mean(axis=1), np.float32)
 
 
 def _check(

@@ -16,12 +16,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -40,6 +40,9 @@ __all__ = ["Bundle", "BundleParts", "load_bundle", "write_bundle"]
 FILES = ("encoder.onnx", "types.npz", "types.json", "golden.npz")
 MAX_FILE_BYTES = 512 * 2**20
 _TYPES: TypeAdapter[tuple[SongType, ...]] = TypeAdapter(tuple[SongType, ...])
+
+
+T = TypeVar("T")
 
 
 class Bundle:
@@ -232,7 +235,7 @@ def _read_verified(path: Path, name: str, manifest: Manifest) -> bytes:
     return content
 
 
-def _parse(validate: Any, content: Any, name: str) -> Any:
+def _parse(validate: Callable[[Any], T], content: object, name: str) -> T:
     try:
         return validate(content)
     except ValidationError as error:

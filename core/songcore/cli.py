@@ -17,10 +17,10 @@ GROUP = "songstream.commands"
 class _Commands(TyperGroup):
     """Sub-commands from entry points, so that no package needs to import another to be reachable."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the signature is click's
         return sorted(entry.name for entry in entry_points(group=GROUP))
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - the signature is click's
         for entry in entry_points(group=GROUP):
             if entry.name == cmd_name:
                 return _load(entry)

@@ -22,13 +22,13 @@ class FeatureConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    margin_db: float = Field(3.0, ge=0, le=40)
+    margin_db: float = Field(default=3.0, ge=0, le=40)
     """Counts as silence up to this far above the noise floor."""
-    range_db: float = Field(45.0, gt=0, le=120)
+    range_db: float = Field(default=45.0, gt=0, le=120)
     """Louder than this above the margin is clipped."""
-    max_song_s: float = Field(11.0, gt=0, le=60)
+    max_song_s: float = Field(default=11.0, gt=0, le=60)
     """What follows is not looked at; 11 s covers every nightingale song."""
-    bucket_frames: int = Field(32, ge=1, le=1024)
+    bucket_frames: int = Field(default=32, ge=1, le=1024)
     """Songs are padded with silence to a multiple of this, so that batches of equal length form."""
 
 

@@ -15,7 +15,7 @@ from songcore.stream import StreamConfig
 
 __all__ = ["SCHEMA_VERSION", "EncoderInfo", "Manifest", "SongType"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 
 class EncoderInfo(BaseModel):
@@ -39,7 +39,7 @@ class SongType(BaseModel):
     name: str = ""
     """Given by people; empty until someone does."""
     kind: Literal["song", "noise"] = "song"
-    n_songs: int = Field(0, ge=0)
+    n_songs: int = Field(default=0, ge=0)
     """Songs of this type in the training set."""
     parents: tuple[str, ...] = ()
     """Ids this type was split or merged from."""

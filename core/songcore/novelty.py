@@ -18,9 +18,9 @@ class NoveltyConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    n_neighbours: int = Field(5, ge=1, le=100)
+    n_neighbours: int = Field(default=5, ge=1, le=100)
     """The score is the mean distance to this many nearest songs of the reference bank."""
-    alpha: float = Field(0.05, gt=0, lt=1)
+    alpha: float = Field(default=0.05, gt=0, lt=1)
     """Novel when the p-value is at most this: the promised share of known songs called novel."""
 
 
@@ -30,4 +30,4 @@ def conformal_p_values(scores: FloatArray, calibration: FloatArray) -> NDArray[n
     ``calibration`` (c,) must be sorted ascending.
     """
     n_as_strange = len(calibration) - np.searchsorted(calibration, scores, side="left")
-    return (1.0 + n_as_strange) / (1.0 + len(calibration))
+    return np.asarray((1.0 + n_as_strange) / (1.0 + len(calibration)), np.float64)

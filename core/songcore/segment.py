@@ -226,10 +226,10 @@ class Segmenter:
         edges = np.diff(sounding.astype(np.int8), prepend=0, append=0)
         begins, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
         n_total = len(level)
-        # Smoothing keeps the level up after the end, so an end by level alone lies that much earlier; an end by a fall
+        # Smoothing keeps the level up after the end, so an end by level alone lies that much earlier; an end by loudness
         # does not. Of a run that goes on, only what every continuation would leave is certain.
         running = bool(len(ends)) and ends[-1] == n_total and not final
-        by_level = np.append(fall, 0.0)[ends] >= 0
+        by_level = np.append(np.minimum(fall, front), 0.0)[ends] >= 0
         ends = np.maximum(ends - (self._width - 1) * by_level, begins + 1)
         songs: list[Segment] = []
         song: _Candidate | None = None
