@@ -1,5 +1,6 @@
 """Run the bundle's ONNX encoder: features of songs in, unit embeddings out. The only module that knows onnxruntime."""
 
+import ctypes
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal
@@ -96,7 +97,8 @@ def _open_session(model: bytes, device: Device, n_threads: int) -> ort.Inference
     # A missing GPU is reported by us, once; onnxruntime's own warnings about it repeat.
     options.log_severity_level = 3
     providers: list[str | tuple[str, dict[str, str]]] = ["CPUExecutionProvider"]
-    if device != "cpu" and "CUDAExecutionProvider" in ort.get_available_providers():
+    wanted = device == "cuda" or (device == "auto" and _driver_present())
+    if wanted and "CUDAExecutionProvider" in ort.get_available_providers():
         providers.insert(0, ("CUDAExecutionProvider", _CUDA_OPTIONS))
     try:
         return ort.InferenceSession(model, options, providers=providers)
@@ -104,3 +106,12 @@ def _open_session(model: bytes, device: Device, n_threads: int) -> ort.Inference
         raise BundleError(
             f"the encoder is not an ONNX model that onnxruntime can run ({error})", reason="ENCODER_UNREADABLE"
         ) from error
+
+
+def _driver_present() -> bool:
+    """Return whether NVIDIA's driver is installed; without it onnxruntime would complain at length before it falls back."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
