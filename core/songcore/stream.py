@@ -24,7 +24,8 @@ __all__ = ["Checkpoint", "Song", "SongStream", "StreamConfig"]
 SNAPSHOT_S = 0.5
 """Segmenter states are kept this often; a finer grid would move the watermark sooner, at more work per second."""
 
-_HEADER = struct.Struct("<16sq")
+_HEADER = struct.Struct("<16sqqq")
+"""Fingerprint of the parameters, input rate, first frame that is needed again, segmenter's next frame."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Checkpoint:
     input_sample: int
     """Absolute index, at the input rate, of the first sample that must be pushed again."""
     state: bytes
-    """Opaque; about 2 kB."""
+    """Opaque; 5 to 15 kB, and up to 20 more while a long song is open."""
 
 
 class SongStream:
@@ -78,27 +79,28 @@ class SongStream:
         self._first_frame = 0  # absolute index of _frames[0]
         self._n_skip = 0  # resampled samples before the first that the log-mel needs
         self._grid = config.frontend.n_frames(SNAPSHOT_S) if resumable else 0
-        self._snapshot = (0, b"")  # the last idle state on the grid: nothing before it can still matter
+        self._snapshot = (0, b"")  # first frame that is needed again, and the state that goes on from there
         self._fingerprint = config.fingerprint()
         if resumable:
-            self._take_snapshot()
+            self._take_snapshot(0)
 
     @classmethod
     def resume(cls, config: StreamConfig, rate_in: int, state: bytes) -> Self:
         """Take up a stream at a checkpoint's state; push the samples from its ``input_sample`` on.
 
-        Raises InputError CHECKPOINT_FOREIGN when the state was made with other parameters.
+        Raises InputError CHECKPOINT_FOREIGN when the state was made with other parameters or at another rate.
         """
-        fingerprint, frame = _HEADER.unpack_from(state)
         stream = cls(config, rate_in)
-        if fingerprint != stream._fingerprint:
+        if len(state) < _HEADER.size or _HEADER.unpack_from(state)[:2] != (stream._fingerprint, rate_in):
             raise InputError(
-                "the checkpoint was made with other model parameters than this bundle's", reason="CHECKPOINT_FOREIGN"
+                "the checkpoint was made with other model parameters than this bundle's, or at another sample rate",
+                reason="CHECKPOINT_FOREIGN",
             )
+        _, _, frame, next_frame = _HEADER.unpack_from(state)
         stream._log_mel = LogMel(config.frontend, start_frame=frame)
         stream._resampler, stream._n_skip = stream._resampler_for(frame)
         stream._first_frame = frame
-        stream._segmenter.restore(np.frombuffer(state, np.float64, offset=_HEADER.size), frame)
+        stream._segmenter.restore(np.frombuffer(state, np.float64, offset=_HEADER.size), next_frame)
         stream._snapshot = (frame, state)
         return stream
 
@@ -138,24 +140,26 @@ class SongStream:
     def _segment(self, frames: FloatArray) -> list[Song]:
         self._frames = np.concatenate([self._frames, frames]) if len(self._frames) else frames
         segments: list[Segment] = []
-        begin = 0
+        # After a restart within a song, the segmenter knows its first frames already; they are here for the features.
+        begin = min(len(frames), self._segmenter.next_frame - (self._log_mel.next_frame - len(frames)))
         while begin < len(frames):
             end = len(frames)
             if self._grid:
                 end = min(end, begin + self._grid - self._segmenter.next_frame % self._grid)
             segments += self._segmenter.push(frames[begin:end])
             begin = end
-            if self._grid and self._segmenter.next_frame % self._grid == 0:
-                self._take_snapshot()
+            needed = self._segmenter.needed_from
+            # A state that needs no less of the past would gain nothing.
+            if self._grid and self._segmenter.next_frame % self._grid == 0 and needed > self._snapshot[0]:
+                self._take_snapshot(needed)
         songs = self._songs(segments)
         keep = self._segmenter.needed_from
         self._frames, self._first_frame = self._frames[keep - self._first_frame :].copy(), keep
         return songs
 
-    def _take_snapshot(self) -> None:
-        frame = self._segmenter.next_frame
-        if self._segmenter.needed_from == frame:
-            self._snapshot = (frame, _HEADER.pack(self._fingerprint, frame) + self._segmenter.state().tobytes())
+    def _take_snapshot(self, frame: int) -> None:
+        header = _HEADER.pack(self._fingerprint, self._resampler.rate_in, frame, self._segmenter.next_frame)
+        self._snapshot = (frame, header + self._segmenter.state().tobytes())
 
     def _songs(self, segments: list[Segment]) -> list[Song]:
         songs = []
