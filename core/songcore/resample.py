@@ -1,10 +1,10 @@
 """Streaming resampling whose result depends on neither chunk sizes nor restarts.
 
 soxr's own stream is bit-exact for any chunking but its state cannot be saved, so a restarted stream would differ from an
-uninterrupted one. Here the signal is cut at fixed absolute sample indices into blocks of about half a second, and each
-block is resampled on its own with 10 ms of context on both sides. soxr's HQ filter has settled to float32 precision
-after 5 ms (measured: 7e-8 against a whole-signal run), so blocks join without a seam, and a block can be computed again
-from its own samples alone.
+uninterrupted one. Here the signal is cut at fixed absolute sample indices into blocks of about half a second (up to 3 s
+between rates without a common divisor), and each block is resampled on its own with 10 ms of context on both sides.
+soxr's HQ filter has settled after 5 ms (measured against a whole-signal run: to 7e-8; where a rate is 8 kHz, to 5e-6),
+so blocks join without a seam, and a block can be computed again from its own samples alone.
 
 Blocks *end* 10 ms before a multiple of the block length, so that the context of a block is complete when the stream
 reaches that multiple: a client that sends chunks of half a second or a multiple of it waits for nothing else.
@@ -71,7 +71,8 @@ class Resampler:
 
     def push(self, samples: FloatArray) -> FloatArray:
         """Take samples (n,) float32 and return the output samples that have become certain, (m,) float32."""
-        self._pending.append(samples)
+        # A copy: the caller may fill the same buffer again.
+        self._pending.append(np.array(samples, np.float32))
         self._n_in += len(samples)
         n_needed = (self._boundary(self._block + 1) + self._context_steps) * self._step_in
         if self._n_in < n_needed:
