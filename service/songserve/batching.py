@@ -1,0 +1,137 @@
+"""Names songs of all streams together: one forward pass for whatever came in, with bounded size, wait and queue.
+
+On a GPU a batch costs little more than a song; on a CPU batching only saves overhead, so the wait is short. While a
+batch runs the next one gathers.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from songcore.assign import Assignment
+from songcore.stream import Song
+
+__all__ = ["BatchLimits", "BatchObserver", "Batcher", "Classify"]
+
+Classify = Callable[[Sequence[Song]], list[Assignment]]
+"""The model: songs to assignments, one each. Called in one thread at a time."""
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """How many songs at once, how long to wait for them, how many may wait."""
+
+    max_batch: int = 32
+    max_delay_s: float = 0.005
+    max_pending: int = 512
+
+
+class BatchObserver(Protocol):
+    """Told what the batcher does, for metrics."""
+
+    def batch_done(self, n_songs: int, queued_s: Sequence[float], compute_s: float) -> None:
+        """Take note of a batch that was named; each of its requests had waited ``queued_s``."""
+        ...
+
+    def request_failed(self) -> None:
+        """Take note that the model failed on a request."""
+        ...
+
+    def pending_changed(self, n_songs: int) -> None:
+        """Take note of how many songs wait or are being named."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Request:
+    songs: Sequence[Song]
+    future: "asyncio.Future[list[Assignment]]"
+    arrived: float
+
+
+class Batcher:
+    """An async context manager; inside it, `name` gives songs their assignments."""
+
+    def __init__(self, classify: Classify, executor: Executor, limits: BatchLimits, observer: BatchObserver) -> None:
+        self._classify, self._executor, self._limits, self._observer = classify, executor, limits, observer
+        self._queue: asyncio.Queue[_Request] = asyncio.Queue()
+        self._n_pending = 0
+        self._room = asyncio.Condition()
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        while not self._queue.empty():
+            self._queue.get_nowait().future.cancel()
+
+    async def name(self, songs: Sequence[Song]) -> list[Assignment]:
+        """Return the songs' assignments, one each; waits while too many songs are pending."""
+        if not songs:
+            return []
+        async with self._room:
+            await self._room.wait_for(lambda: self._n_pending < self._limits.max_pending)
+            self._change_pending(len(songs))
+        loop = asyncio.get_running_loop()
+        request = _Request(songs, loop.create_future(), loop.time())
+        self._queue.put_nowait(request)
+        try:
+            return await request.future
+        finally:
+            async with self._room:
+                self._change_pending(-len(songs))
+                self._room.notify_all()
+
+    def _change_pending(self, n_songs: int) -> None:
+        self._n_pending += n_songs
+        self._observer.pending_changed(self._n_pending)
+
+    async def _run(self) -> None:
+        while True:
+            batch = await self._gather()
+            try:
+                await self._name_batch(batch)
+            finally:
+                for request in batch:
+                    request.future.cancel()  # no effect on those that have a result
+
+    async def _gather(self) -> list[_Request]:
+        """Wait for a first request, then a moment for more; a request is never split."""
+        batch = [await self._queue.get()]
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._limits.max_delay_s
+        while sum(len(request.songs) for request in batch) < self._limits.max_batch:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    batch.append(await self._queue.get())
+            except TimeoutError:
+                break
+        return batch
+
+    async def _name_batch(self, batch: Sequence[_Request]) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        songs = [song for request in batch for song in request.songs]
+        try:
+            names = await loop.run_in_executor(self._executor, self._classify, songs)
+        except Exception as error:  # noqa: BLE001 - any failure of the model belongs to those who wait for it
+            if len(batch) > 1:
+                # One poisoned song must not fail the others.
+                for request in batch:
+                    await self._name_batch([request])
+            else:
+                self._observer.request_failed()
+                if not batch[0].future.done():
+                    batch[0].future.set_exception(error)
+            return
+        self._observer.batch_done(len(songs), [began - request.arrived for request in batch], loop.time() - began)
+        position = 0
+        for request in batch:
+            if not request.future.done():
+                request.future.set_result(names[position : position + len(request.songs)])
+            position += len(request.songs)

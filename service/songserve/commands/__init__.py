@@ -1,0 +1,3 @@
+"""The service's sub-commands of ``songstream``."""
+
+__all__: list[str] = []

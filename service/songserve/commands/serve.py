@@ -1,0 +1,81 @@
+"""``songstream serve``: runs the service until it is asked to stop."""
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from songserve.settings import ServeSettings
+
+__all__ = ["serve"]
+
+
+def serve(  # noqa: PLR0913 - one parameter per option
+    bundle: Annotated[Path | None, typer.Option(help="Directory of the bundle to serve.", show_default=False)] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Directory of the database; made if missing.", show_default=False)
+    ] = None,
+    listen: Annotated[
+        str | None, typer.Option(help="host:port of gRPC [default: 127.0.0.1:50051]; port 0 is any.")
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Port of Prometheus' HTTP [default: 9464]; 0 is any.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where the encoder runs: auto, cpu or cuda [default: auto].")
+    ] = None,
+    *,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen unencrypted where others can reach it.")] = False,
+    config: Annotated[Path | None, typer.Option(help="TOML file with any of the settings.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line when ready.")] = False,
+) -> None:
+    """Serve a bundle: stations stream sound in, songs come out, are stored and counted.
+
+    Every setting can also be given as SONGSTREAM_SERVE_<NAME> in the environment or in the --config file; the command
+    line wins over the environment, and that over the file. docs/operating.md lists all of them.
+
+    Prints one line with the addresses when it is ready. SIGTERM or Ctrl-C makes it stop in order: it takes no new
+    calls, commits what its streams have sent, and exits with 0.
+    """
+    from songserve.settings import load_settings
+
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    given = {
+        "bundle": bundle,
+        "data_dir": data_dir,
+        "listen": listen,
+        "metrics_port": metrics_port,
+        "device": device,
+        "insecure": insecure or None,
+    }
+    settings = load_settings(given, file=config)
+    asyncio.run(_serve(settings, as_json=as_json))
+
+
+async def _serve(settings: "ServeSettings", *, as_json: bool) -> None:
+    from songcore.bundle import load_bundle
+
+    from songserve.server import serving
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    bundle = load_bundle(settings.bundle, device=settings.device)
+    async with serving(settings, bundle, version=version("songstream")) as server:
+        addresses = server.addresses
+        if as_json:
+            ready = {"address": addresses.grpc, "metrics": addresses.metrics, "bundle": bundle.digest}
+            print(json.dumps(ready), flush=True)
+        else:
+            name = f"{bundle.manifest.name} ({bundle.digest[:12]}, {bundle.embedder.provider})"
+            print(f"serving {name} on {addresses.grpc}, metrics on {addresses.metrics}", flush=True)
+        await stop.wait()
+        logging.getLogger(__name__).info("stopping: committing what the streams have sent")

@@ -1,0 +1,186 @@
+"""What may come in: the rules for sequence numbers, positions and checksums of one session.
+
+Pure; of the audio only its checksum is looked at, and that it is finite.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from google_crc32c import value as crc32c
+
+from songserve.records import SessionRecord
+from songserve.refusal import Refusal
+
+__all__ = ["Chunk", "Finish", "Gap", "Intake", "Work"]
+
+MAX_GAP_S = 3600
+N_CHECKSUMS = 256
+"""Checksums of the latest chunks are kept, to notice a number that is used twice."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive samples under one sequence number."""
+
+    sequence_number: int
+    start_sample: int
+    sample_count: int
+    data: bytes
+    crc32c: int
+
+    @property
+    def last_sequence_number(self) -> int:
+        """The same number: a chunk takes one."""
+        return self.sequence_number
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Declared loss; takes part in the numbering."""
+
+    sequence_number: int
+    last_sequence_number: int
+    start_sample: int
+    sample_count: int
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The sender's account of a whole session."""
+
+    last_sequence_number: int
+    total_samples: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """What came in since the last step, in order."""
+
+    items: tuple[Chunk | Gap, ...] = ()
+    finish: bool = False
+
+    @property
+    def n_samples(self) -> int:
+        """Input samples of all items."""
+        return sum(item.sample_count for item in self.items)
+
+
+class Intake:
+    """Accepts chunks in order and keeps them until they are taken."""
+
+    def __init__(self, record: SessionRecord, *, max_chunk_bytes: int) -> None:
+        self._format = record.opening.audio_format
+        self._max_chunk_bytes = max_chunk_bytes
+        self._last_accepted = record.committed_sequence_number
+        self._next_sample = record.committed_sample
+        self._finished = record.finished
+        self._finish_wanted = False
+        self._pending: list[Chunk | Gap] = []
+        self._checksums: dict[int, int] = {}
+
+    @property
+    def expected_sequence_number(self) -> int:
+        """The number that the next chunk must have."""
+        return self._last_accepted + 1
+
+    @property
+    def n_pending(self) -> int:
+        """Chunks accepted and not yet taken."""
+        return len(self._pending)
+
+    def accept(self, item: Chunk | Gap) -> bool:
+        """Take a chunk or gap in; False for one that was had before. Raises Refusal when a rule is broken."""
+        if isinstance(item, Chunk):
+            self._check_chunk(item)
+        if item.sequence_number <= self._last_accepted:
+            return False
+        if self._finished or self._finish_wanted:
+            raise Refusal(
+                f"chunk {item.sequence_number} came after the session was finished with {self._last_accepted}; "
+                "begin a new session",
+                reason="SESSION_FINISHED",
+            )
+        if item.sequence_number > self.expected_sequence_number:
+            raise self._sequence_gap(f"chunk {item.sequence_number} came")
+        self._check_position(item)
+        self._last_accepted = item.last_sequence_number
+        self._next_sample += item.sample_count
+        self._pending.append(item)
+        if isinstance(item, Chunk):
+            self._checksums[item.sequence_number] = item.crc32c
+            self._checksums.pop(item.sequence_number - N_CHECKSUMS, None)
+        return True
+
+    def finish(self, finish: Finish) -> None:
+        """Close the session; raises Refusal when the sender's account differs from what came in."""
+        if finish.last_sequence_number > self._last_accepted and not self._finished:
+            raise self._sequence_gap(f"finish after chunk {finish.last_sequence_number} came")
+        if (finish.last_sequence_number, finish.total_samples) != (self._last_accepted, self._next_sample):
+            raise Refusal(
+                f"finish says {finish.total_samples} samples up to chunk {finish.last_sequence_number}; "
+                f"received were {self._next_sample} up to chunk {self._last_accepted}",
+                reason="FINISH_MISMATCH",
+            )
+        self._finish_wanted = True
+
+    def take(self) -> Work | None:
+        """Return what came in since the last call, or None."""
+        if not (self._pending or self._finish_wanted):
+            return None
+        items, self._pending = tuple(self._pending), []
+        return Work(items, self._finish_wanted)
+
+    def _sequence_gap(self, found: str) -> Refusal:
+        expected = self.expected_sequence_number
+        return Refusal(
+            f"{found} where chunk {expected} was expected; send again from there",
+            reason="SEQUENCE_GAP",
+            expected=expected,
+        )
+
+    def _check_chunk(self, chunk: Chunk) -> None:
+        number = chunk.sequence_number
+        if len(chunk.data) > self._max_chunk_bytes:
+            raise Refusal(
+                f"chunk {number} has {len(chunk.data)} bytes; at most {self._max_chunk_bytes} are taken",
+                reason="MESSAGE_TOO_LARGE",
+                max_chunk_bytes=self._max_chunk_bytes,
+            )
+        if crc32c(chunk.data) != chunk.crc32c:
+            raise Refusal(
+                f"chunk {number} does not match its checksum; read it again, or declare a gap",
+                reason="CHUNK_CORRUPT",
+                sequence_number=number,
+            )
+        n_bytes = chunk.sample_count * self._format.frame_bytes
+        if chunk.sample_count < 1 or len(chunk.data) != n_bytes:
+            raise self._bad_shape(number, f"has {len(chunk.data)} bytes; {chunk.sample_count} samples take {n_bytes}")
+        if self._format.encoding == "float32" and not np.isfinite(np.frombuffer(chunk.data, "<f4")).all():
+            raise Refusal(
+                f"chunk {number} holds samples that are NaN or infinite; declare a gap in its place",
+                reason="NOT_FINITE",
+                sequence_number=number,
+            )
+        if self._checksums.get(number, chunk.crc32c) != chunk.crc32c:
+            raise Refusal(
+                f"chunk {number} came again with other content; a number is never used twice",
+                reason="SEQUENCE_REUSED",
+                sequence_number=number,
+            )
+
+    def _check_position(self, item: Chunk | Gap) -> None:
+        if item.start_sample != self._next_sample:
+            raise self._bad_shape(
+                item.sequence_number, f"starts at sample {item.start_sample}, expected {self._next_sample}"
+            )
+        if isinstance(item, Gap):
+            if item.sample_count < 1 or item.last_sequence_number < item.sequence_number:
+                raise self._bad_shape(item.sequence_number, "is a gap of no samples, or ends before it begins")
+            if item.sample_count > MAX_GAP_S * self._format.sample_rate_hz:
+                raise Refusal(
+                    f"gap {item.sequence_number} is longer than {MAX_GAP_S} s; finish the session and begin a new one",
+                    reason="GAP_TOO_LONG",
+                )
+
+    def _bad_shape(self, number: int, problem: str) -> Refusal:
+        return Refusal(f"chunk {number} {problem}", reason="CHUNK_SHAPE", sequence_number=number)

@@ -1,0 +1,162 @@
+"""What Prometheus can ask. Names and meanings are in docs/operating.md; a test compares.
+
+Labels are bounded: at most 50 song types and 500 stations have their own, the rest share ``other``. Counts of songs and
+recorded seconds begin where the store is, so that a crash between a commit and its count cannot make them drift.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+
+from songserve.records import StoredSong
+
+__all__ = ["NOISE", "NOVEL", "OTHER", "Metrics"]
+
+OTHER, NOVEL, NOISE = "other", "novel", "noise"
+MAX_TYPES = 50
+MAX_STATIONS = 500
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """Every metric of the service, in a registry of its own; also the observer of store and batcher."""
+
+    def __init__(self, *, bundle: str, provider: str, version: str) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self._define_ingest()
+        self._define_songs()
+        self._define_inference()
+        self._gauge("model_bundle_info", "Bundle being served; always 1.", "digest", "provider").labels(
+            bundle, provider
+        ).set(1)
+        self._gauge("build_info", "Version of songstream; always 1.", "version").labels(version).set(1)
+        self._types: set[str] = set()
+        self._stations: set[str] = set()
+
+    def seed(self, type_counts: Mapping[tuple[str, str, bool], int], recorded_s: Mapping[str, float]) -> None:
+        """Begin counting where the store is: songs by type id, kind and novelty, and seconds by station."""
+        for (type_id, kind, is_novel), n in sorted(type_counts.items(), key=lambda item: -item[1]):
+            self.songs_total.labels(self.song_label(type_id, kind, is_novel=is_novel)).inc(n)
+        for station, seconds in recorded_s.items():
+            self.recorded_seconds_total.labels(self.station_label(station)).inc(seconds)
+
+    def song_label(self, type_id: str, kind: str, *, is_novel: bool) -> str:
+        """Return the label a song is counted under."""
+        if kind == "noise":
+            return NOISE
+        return NOVEL if is_novel else _bounded(type_id, self._types, MAX_TYPES)
+
+    def station_label(self, station: str) -> str:
+        """Return the station's label, or ``other`` when there are too many."""
+        return _bounded(station, self._stations, MAX_STATIONS)
+
+    def songs_stored(self, songs: Iterable[StoredSong]) -> None:
+        """Count songs that the store has taken in."""
+        for song in songs:
+            self.songs_total.labels(self.song_label(song.type_id, song.kind, is_novel=song.is_novel)).inc()
+            self.song_duration_seconds.observe((song.offset - song.onset) / song.sample_rate_hz)
+            self.song_similarity.observe(song.similarity)
+            self.song_p_value.observe(song.p_value)
+            if song.forced_cut:
+                self.songs_forced_cut_total.inc()
+
+    def transaction_done(self, seconds: float, n_jobs: int) -> None:
+        """Observe one transaction of the store; called in its thread."""
+        self.db_commit_seconds.observe(seconds)
+        self.db_commit_jobs.observe(n_jobs)
+
+    def batch_done(self, n_songs: int, queued_s: Sequence[float], compute_s: float) -> None:
+        """Observe one forward pass."""
+        self.inference_executions_total.inc()
+        self.inference_songs_total.inc(n_songs)
+        self.inference_batch_size.observe(n_songs)
+        self.inference_compute_seconds.observe(compute_s)
+        for seconds in queued_s:
+            self.inference_queue_seconds.observe(seconds)
+
+    def request_failed(self) -> None:
+        """Count a request that the model failed on."""
+        self.inference_failures_total.inc()
+
+    def pending_changed(self, n_songs: int) -> None:
+        """Set how many songs wait for the model."""
+        self.inference_pending_songs.set(n_songs)
+
+    def _define_ingest(self) -> None:
+        self.ingest_streams = self._gauge("ingest_streams", "Connected audio streams.", "lane")
+        self.ingest_chunks_total = self._counter("ingest_chunks", "Chunks received.", "outcome")
+        self.ingest_bytes_total = self._counter("ingest_bytes", "Bytes of audio accepted.")
+        self.ingest_audio_seconds_total = self._counter("ingest_audio_seconds", "Seconds of audio accepted.", "lane")
+        self.ingest_gap_seconds_total = self._counter("ingest_declared_gap_seconds", "Seconds declared lost.", "reason")
+        self.ingest_closes_total = self._counter("ingest_stream_closes", "Ends of audio streams.", "reason")
+        self.ingest_ack_latency_seconds = self._histogram(
+            "ingest_ack_latency_seconds", "From the first chunk of a step to its ack.", LATENCY_BUCKETS
+        )
+        self.ingest_commit_lag_seconds = self._histogram(
+            "ingest_commit_lag_seconds",
+            "From capture to commit, by the station's clock.",
+            (*LATENCY_BUCKETS, 300, 3600, 86400),
+        )
+        self.station_last_seen = self._gauge(
+            "station_last_seen_timestamp_seconds", "Last message of a station.", "station"
+        )
+        self.station_spool_bytes = self._gauge("station_spool_bytes", "Unacknowledged audio on a station.", "station")
+        self.recorded_seconds_total = self._counter(
+            "recorded_seconds", "Seconds of audio committed, gaps excluded: the effort.", "station"
+        )
+
+    def _define_songs(self) -> None:
+        self.songs_total = self._counter("songs", "Songs stored, by type, novel, noise, or other.", "song_type")
+        self.songs_forced_cut_total = self._counter("songs_forced_cut", "Songs cut at the maximum length.")
+        self.song_duration_seconds = self._histogram(
+            "song_duration_seconds", "Length of stored songs.", (0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 4, 6, 8, 11, 30)
+        )
+        self.song_similarity = self._histogram(
+            "song_similarity", "Cosine to the nearest prototype.", (0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)
+        )
+        self.song_p_value = self._histogram(
+            "song_p_value", "Conformal p-value of stored songs.", (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
+        )
+        self.song_latency_seconds = self._histogram(
+            "song_latency_seconds", "From the chunk in which a song was decided to its event.", LATENCY_BUCKETS
+        )
+
+    def _define_inference(self) -> None:
+        self.inference_executions_total = self._counter("inference_executions", "Batches named.")
+        self.inference_songs_total = self._counter("inference_songs", "Songs named, repeats included.")
+        self.inference_failures_total = self._counter("inference_failures", "Requests that the model failed on.")
+        self.inference_batch_size = self._histogram("inference_batch_size", "Songs in a batch.", BATCH_BUCKETS)
+        self.inference_pending_songs = self._gauge("inference_pending_songs", "Songs waiting for a name.")
+        self.inference_queue_seconds = self._histogram("inference_queue_seconds", "Wait for a batch.", SECONDS_BUCKETS)
+        self.inference_compute_seconds = self._histogram(
+            "inference_compute_seconds", "Naming a batch.", SECONDS_BUCKETS
+        )
+        self.db_commit_seconds = self._histogram("db_commit_seconds", "One transaction, flushed.", SECONDS_BUCKETS)
+        self.db_commit_jobs = self._histogram("db_commit_jobs", "Sessions in a transaction.", BATCH_BUCKETS)
+        self.db_size_bytes = self._gauge("db_size_bytes", "Database with its log.")
+        self.disk_free_bytes = self._gauge("disk_free_bytes", "Free in the data directory.")
+        self.event_loop_lag_seconds = self._histogram(
+            "event_loop_lag_seconds", "How late the event loop wakes.", SECONDS_BUCKETS
+        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, namespace="songstream", registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, namespace="songstream", registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(name, text, buckets=buckets, namespace="songstream", registry=self.registry)
+
+
+def _bounded(value: str, known: set[str], limit: int) -> str:
+    if value in known:
+        return value
+    if len(known) >= limit:
+        return OTHER
+    known.add(value)
+    return value

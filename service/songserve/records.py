@@ -1,0 +1,131 @@
+"""What the service remembers: sessions, songs, and the commits that move a session forward.
+
+Plain values without behaviour of their own; sessions make them, the store keeps them, the wire shows them.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal, Self
+from uuid import UUID
+
+from songserve.refusal import Refusal
+
+__all__ = ["AudioFormat", "Commit", "Encoding", "SessionName", "SessionOpening", "SessionRecord", "StoredSong"]
+
+Encoding = Literal["linear16", "float32"]
+
+_STATION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+@dataclass(frozen=True)
+class SessionName:
+    """One session of one station; ``str()`` gives its resource name."""
+
+    station: str
+    uuid: UUID
+
+    @classmethod
+    def parse(cls, name: str, *, reason: str = "NAME_INVALID") -> Self:
+        """Read ``stations/{station}/sessions/{uuid}``, or raise Refusal."""
+        match name.split("/"):
+            case ["stations", station, "sessions", uuid] if _STATION.fullmatch(station):
+                try:
+                    return cls(station, UUID(uuid))
+                except ValueError:
+                    pass
+        raise Refusal(
+            f"session name {name!r} is not of the form stations/{{station}}/sessions/{{uuid}}, "
+            "with a station of a-z, 0-9 and -, at most 63 long",
+            reason=reason,
+        )
+
+    @classmethod
+    def of(cls, station: str, uuid: str) -> Self:
+        """Return the name of a session known by its parts."""
+        return cls(station, UUID(uuid))
+
+    def __str__(self) -> str:
+        return f"stations/{self.station}/sessions/{self.uuid}"
+
+
+@dataclass(frozen=True)
+class AudioFormat:
+    """How the bytes of a session's chunks are read."""
+
+    encoding: Encoding
+    sample_rate_hz: int
+    n_channels: int
+    channel: int | None
+    """Counted from 1; None for the mean of all."""
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one sample of all channels."""
+        return self.n_channels * (2 if self.encoding == "linear16" else 4)
+
+
+@dataclass(frozen=True)
+class SessionOpening:
+    """What a stream says when it opens or resumes a session."""
+
+    name: SessionName
+    audio_format: AudioFormat
+    capture_start_ms: int
+    """UTC of sample 0, milliseconds since 1970."""
+
+
+@dataclass(frozen=True)
+class SessionRecord:
+    """A session as it stands in the store."""
+
+    opening: SessionOpening
+    writer_epoch: int
+    committed_sequence_number: int = 0
+    committed_sample: int = 0
+    """First input sample after the committed chunks."""
+    origin_sample: int = 0
+    """Input sample that the stream state counts from; moves only when another bundle takes the session over."""
+    heard_until_ms: int = 0
+    """Songs that begin earlier were heard by the bundle before; milliseconds since the session's start."""
+    songs_until_ms: int = 0
+    """End of the last stored song, milliseconds since the session's start; filled in when the session is opened."""
+    input_sample: int = 0
+    """First input sample that the stream state still needs."""
+    state: bytes | None = None
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class StoredSong:
+    """One song as a row of the store; samples are half-open, at ``sample_rate_hz``, from the session's start."""
+
+    uid: str
+    station: str
+    session: str
+    start_ms: int
+    """UTC, milliseconds since 1970."""
+    end_ms: int
+    onset: int
+    offset: int
+    sample_rate_hz: int
+    type_id: str
+    kind: str
+    similarity: float
+    novelty_score: float
+    p_value: float
+    is_novel: bool
+    forced_cut: bool
+    snr_db: float
+    bundle: str
+    """Digest of the bundle that decided."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One step of a session, stored whole or not at all: songs, watermark and stream state together."""
+
+    record: SessionRecord
+    """The session after the step, under the epoch of its writer."""
+    songs: tuple[StoredSong, ...]
+    recorded_s: dict[int, float] = field(default_factory=dict)
+    """Newly committed seconds of audio, by the hour (UTC, milliseconds since 1970) they were recorded in."""

@@ -1,0 +1,93 @@
+"""What the servicers share while the server runs."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
+
+from songcore.bundle import Bundle
+from songcore.stream import SongStream
+
+from songserve.batching import Batcher
+from songserve.metrics import Metrics
+from songserve.queries import SongQueries
+from songserve.refusal import Refusal
+from songserve.session import SessionLimits
+from songserve.settings import ServeSettings
+from songserve.store import Store
+
+__all__ = ["Connected", "Runtime"]
+
+T = TypeVar("T")
+
+
+class Connected(Protocol):
+    """An audio stream that is connected now."""
+
+    def fence(self) -> None:
+        """End it, as a newer stream has taken its session."""
+        ...
+
+    def drain(self) -> None:
+        """End it, as the server stops."""
+        ...
+
+
+@dataclass
+class Runtime:
+    """Model, store, threads and who is connected."""
+
+    settings: ServeSettings
+    bundle: Bundle
+    store: Store
+    queries: SongQueries
+    batcher: Batcher
+    metrics: Metrics
+    listening: Executor
+    """Threads of signal processing."""
+    reading: Executor
+    """Threads of database reads and uploads."""
+    upload_dir: Path
+    now: Callable[[], float]
+    """UTC, seconds since 1970."""
+    streams: dict[UUID, Connected] = field(default_factory=dict)
+    n_calls: int = 0
+    """Streams and recordings being served."""
+    draining: bool = False
+
+    @property
+    def now_ms(self) -> int:
+        """UTC, milliseconds since 1970."""
+        return round(self.now() * 1000)
+
+    @property
+    def limits(self) -> SessionLimits:
+        """What a session may hold."""
+        return SessionLimits(
+            max_chunk_bytes=self.settings.max_chunk_bytes,
+            commit_interval_s=self.settings.commit_interval_s,
+            # An ack comes long before the client has to wait for one.
+            max_chunks_per_commit=max(1, self.settings.max_in_flight_chunks // 4),
+        )
+
+    def make_stream(self, rate_in: int, state: bytes | None) -> SongStream:
+        """Return the bundle's stream, new or from a checkpoint."""
+        return self.bundle.new_stream(rate_in) if state is None else self.bundle.resume_stream(rate_in, state)
+
+    def admit(self) -> None:
+        """Raise Refusal DRAINING or STREAM_LIMIT when no further call is taken."""
+        if self.draining:
+            raise Refusal("the server is shutting down; come back", reason="DRAINING")
+        if self.n_calls >= self.settings.max_streams:
+            raise Refusal(f"{self.n_calls} streams are connected, the most this server takes", reason="STREAM_LIMIT")
+
+    async def listen(self, run: Callable[..., T], *arguments: Any) -> T:
+        """Run signal processing in its threads."""
+        return await asyncio.get_running_loop().run_in_executor(self.listening, run, *arguments)
+
+    async def read(self, run: Callable[..., T], *arguments: Any) -> T:
+        """Run something that waits for a disk in the threads for that."""
+        return await asyncio.get_running_loop().run_in_executor(self.reading, run, *arguments)

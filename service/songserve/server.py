@@ -1,0 +1,222 @@
+"""Puts the service together, runs it, and takes it down so that nothing is lost."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+from songcore.bundle import Bundle
+from songcore.errors import ConfigError
+
+from songserve.batching import Batcher, BatchLimits
+from songserve.database import DataDirectory, sqlite_has_wal_reset_bug
+from songserve.metrics import Metrics
+from songserve.queries import SongQueries
+from songserve.rpc_metrics import RpcMetrics
+from songserve.runtime import Runtime
+from songserve.servicers.classification import ClassificationServicer
+from songserve.servicers.ingest import IngestServicer
+from songserve.servicers.models import ModelServicer
+from songserve.servicers.songs import SongServicer
+from songserve.settings import ServeSettings
+from songserve.store import Store
+from songserve.v1 import (
+    classification_pb2,
+    classification_pb2_grpc,
+    ingest_pb2,
+    ingest_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+    songs_pb2,
+    songs_pb2_grpc,
+)
+
+__all__ = ["Addresses", "Server", "serving"]
+
+log = logging.getLogger(__name__)
+
+SERVICES = tuple(
+    descriptor.services_by_name[name].full_name
+    for descriptor, name in (
+        (ingest_pb2.DESCRIPTOR, "IngestService"),
+        (classification_pb2.DESCRIPTOR, "ClassificationService"),
+        (songs_pb2.DESCRIPTOR, "SongService"),
+        (models_pb2.DESCRIPTOR, "ModelService"),
+    )
+)
+MAX_MESSAGE_BYTES = 2**20
+LAG_INTERVAL_S = 0.5
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # With bandwidth probing, a stream that the server does not read parks megabytes in its memory.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 128 * 1024),
+    # Two servers on one port would share the stations at random.
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.max_metadata_size", 16 * 1024),
+)
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where the server can be reached."""
+
+    grpc: str
+    metrics: str
+
+
+class Server:
+    """A server that runs; `drain` takes it down."""
+
+    def __init__(self, server: grpc.aio.Server, runtime: Runtime, health: HealthServicer, addresses: Addresses) -> None:
+        self._server, self._runtime, self._health = server, runtime, health
+        self.addresses = addresses
+
+    async def drain(self) -> None:
+        """Stop taking calls, let every stream commit what it has, then close all connections."""
+        runtime = self._runtime
+        runtime.draining = True
+        await self._health.enter_graceful_shutdown()
+        for stream in list(runtime.streams.values()):
+            stream.drain()
+        # Ends every call that lasts longer; returns as soon as none is left.
+        await self._server.stop(runtime.settings.drain_grace_s)
+
+
+@asynccontextmanager
+async def serving(
+    settings: ServeSettings, bundle: Bundle, *, version: str, now: Callable[[], float] = time.time
+) -> AsyncIterator[Server]:
+    """Run a server inside the block; on the way out it is drained.
+
+    Raises ConfigError: those of `DataDirectory`, and PORT_IN_USE.
+    """
+    async with AsyncExitStack() as stack:
+        directory = DataDirectory(settings.data_dir)
+        stack.callback(directory.close)
+        metrics = Metrics(bundle=bundle.digest, provider=bundle.embedder.provider, version=version)
+        runtime = await stack.enter_async_context(_runtime(settings, bundle, directory, metrics, now))
+        _start_collection(metrics, directory)
+        metrics_address = _serve_metrics(stack, settings, metrics)
+        health = HealthServicer()
+        server = grpc.aio.server(options=_OPTIONS, interceptors=[RpcMetrics(metrics.registry)])
+        _register(server, runtime, health)
+        address = _bind(server, settings)
+        await server.start()
+        stack.push_async_callback(server.stop, 0)
+        lag = asyncio.create_task(_watch_lag(metrics))
+        stack.callback(lag.cancel)
+        for service in ("", *SERVICES):
+            await health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        running = Server(server, runtime, health, Addresses(address, metrics_address))
+        stack.push_async_callback(running.drain)
+        yield running
+
+
+@asynccontextmanager
+async def _runtime(
+    settings: ServeSettings, bundle: Bundle, directory: DataDirectory, metrics: Metrics, now: Callable[[], float]
+) -> AsyncIterator[Runtime]:
+    queries = SongQueries(directory.readers)
+    metrics.seed(queries.type_counts(), queries.recorded_s())
+    store = Store(
+        directory,
+        group_window_s=settings.group_window_ms / 1000,
+        min_free_bytes=settings.min_free_disk_mb * 2**20,
+        observe=metrics.transaction_done,
+    )
+    limits = BatchLimits(settings.max_batch, settings.max_batch_delay_ms / 1000, settings.max_pending_songs)
+    with (
+        ThreadPoolExecutor(settings.listen_threads, "listen") as listening,
+        ThreadPoolExecutor(1, "name") as naming,
+        ThreadPoolExecutor(4, "read") as reading,
+    ):
+        try:
+            async with Batcher(bundle.classify, naming, limits, metrics) as batcher:
+                yield Runtime(
+                    settings=settings,
+                    bundle=bundle,
+                    store=store,
+                    queries=queries,
+                    batcher=batcher,
+                    metrics=metrics,
+                    listening=listening,
+                    reading=reading,
+                    upload_dir=directory.path,
+                    now=now,
+                )
+        finally:
+            await asyncio.to_thread(store.close)
+
+
+def _register(server: grpc.aio.Server, runtime: Runtime, health: HealthServicer) -> None:
+    ingest_pb2_grpc.add_IngestServiceServicer_to_server(IngestServicer(runtime), server)
+    classification_pb2_grpc.add_ClassificationServiceServicer_to_server(ClassificationServicer(runtime), server)
+    songs_pb2_grpc.add_SongServiceServicer_to_server(SongServicer(runtime), server)
+    models_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(runtime), server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    if runtime.settings.reflection:
+        reflection.enable_server_reflection((*SERVICES, reflection.SERVICE_NAME, "grpc.health.v1.Health"), server)
+
+
+def _bind(server: grpc.aio.Server, settings: ServeSettings) -> str:
+    host, port = settings.listen_address
+    bracketed = f"[{host}]" if ":" in host else host
+    try:
+        bound = server.add_insecure_port(f"{bracketed}:{port}")
+    except RuntimeError as error:
+        bound = 0
+        cause: Exception | None = error
+    else:
+        cause = None
+    if bound == 0:
+        raise ConfigError(
+            f"cannot listen on {settings.listen}: the port is in use, or the address is not one of this machine; stop the "
+            "other program or choose another with --listen",
+            reason="PORT_IN_USE",
+        ) from cause
+    return f"{bracketed}:{bound}"
+
+
+def _serve_metrics(stack: AsyncExitStack, settings: ServeSettings, metrics: Metrics) -> str:
+    try:
+        server, thread = start_http_server(settings.metrics_port, settings.metrics_host, registry=metrics.registry)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot serve metrics on {settings.metrics_host}:{settings.metrics_port} ({error.strerror}); stop the other "
+            "program or choose another with --metrics-port",
+            reason="PORT_IN_USE",
+        ) from error
+    stack.callback(thread.join)
+    stack.callback(server.server_close)
+    stack.callback(server.shutdown)
+    return f"http://{settings.metrics_host}:{server.server_port}/metrics"
+
+
+def _start_collection(metrics: Metrics, directory: DataDirectory) -> None:
+    metrics.db_size_bytes.set_function(lambda: directory.database_bytes)
+    metrics.disk_free_bytes.set_function(lambda: directory.free_bytes)
+    if sqlite_has_wal_reset_bug():
+        log.info("this SQLite has the WAL-reset bug; a single connection writes, which avoids it")
+
+
+async def _watch_lag(metrics: Metrics) -> None:
+    """Measure, for ever, how much later than asked the event loop wakes."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_INTERVAL_S
+        await asyncio.sleep(LAG_INTERVAL_S)
+        metrics.event_loop_lag_seconds.observe(max(0.0, loop.time() - due))

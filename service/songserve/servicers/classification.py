@@ -1,0 +1,128 @@
+"""ClassificationService: songs of an uploaded recording, by the same stream and encoder as live sound."""
+
+# ruff: noqa: N802 - the methods have the API's names
+
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from songcore.assign import Assignment
+from songcore.audio import Recording, open_recording
+from songcore.bundle import Bundle
+from songcore.errors import InputError
+from songcore.stream import Song
+
+from songserve.refusal import Refusal
+from songserve.responses import recording_song, recording_summary
+from songserve.runtime import Runtime
+from songserve.servicers.calls import Context, admitted, answering, read_first, read_next
+from songserve.v1 import classification_pb2, classification_pb2_grpc
+
+__all__ = ["ClassificationServicer"]
+
+MEMORY_BYTES = 8 * 2**20
+"""Uploads up to this size never touch the disk."""
+
+
+class _Upload(tempfile.SpooledTemporaryFile[bytes]):
+    """A temporary file that goes by the client's name in messages."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        super().__init__(max_size=MEMORY_BYTES, dir=str(folder))
+        self._client_name = name or "the recording"
+
+    @property
+    def name(self) -> str:
+        """What the client calls it."""
+        return self._client_name
+
+
+class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServicer):
+    """The gRPC side of recordings."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    @answering
+    async def ClassifyRecording(  # type: ignore[override] # gRPC also takes a coroutine that writes by itself
+        self, requests: AsyncIterator[classification_pb2.ClassifyRecordingRequest], context: Context
+    ) -> None:
+        """Receive a file, then send its songs and a summary."""
+        del requests  # read from the context one by one, with a time limit
+        async with admitted(self._runtime):
+            setup = (await read_first(context, self._runtime)).setup
+            with _Upload(setup.file_name, self._runtime.upload_dir) as upload:
+                await self._receive(upload, context)
+                await self._classify(upload, setup.channel or None, context)
+
+    async def _receive(self, upload: _Upload, context: Context) -> None:
+        limit = self._runtime.settings.max_recording_mb * 2**20
+        n_bytes = 0
+        while (request := await read_next(context, self._runtime)) is not None:
+            match request.WhichOneof("message"):
+                case "data":
+                    n_bytes += len(request.data)
+                case "setup":
+                    raise Refusal("a recording has one setup, as its first message", reason="SETUP_REPEATED")
+                case _:
+                    raise Refusal("a message without content", reason="MESSAGE_INVALID")
+            if n_bytes > limit:
+                raise Refusal(
+                    f"{upload.name} is larger than {limit // 2**20} MiB; classify it in parts",
+                    reason="MESSAGE_TOO_LARGE",
+                )
+            try:
+                await self._runtime.read(upload.write, request.data)
+            except OSError as error:
+                raise Refusal(f"there is no room for {upload.name} ({error.strerror})", reason="DISK_LOW") from error
+        upload.seek(0)
+
+    async def _classify(self, upload: _Upload, channel: int | None, context: Context) -> None:
+        runtime = self._runtime
+        # A SpooledTemporaryFile is a binary file in all but its declared type.
+        recording = await runtime.listen(lambda: open_recording(cast("BinaryIO", upload), channel=channel))
+        with recording:
+            pieces = _Songs(recording, runtime.bundle)
+            names: list[Assignment] = []
+            while (songs := await runtime.listen(next, pieces, None)) is not None:
+                for song, name in zip(songs, await runtime.batcher.name(songs), strict=True):
+                    names.append(name)
+                    await context.write(recording_song(song, name, runtime.bundle))
+            if pieces.error:
+                raise pieces.error
+            summary = recording_summary(
+                names,
+                runtime.bundle,
+                sample_rate_hz=recording.sample_rate_hz,
+                n_channels=recording.n_channels,
+                n_samples=pieces.n_samples,
+            )
+            await context.write(summary)
+
+
+class _Songs(Iterator[list[Song]]):
+    """The songs of a recording, some at a time; after the last, ``error`` says whether the recording was cut short."""
+
+    def __init__(self, recording: Recording, bundle: Bundle) -> None:
+        self._blocks = recording.blocks()
+        self._stream = bundle.new_stream(recording.sample_rate_hz, resumable=False)
+        self._finished = False
+        self.n_samples = 0
+        self.error: InputError | None = None
+
+    def __next__(self) -> list[Song]:
+        if self._finished:
+            raise StopIteration
+        try:
+            block = next(self._blocks, None)
+        except InputError as error:
+            # What could be read is worth as much as ever.
+            if error.reason != "TRUNCATED":
+                raise
+            self.error, block = error, None
+        if block is None:
+            self._finished = True
+            return self._stream.finish()
+        self.n_samples += len(block)
+        return self._stream.push(block)

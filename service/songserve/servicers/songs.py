@@ -1,0 +1,57 @@
+"""SongService: what was heard, and how often."""
+
+# ruff: noqa: N802 - the methods have the API's names
+
+from songserve.refusal import Refusal
+from songserve.requests import read_frequency_filter, read_page, read_song_uid
+from songserve.responses import frequencies, song_message, song_page, song_types
+from songserve.runtime import Runtime
+from songserve.servicers.calls import Context, answering
+from songserve.v1 import songs_pb2, songs_pb2_grpc, types_pb2
+
+__all__ = ["SongServicer"]
+
+
+class SongServicer(songs_pb2_grpc.SongServiceServicer):
+    """The gRPC side of the store's questions."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._queries = runtime.queries
+
+    @answering
+    async def GetSong(self, request: songs_pb2.GetSongRequest, context: Context) -> types_pb2.Song:
+        """Return one song."""
+        del context
+        song = await self._runtime.read(self._queries.song, read_song_uid(request.name))
+        if song is None:
+            raise Refusal(f"there is no {request.name}", reason="SONG_UNKNOWN")
+        return song_message(song)
+
+    @answering
+    async def ListSongs(self, request: songs_pb2.ListSongsRequest, context: Context) -> songs_pb2.ListSongsResponse:
+        """Return a page of songs."""
+        del context
+        return song_page(*await self._runtime.read(self._queries.page, *read_page(request)))
+
+    @answering
+    async def ListSongTypes(
+        self, request: songs_pb2.ListSongTypesRequest, context: Context
+    ) -> songs_pb2.ListSongTypesResponse:
+        """Return the catalogue with counts."""
+        del request, context
+        counts = await self._runtime.read(self._queries.type_counts)
+        n_songs: dict[str, int] = {}
+        for (type_id, _, is_novel), n in counts.items():
+            if not is_novel:
+                n_songs[type_id] = n_songs.get(type_id, 0) + n
+        return song_types(self._runtime.bundle, n_songs)
+
+    @answering
+    async def QueryFrequencies(
+        self, request: songs_pb2.QueryFrequenciesRequest, context: Context
+    ) -> songs_pb2.QueryFrequenciesResponse:
+        """Return counts by type, station and time beside the effort."""
+        del context
+        wanted = read_frequency_filter(request)
+        return frequencies(await self._runtime.read(self._queries.frequencies, wanted))

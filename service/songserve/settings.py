@@ -1,0 +1,134 @@
+"""Deployment settings of the service: command line over environment over TOML file over defaults.
+
+The environment is ``SONGSTREAM_SERVE_*``; a name there or in the file that is no setting is an error, not a surprise. Each
+setting is described in docs/operating.md, and a test compares.
+"""
+
+import os
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from songcore.embed import Device
+from songcore.errors import ConfigError
+
+__all__ = ["ENVIRONMENT_PREFIX", "ServeSettings", "load_settings"]
+
+ENVIRONMENT_PREFIX = "SONGSTREAM_SERVE_"
+
+
+class ServeSettings(BaseSettings):
+    """How one server runs; what it hears is decided by the bundle alone."""
+
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True)
+
+    bundle: Path
+    """Directory of the bundle to serve."""
+    data_dir: Path
+    """Directory of the database; one server owns it."""
+    listen: str = "127.0.0.1:50051"
+    """Host and port of gRPC; port 0 takes a free one."""
+    insecure: bool = False
+    """Listen without encryption on an address that others can reach."""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = Field(9464, ge=0, le=65535)
+    """Port of Prometheus' HTTP; 0 takes a free one."""
+    device: Device = "auto"
+    """Where the encoder runs."""
+    reflection: bool = True
+    """Let tools like grpcurl ask for the API."""
+    max_streams: int = Field(1000, ge=1)
+    max_chunk_bytes: int = Field(512 * 1024, ge=1024, le=960 * 1024)
+    max_in_flight_chunks: int = Field(64, ge=2, le=10_000)
+    """Chunks of a stream that wait in memory; then reading stops."""
+    max_recording_mb: int = Field(4096, ge=1)
+    """Largest file that ClassifyRecording takes."""
+    setup_timeout_s: float = Field(10.0, gt=0)
+    idle_timeout_s: float = Field(60.0, gt=0)
+    drain_grace_s: float = Field(20.0, ge=0)
+    """Seconds that streams have to end after SIGTERM."""
+    commit_interval_s: float = Field(2.0, gt=0, le=60)
+    """Seconds of audio after which a stream commits even if no song ended."""
+    group_window_ms: float = Field(20.0, ge=0, le=1000)
+    """How long a transaction waits for commits of other streams."""
+    min_free_disk_mb: int = Field(64, ge=0)
+    """With less than this free, nothing is written or acknowledged."""
+    listen_threads: int = Field(2, ge=1, le=64)
+    """Threads of signal processing."""
+    max_batch: int = Field(32, ge=1, le=1024)
+    max_batch_delay_ms: float = Field(5.0, ge=0, le=1000)
+    max_pending_songs: int = Field(512, ge=1)
+    """Songs that wait for the encoder; then streams wait."""
+
+    @model_validator(mode="after")
+    def _check_listen(self) -> Self:
+        host, port = self.listen_address
+        if not 0 <= port <= 65535:
+            raise ValueError(f"port {port} of listen {self.listen!r} is not in 0-65535")
+        if not self.insecure and not _is_loopback(host):
+            raise ValueError(
+                f"{host} can be reached by others and this server does not encrypt; listen on 127.0.0.1 behind a proxy that "
+                "does, or say --insecure"
+            )
+        return self
+
+    @property
+    def listen_address(self) -> tuple[str, int]:
+        """Host, without the brackets of IPv6, and port."""
+        host, separator, port = self.listen.rpartition(":")
+        if not separator or not port.isdecimal() or not host:
+            raise ValueError(f"listen {self.listen!r} is not of the form host:port")
+        return host.removeprefix("[").removesuffix("]"), int(port)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources; the file is named at `load_settings`."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(given: Mapping[str, Any], *, file: Path | None = None) -> ServeSettings:
+    """Return the settings from what the command line gave (None for not given), environment and file.
+
+    Raises ConfigError that names the setting and what is wrong with it.
+    """
+    unknown = [
+        name
+        for name in os.environ
+        if name.startswith(ENVIRONMENT_PREFIX)
+        and name.removeprefix(ENVIRONMENT_PREFIX).lower() not in ServeSettings.model_fields
+    ]
+    if unknown:
+        raise ConfigError(f"{', '.join(sorted(unknown))} in the environment is no setting", reason="SETTING_UNKNOWN")
+
+    class FromFile(ServeSettings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    try:
+        if file is not None and not file.is_file():
+            raise ConfigError(f"the settings file {file} does not exist", reason="SETTING_INVALID")
+        return FromFile(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'settings'}: {problem['msg']}" for problem in error.errors()
+        )
+        raise ConfigError(f"the settings cannot be used: {problems}", reason="SETTING_INVALID") from error
+    except ValueError as error:
+        raise ConfigError(f"the settings file {file} cannot be read: {error}", reason="SETTING_INVALID") from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

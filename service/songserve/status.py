@@ -1,0 +1,67 @@
+"""The one table from reasons to gRPC codes, and how a status with details is made and sent."""
+
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+from songcore.errors import InputError, SongError
+
+from songserve.refusal import Refusal
+
+__all__ = ["DOMAIN", "abort", "code_of", "internal_error"]
+
+DOMAIN = "songstream"
+
+_CODES = {
+    "SESSION_UNKNOWN": Code.NOT_FOUND,
+    "SONG_UNKNOWN": Code.NOT_FOUND,
+    "BUNDLE_UNKNOWN": Code.NOT_FOUND,
+    "FORMAT_CHANGED": Code.FAILED_PRECONDITION,
+    "SESSION_FINISHED": Code.FAILED_PRECONDITION,
+    "SEQUENCE_REUSED": Code.FAILED_PRECONDITION,
+    "SEQUENCE_GAP": Code.OUT_OF_RANGE,
+    "WRITER_FENCED": Code.ABORTED,
+    "STREAM_LIMIT": Code.RESOURCE_EXHAUSTED,
+    "MESSAGE_TOO_LARGE": Code.RESOURCE_EXHAUSTED,
+    "DISK_LOW": Code.RESOURCE_EXHAUSTED,
+    "DRAINING": Code.UNAVAILABLE,
+    "STORE_UNAVAILABLE": Code.UNAVAILABLE,
+    "SETUP_TIMEOUT": Code.DEADLINE_EXCEEDED,
+    "IDLE": Code.DEADLINE_EXCEEDED,
+    "INTERNAL": Code.INTERNAL,
+}
+"""Every other reason of a Refusal or InputError is about the request: INVALID_ARGUMENT."""
+
+_RETRY_AFTER_S = {"DRAINING": 1, "STORE_UNAVAILABLE": 5, "STREAM_LIMIT": 10, "DISK_LOW": 60}
+
+
+def code_of(error: SongError) -> int:
+    """Return the gRPC code of an error, as its number."""
+    by_default = Code.INVALID_ARGUMENT if isinstance(error, Refusal | InputError) else Code.INTERNAL
+    return int(_CODES.get(error.reason, by_default))
+
+
+async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: SongError) -> NoReturn:
+    """End the call with the error's code, message, ErrorInfo and, where waiting helps, RetryInfo."""
+    metadata = error.metadata if isinstance(error, Refusal) else {}
+    details = [_packed(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))]
+    if error.reason in _RETRY_AFTER_S:
+        details.append(_packed(RetryInfo(retry_delay=Duration(seconds=_RETRY_AFTER_S[error.reason]))))
+    status = rpc_status.to_status(Status(code=code_of(error), message=str(error), details=details))
+    await context.abort(status.code, status.details, status.trailing_metadata)
+
+
+def internal_error(error: BaseException) -> Refusal:
+    """Return what a caller is told about a fault of ours; the log has the rest."""
+    return Refusal(f"a fault of the server ({type(error).__name__}); its log has the details", reason="INTERNAL")
+
+
+def _packed(message: Any) -> AnyMessage:
+    packed = AnyMessage()
+    packed.Pack(message)
+    return packed
