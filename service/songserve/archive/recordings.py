@@ -1,0 +1,89 @@
+"""Which recordings an archive holds, and what their file names say."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from songcore.audio import AUDIO_SUFFIXES
+from songcore.errors import InputError
+
+__all__ = ["FoundRecording", "find_recordings", "start_time_in_name"]
+
+# AudioMoth's own names only, which are UTC; names with a prefix (Song Meter) are in the recorder's local time. The T
+# marks a recording started by a trigger.
+_AUDIOMOTH = re.compile(r"(\d{8}_\d{6})T?\.wav", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRecording:
+    """A recording on disk; size and time of change tell whether it is still the one that was classified before."""
+
+    name: str
+    """Path below the folder that was asked for, with forward slashes; what every table calls it."""
+    path: Path
+    size_bytes: int
+    modified_ns: int
+
+
+def find_recordings(paths: Sequence[Path]) -> list[FoundRecording]:
+    """Return the recordings among files and, recursively, folders, each once, ordered by name.
+
+    A folder contributes its files of `AUDIO_SUFFIXES`, hidden ones left out (macOS writes a ``._`` twin beside each
+    recording); a file is taken whatever it is called. Names are relative to the folder, or to what several paths have in
+    common. Raises InputError NOT_FOUND for a path that does not exist, NO_RECORDINGS when there is nothing to do.
+    """
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path} does not exist; expected a recording or a folder of them", reason="NOT_FOUND")
+    root = _common_root(paths)
+    found: dict[Path, FoundRecording] = {}
+    for file in (file for path in paths for file in _files(path)):
+        status = file.stat()
+        found.setdefault(file, FoundRecording(_name(file, root), file, status.st_size, status.st_mtime_ns))
+    if not found:
+        raise InputError(
+            f"no recordings in {', '.join(str(path) for path in paths)}; looked for {', '.join(sorted(AUDIO_SUFFIXES))}",
+            reason="NO_RECORDINGS",
+        )
+    return sorted(found.values(), key=lambda recording: recording.name)
+
+
+def _common_root(paths: Iterable[Path]) -> Path:
+    return Path(os.path.commonpath([_absolute(path if path.is_dir() else path.parent) for path in paths]))
+
+
+def _absolute(path: Path) -> Path:
+    # Not resolve(): a link keeps the name people gave it.
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps '..'
+
+
+def _files(path: Path) -> Iterator[Path]:
+    path = _absolute(path)
+    if not path.is_dir():
+        yield path
+        return
+    for folder, subfolders, names in os.walk(path):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in names:
+            file = Path(folder, name)
+            if file.suffix.lower() in AUDIO_SUFFIXES and not name.startswith(".") and file.is_file():
+                yield file
+
+
+def _name(file: Path, root: Path) -> str:
+    """Return the name for tables, which are UTF-8: bytes of another encoding become question marks."""
+    return os.fsencode(file.relative_to(root).as_posix()).decode("utf-8", "replace")
+
+
+def start_time_in_name(name: str) -> datetime | None:
+    """Return the UTC time of the first sample that an AudioMoth file name, ``YYYYMMDD_HHMMSS.WAV``, states, or None."""
+    match = _AUDIOMOTH.fullmatch(name.rpartition("/")[2])
+    if match is None:
+        return None
+    try:
+        return datetime.strptime(match[1], "%Y%m%d_%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return None
