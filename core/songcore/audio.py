@@ -26,6 +26,9 @@ AUDIO_SUFFIXES = frozenset(
 
 MAX_CHANNELS = 64
 
+MAX_ENERGY = 1e30
+"""Sum of squares of a block up to which no power overflows float32; files scaled to 32-bit integers stay far below."""
+
 
 def to_mono(samples: FloatArray, channel: int | None) -> FloatArray:
     """Return (n,) float32 from samples (n, n_channels): the mean, or one channel counted from 1.
@@ -41,14 +44,17 @@ def to_mono(samples: FloatArray, channel: int | None) -> FloatArray:
     if n_channels == 1:
         mono = samples[:, 0]
     elif channel is None:
-        mono = samples.mean(axis=1, dtype=np.float32)
+        with np.errstate(all="ignore"):  # what is not finite is refused below
+            mono = samples.mean(axis=1, dtype=np.float32)
     else:
         mono = samples[:, channel - 1]
-    # A sum is finite only if every sample is; one pass without a temporary array.
-    if len(mono) and not np.isfinite(mono.sum(dtype=np.float64)):
+    with np.errstate(all="ignore"):
+        energy = np.dot(mono, mono)  # one pass without a temporary array
+    if not energy < MAX_ENERGY:  # NaN is not less, either
         n_bad = int(np.count_nonzero(~np.isfinite(mono)))
         raise InputError(
-            f"{n_bad} of {len(mono)} samples are NaN or infinite; repair or leave out this recording",
+            f"{n_bad} of {len(mono)} samples are NaN or infinite, or they are astronomically large; "
+            "repair or leave out this recording",
             reason="NOT_FINITE",
         )
     return np.ascontiguousarray(mono, np.float32)

@@ -34,7 +34,7 @@ class FrontendConfig(BaseModel):
     n_mels: int = Field(default=64, ge=4, le=512)
     f_min_hz: float = Field(default=700.0, ge=0)
     f_max_hz: float = Field(default=11_500.0, gt=0)
-    floor_db: float = Field(default=-100.0, le=0)
+    floor_db: float = Field(default=-100.0, ge=-200, le=0)
     """Power added before the logarithm, in dB relative to a full-scale sine: below any microphone's own noise."""
 
     @model_validator(mode="after")
@@ -111,7 +111,8 @@ class LogMel:
     def push(self, samples: FloatArray) -> FloatArray:
         """Take samples (n,) float32 in [-1, 1] and return the frames completed by them, (m, n_mels) float32."""
         self.n_in += len(samples)
-        return self._advance(samples, (self.n_in - self.config.n_fft // 2) // self.config.hop + 1)
+        after_centre = self.config.n_fft - self.config.n_fft // 2
+        return self._advance(samples, (self.n_in - after_centre) // self.config.hop + 1)
 
     def finish(self) -> FloatArray:
         """Return the remaining frames, (m, n_mels) float32; the signal counts as zero from here on."""
