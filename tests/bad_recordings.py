@@ -25,7 +25,9 @@ def write_bad_recordings(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "empty.wav").touch()
     (folder / "text.wav").write_text("recorder 7: battery low\n" * 500)
-    (folder / "absent_channels.wav").write_bytes(_wav_header(n_channels=0, rate_hz=48_000, n_bytes=9_600) + bytes(9_600))
+    (folder / "absent_channels.wav").write_bytes(
+        _wav_header(n_channels=0, rate_hz=48_000, n_bytes=9_600) + bytes(9_600)
+    )
     (folder / "header_only.wav").write_bytes(_wav_header(n_channels=1, rate_hz=48_000, n_bytes=0))
     (folder / "too_slow.wav").write_bytes(_wav_header(n_channels=1, rate_hz=4_000, n_bytes=8_000) + bytes(8_000))
     samples, _ = soundscape([0, 1], 5)
@@ -37,7 +39,15 @@ def _wav_header(*, n_channels: int, rate_hz: int, n_bytes: int) -> bytes:
     """Return a 44-byte header of 16-bit PCM."""
     width = 2 * n_channels
     form = struct.pack("<HHIIHH", 1, n_channels, rate_hz, rate_hz * width, width, 16)
-    return b"RIFF" + struct.pack("<I", 36 + n_bytes) + b"WAVEfmt " + struct.pack("<I", 16) + form + b"data" + struct.pack("<I", n_bytes)
+    return (
+        b"RIFF"
+        + struct.pack("<I", 36 + n_bytes)
+        + b"WAVEfmt "
+        + struct.pack("<I", 16)
+        + form
+        + b"data"
+        + struct.pack("<I", n_bytes)
+    )
 
 
 def sparse_wav(path: Path, *, rate_hz: int, duration_s: float) -> None:

@@ -1,9 +1,11 @@
 """The parts of a batch run: finding recordings, reading names, keeping results, outliving a dead worker."""
 
+import errno
 import os
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from songcore.errors import ConfigError, InputError
@@ -109,12 +111,17 @@ def test_a_damaged_result_counts_as_absent(tmp_path: Path, damage: bytes) -> Non
     assert journal.load(recording) is None
 
 
+def _write_half(file: TextIO) -> None:
+    file.write("half a ta")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_a_table_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     """When writing breaks off, the file of before stays as it was and no temporary file is left."""
     (tmp_path / "songs.csv").write_text("before")
-    with pytest.raises(RuntimeError), atomic_file(tmp_path / "songs.csv") as file:
-        file.write("half a ta")
-        raise RuntimeError
+    with pytest.raises(ConfigError) as caught, atomic_file(tmp_path / "songs.csv") as file:
+        _write_half(file)
+    assert caught.value.reason == "OUTPUT_NOT_WRITABLE"
     assert [path.name for path in tmp_path.iterdir()] == ["songs.csv"]
     assert (tmp_path / "songs.csv").read_text() == "before"
 

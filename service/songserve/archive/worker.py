@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Literal
 
 from songcore.audio import Recording, open_recording
 from songcore.errors import BundleError, ConfigError, InputError
-from songcore.stream import Song
 
 from songserve.archive.recordings import FoundRecording
 from songserve.archive.results import FoundSong, Journal, Problem, RecordingResult
 
 if TYPE_CHECKING:
     from songcore.bundle import Bundle
+    from songcore.stream import Song
 
 __all__ = ["BundleFacts", "Job", "Outcome", "classify_recording", "describe_bundle", "start_worker"]
 
@@ -155,7 +155,7 @@ def _songs(bundle: "Bundle", recording: Recording) -> tuple[int, list[FoundSong]
     return n_samples, found, problem
 
 
-def _named(bundle: "Bundle", songs: list[Song]) -> list[FoundSong]:
+def _named(bundle: "Bundle", songs: "list[Song]") -> list[FoundSong]:
     return [
         FoundSong(
             onset=song.onset,
