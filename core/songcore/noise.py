@@ -1,10 +1,12 @@
-"""The noise under the songs: a streaming noise floor for every mel band.
+"""What lies under the songs: the noise floor of every mel band, and how far the background rises above it.
 
-Minimum statistics (Martin 2001) on two time scales. Power is averaged over short cells; the quietest cell of every
-block of about half a second is kept; the floor is a low quantile of the kept minima of the last several seconds. The
-floor of a band is therefore right while the band is quiet for one cell in a good part of the blocks, however loud the
-songs between are. What a minimum and a quantile lose against the mean is known in closed form for Gaussian noise and
-put back, so the floor is the mean noise power.
+Both are minimum statistics (Martin 2001) on two time scales. Sound is taken in short cells; the quietest cell of every
+block of about half a second is kept; a low quantile of those kept in the last seconds is the answer. It is right while
+it is quiet for one cell in a good part of the blocks, however loud the songs between are.
+
+The noise floor is such a quantile of the mean power of a cell. What a minimum and a quantile lose against the mean is
+known in closed form for Gaussian noise and put back. The background is such a quantile of the maximum in a cell as long
+as the pause between two songs: nothing above steady noise, but more in wind, among insects, in a dawn chorus.
 """
 
 from functools import lru_cache
@@ -16,29 +18,33 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy.stats import gamma
 
 from songcore.arrays import FloatArray, IntArray
-from songcore.frontend import FrontendConfig, mel_matrix
+from songcore.frontend import DB_PER_UNIT, FrontendConfig, mel_matrix
 
-__all__ = ["NoiseConfig", "NoiseFloor", "frame_power", "noise_excess", "noise_shape"]
+__all__ = ["Background", "NoiseConfig", "NoiseFloor", "frame_power", "noise_excess", "noise_shape"]
 
 # exp() of a frame stays finite in float32 and is never zero: 280 dB below to 170 dB above full scale.
-LOWEST_FRAME, HIGHEST_FRAME = -65.0, 40.0
+LOWEST_FRAME, HIGHEST_FRAME = np.float32(-65.0), np.float32(40.0)
 
 
 class NoiseConfig(BaseModel):
-    """How the noise floor is measured, in physical units."""
+    """How noise floor and background are measured, in physical units."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cell_ms: float = Field(default=30.0, gt=0)
-    """Length of a cell; a pause of twice this length lets the floor be seen."""
+    """The noise floor is seen in pauses of twice this length."""
     block_s: float = Field(default=0.5, gt=0)
-    """The floor is renewed after every block."""
+    """Floor and background are renewed after every block."""
     window_s: float = Field(default=8.0, gt=0)
-    """Noise older than this is forgotten."""
-    quantile: float = Field(default=0.35, gt=0, lt=1)
-    """Part of the blocks that must hold a quiet cell in a band."""
+    """What is older is forgotten."""
     bootstrap_s: float = Field(default=1.0, gt=0)
     """The first floor is taken from this much sound, so the first decision waits for it."""
+    floor_quantile: float = Field(default=0.35, gt=0, lt=1)
+    """Part of the blocks in which a band must be quiet for a cell."""
+    background_quantile: float = Field(default=0.3, gt=0, lt=1)
+    """Part of the blocks that must hold a pause between songs."""
+    max_background_db: float = Field(default=10.0, ge=0)
+    """No more is put down to the background, however densely the birds sing."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -51,7 +57,7 @@ class NoiseConfig(BaseModel):
 
 def frame_power(frames: FloatArray) -> FloatArray:
     """Return the power of log-mel frames, float32, positive and finite even where a frame is not."""
-    return np.exp(np.fmin(np.fmax(frames, np.float32(LOWEST_FRAME)), np.float32(HIGHEST_FRAME)))
+    return np.exp(np.fmin(np.fmax(frames, LOWEST_FRAME), HIGHEST_FRAME))
 
 
 @lru_cache(maxsize=32)
@@ -86,31 +92,84 @@ def noise_excess(frontend: FrontendConfig, n_frames: int, probability: float) ->
     return np.asarray(gamma.isf(probability, shape) / shape)
 
 
+class _QuietCells:
+    """Column by column, the low quantile over the last blocks of the quietest cell of each block, natural log."""
+
+    def __init__(
+        self, config: NoiseConfig, frontend: FrontendConfig, cell: int, quantile: float, n_columns: int
+    ) -> None:
+        self.n_cells = max(1, round(config.block_s / (cell * frontend.hop_s)))
+        self._cell, self.block = cell, cell * self.n_cells
+        block_s = self.block * frontend.hop_s
+        self.n_kept = max(1, round(config.window_s / block_s))
+        self.n_first = min(self.n_kept, max(1, round(config.bootstrap_s / block_s)))
+        self._quantile, self._n_columns = quantile, n_columns
+        self.kept = np.empty((0, n_columns), np.float32)
+        self.quietest = np.full(n_columns, np.inf, np.float32)  # of the open block
+        self.pending = np.empty((0, n_columns), np.float32)  # of the open cell
+        self.n_in = 0
+
+    def push(self, values: FloatArray, reduce: np.ufunc) -> list[FloatArray]:
+        """Take positive values (n, n_columns), return the quantile (n_columns,) after each block that they complete."""
+        self.n_in += len(values)
+        signal = np.concatenate([self.pending, values]) if len(self.pending) else values
+        n_cells = len(signal) // self._cell
+        self.pending = signal[n_cells * self._cell :].copy()
+        if n_cells == 0:
+            return []
+        whole = signal[: n_cells * self._cell].reshape(n_cells, self._cell, self._n_columns)
+        cells = reduce.reduce(whole, axis=1)
+        done = (self.n_in // self._cell - n_cells) % self.n_cells  # cells of the open block
+        quantiles = []
+        begin = 0
+        while begin < n_cells:
+            end = min(n_cells, begin + self.n_cells - done)
+            self.quietest = np.minimum(self.quietest, cells[begin:end].min(axis=0))
+            done, begin = done + end - begin, end
+            if done == self.n_cells:
+                done = 0
+                self.kept = np.concatenate(
+                    [self.kept[-self.n_kept + 1 or len(self.kept) :], np.log(self.quietest)[None]]
+                )
+                self.quietest = np.full_like(self.quietest, np.inf)
+                quantiles.append(self.quantile(self.kept))
+        return quantiles
+
+    def quantile(self, values: FloatArray) -> FloatArray:
+        """Return the quantile (n_columns,) of values (n, n_columns)."""
+        ranked = np.sort(values, axis=0)
+        position = self._quantile * (len(ranked) - 1)
+        low, part = int(position), np.float32(position % 1)
+        quantile: FloatArray = ranked[low] * (1 - part) + ranked[min(low + 1, len(ranked) - 1)] * part
+        return quantile
+
+    def state(self) -> NDArray[np.float64]:
+        """Return all that decides what comes, as one vector."""
+        parts = [np.array([self.n_in, len(self.kept), len(self.pending)]), self.kept, self.quietest, self.pending]
+        return np.concatenate([np.ravel(part).astype(np.float64) for part in parts])
+
+    def restore(self, state: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Continue from the `state` that a vector begins with, and return the rest of the vector."""
+        self.n_in, n_kept, n_pending = (int(count) for count in state[:3])
+        size = (n_kept + 1 + n_pending) * self._n_columns
+        rows = state[3 : 3 + size].astype(np.float32).reshape(-1, self._n_columns)
+        self.kept, self.quietest, self.pending = rows[:n_kept], rows[n_kept], rows[n_kept + 1 :]
+        return state[3 + size :]
+
+
 class NoiseFloor:
     """Follow the mean noise power of every mel band; memory and state do not grow with the stream."""
 
     def __init__(self, config: NoiseConfig, frontend: FrontendConfig) -> None:
-        self._cell = frontend.n_frames(config.cell_ms / 1e3)
-        self._n_cells = max(1, round(config.block_s / (self._cell * frontend.hop_s)))
-        self.block = self._cell * self._n_cells
+        cell = frontend.n_frames(config.cell_ms / 1e3)
+        self._cells = _QuietCells(config, frontend, cell, config.floor_quantile, frontend.n_mels)
+        self.block = self._cells.block
         """Frames over which the floor is constant; blocks lie at multiples of this from the start of the stream."""
-        block_s = self.block * frontend.hop_s
-        self._n_kept = max(1, round(config.window_s / block_s))
-        self._n_first = min(self._n_kept, max(1, round(config.bootstrap_s / block_s)))
-        self._quantile, self._n_mels = config.quantile, frontend.n_mels
         # P(quietest of n cells <= x) = 1 - (1 - F(x))^n, and the floor is that distribution's quantile.
-        level = 1 - (1 - config.quantile) ** (1 / self._n_cells)
-        shape = noise_shape(frontend, self._cell)
-        self._bias = (gamma.ppf(level, shape) / shape).astype(np.float32)
-        self._minima = np.empty((0, frontend.n_mels), np.float32)
-        self._pending = np.empty((0, frontend.n_mels), np.float32)  # power of a cell that is not complete
-        self._quietest = np.full(frontend.n_mels, np.inf, np.float32)  # of the block that is not complete
-        self._n_in = 0
-
-    @property
-    def next_frame(self) -> int:
-        """Frames seen so far."""
-        return self._n_in
+        level = 1 - (1 - config.floor_quantile) ** (1 / self._cells.n_cells)
+        shape = noise_shape(frontend, cell)
+        # The cells hold sums.
+        self._correction = (1 / (gamma.ppf(level, shape) / shape * cell)).astype(np.float32)
 
     def push(self, power: FloatArray) -> list[FloatArray]:
         """Take frames' power (n, n_mels) and return a floor (n_mels,) power for each block completed by them.
@@ -118,33 +177,21 @@ class NoiseFloor:
         It holds for the block after that. There is none until enough blocks are complete; the first one returned holds
         from the start of the stream.
         """
-        self._n_in += len(power)
-        signal = np.concatenate([self._pending, power])
-        n_cells = len(signal) // self._cell
-        self._pending = signal[n_cells * self._cell :].copy()
-        cells = signal[: n_cells * self._cell].reshape(n_cells, self._cell, self._n_mels).sum(axis=1) / self._cell
-        done = (self._n_in // self._cell - n_cells) % self._n_cells  # cells of the open block
-        floors = []
-        begin = 0
-        while begin < n_cells:
-            end = min(n_cells, begin + self._n_cells - done)
-            self._quietest = np.minimum(self._quietest, cells[begin:end].min(axis=0))
-            done, begin = done + end - begin, end
-            if done == self._n_cells:
-                self._minima = np.concatenate([self._minima[-(self._n_kept - 1) :], self._quietest[None]])
-                self._quietest, done = np.full_like(self._quietest, np.inf), 0
-                if len(self._minima) >= self._n_first:
-                    floors.append(self._floor(self._minima))
-        return floors
+        n_before = len(self._cells.kept)
+        quantiles = self._cells.push(power, np.add)
+        n_missing = max(0, self._cells.n_first - 1 - n_before)
+        return [np.exp(quantile) * self._correction for quantile in quantiles[n_missing:]]
 
     def finish(self) -> FloatArray:
         """Return the floor of a stream that ends before the first floor was known, (n_mels,) power."""
-        seen = [self._minima]
-        if np.isfinite(self._quietest).all():
-            seen.append(self._quietest[None])
-        elif len(self._minima) == 0:
-            seen.append(self._pending.mean(axis=0, keepdims=True))
-        return self._floor(np.concatenate(seen))
+        cells = self._cells
+        seen = [cells.kept]
+        if np.isfinite(cells.quietest).all():
+            seen.append(np.log(cells.quietest)[None])
+        elif len(cells.kept) == 0:
+            cell = self._cells.block // self._cells.n_cells
+            seen.append(np.log(cells.pending.mean(axis=0, keepdims=True) * np.float32(cell)))
+        return np.exp(cells.quantile(np.concatenate(seen))) * self._correction
 
     def floors_at(self, frames: FloatArray, indices: IntArray) -> FloatArray:
         """Return the floors, (len(indices), n_mels) natural log, at frames of a whole recording (n, n_mels).
@@ -154,24 +201,50 @@ class NoiseFloor:
         floors = self.push(frame_power(frames))
         if not floors:
             floors = [self.finish()]
-        row = np.clip(np.asarray(indices) // self.block - self._n_first, 0, len(floors) - 1)
+        row = np.clip(np.asarray(indices) // self.block - self._cells.n_first, 0, len(floors) - 1)
         return np.log(np.stack(floors))[row]
 
     def state(self) -> NDArray[np.float64]:
         """Return all that decides the floors to come, as one vector."""
-        parts = [np.array([self._n_in, len(self._minima)]), self._minima, self._quietest, self._pending]
-        return np.concatenate([np.ravel(part).astype(np.float64) for part in parts])
+        return self._cells.state()
 
-    def restore(self, state: NDArray[np.float64]) -> None:
-        """Continue from a `state`."""
-        self._n_in, n_minima = int(state[0]), int(state[1])
-        rows = state[2:].astype(np.float32).reshape(-1, self._n_mels)
-        self._minima, self._quietest, self._pending = rows[:n_minima], rows[n_minima], rows[n_minima + 1 :]
+    def restore(self, state: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Continue from the `state` that a vector begins with, and return the rest of the vector."""
+        return self._cells.restore(state)
 
-    def _floor(self, minima: FloatArray) -> FloatArray:
-        """Mean noise power of bands whose blocks had these minima (n, n_mels)."""
-        rank = np.sort(minima, axis=0)
-        position = self._quantile * (len(rank) - 1)
-        low, part = int(position), np.float32(position % 1)
-        between: FloatArray = rank[low] * (1 - part) + rank[min(low + 1, len(rank) - 1)] * part
-        return np.divide(between, self._bias)
+
+class Background:
+    """Follow how far values rise in the pauses between songs, and divide by that; until shown otherwise it is 1."""
+
+    def __init__(self, config: NoiseConfig, frontend: FrontendConfig, n_pause: int, n_columns: int) -> None:
+        self._cells = _QuietCells(config, frontend, n_pause, config.background_quantile, n_columns)
+        # As many quiet blocks as keep the quantile down for the first half of the window.
+        n_prior = 1 + int(config.background_quantile * self._cells.n_kept / 2)
+        self._cells.kept = np.zeros((n_prior, n_columns), np.float32)
+        self._highest = np.float32(config.max_background_db / DB_PER_UNIT)
+        self._level = np.ones(n_columns, np.float32)
+
+    def push(self, ratios: FloatArray) -> FloatArray:
+        """Take powers relative to steady noise (n, n_columns), return them relative to the background, same shape."""
+        relative = np.empty_like(ratios)
+        begin = 0
+        while begin < len(ratios):
+            end = min(len(ratios), begin + self._cells.block - self._cells.n_in % self._cells.block)
+            np.divide(ratios[begin:end], self._level, out=relative[begin:end])
+            for quantile in self._cells.push(ratios[begin:end], np.maximum):
+                self._level = self._limited(quantile)
+            begin = end
+        return relative
+
+    def state(self) -> NDArray[np.float64]:
+        """Return all that decides what comes, as one vector."""
+        return self._cells.state()
+
+    def restore(self, state: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Continue from the `state` that a vector begins with, and return the rest of the vector."""
+        rest = self._cells.restore(state)
+        self._level = self._limited(self._cells.quantile(self._cells.kept))
+        return rest
+
+    def _limited(self, quantile: FloatArray) -> FloatArray:
+        return np.exp(np.clip(quantile, np.float32(0), self._highest))

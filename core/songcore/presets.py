@@ -14,7 +14,7 @@ PRESETS: dict[str, tuple[FrontendConfig, SegmenterConfig]] = {
         FrontendConfig(n_fft=256, hop=64, n_mels=48, f_min_hz=500.0, f_max_hz=11_500.0),
         SegmenterConfig(
             noise=NoiseConfig(),
-            smoothing_ms=13.0,
+            smoothing_ms=19.0,
             quiet_db=0.0,
             onset_db=3.0,
             fall_db=25.0,
@@ -23,6 +23,7 @@ PRESETS: dict[str, tuple[FrontendConfig, SegmenterConfig]] = {
             foreground_db=35.0,
             min_gap_s=0.015,
             min_song_s=0.03,
+            min_evidence_db_s=0.3,
             max_song_s=3.0,
             pre_roll_s=0.01,
             post_roll_s=0.01,

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from songcore.arrays import FloatArray
 from songcore.frontend import FrontendConfig
-from songcore.noise import NoiseConfig, NoiseFloor, frame_power, noise_excess
+from songcore.noise import Background, NoiseConfig, NoiseFloor, frame_power, noise_excess
 
 __all__ = ["Segment", "Segmenter", "SegmenterConfig"]
 
@@ -43,18 +43,19 @@ class SegmenterConfig(BaseModel):
 
     noise: NoiseConfig = NoiseConfig()
     smoothing_ms: float = Field(default=48.0, ge=0)
-    quiet_db: float = Field(default=8.0, ge=0)
+    quiet_db: float = Field(default=5.0, ge=0)
     """A song begins and ends where the detection level crosses this."""
-    onset_db: float = Field(default=12.0, ge=0)
+    onset_db: float = Field(default=10.0, ge=0)
     """A song's detection level reaches at least this."""
-    fall_db: float = Field(default=25.0, gt=0)
+    fall_db: float = Field(default=30.0, gt=0)
     recovery_db_per_s: float = Field(default=20.0, ge=0)
     min_fall_ms: float | None = Field(default=None, gt=0)
     """A fall this long ends the song at once; None: a fall is a gap like any other."""
-    foreground_db: float = Field(default=25.0, gt=0)
+    foreground_db: float = Field(default=30.0, gt=0)
     foreground_recovery_db_per_s: float = Field(default=5.0, ge=0)
-    min_gap_s: float = Field(default=0.4, gt=0)
+    min_gap_s: float = Field(default=0.5, gt=0)
     min_song_s: float = Field(default=0.4, gt=0)
+    min_evidence_db_s: float = Field(default=4.0, ge=0)
     max_song_s: float = Field(default=15.0, gt=0)
     """A longer song is cut at the quietest frame of the second half of this, and marked."""
     pre_roll_s: float = Field(default=0.1, ge=0)
@@ -88,14 +89,6 @@ class Segment:
     """Noise floor at the onset, (n_mels,) float32, natural log like the frames."""
 
 
-@dataclass
-class _Candidate:
-    """Frames [begin, end) that may become one song."""
-
-    begin: int
-    end: int
-
-
 class Segmenter:
     """Cut a stream of log-mel frames into songs."""
 
@@ -103,17 +96,20 @@ class Segmenter:
         self.config, self.frontend = config, frontend
         self.next_frame = 0
         """Absolute index of the next frame to be pushed."""
-        self._noise = NoiseFloor(config.noise, frontend)
         self._width = frontend.n_frames(config.smoothing_ms / 1e3)
-        excess = noise_excess(frontend, self._width, FALSE_ALARM) * self._width
-        self._gain = (1 / excess).astype(np.float32)
         self._n_gap = frontend.n_frames(config.min_gap_s)
         self._n_fall = frontend.n_frames(config.min_fall_ms / 1e3) if config.min_fall_ms else None
         self._n_min = frontend.n_frames(config.min_song_s)
         self._n_max = frontend.n_frames(config.max_song_s)
+        excess = noise_excess(frontend, self._width, FALSE_ALARM) * self._width
+        self._gain = (1 / excess).astype(np.float32)
+        noise = config.noise
+        self._noise = NoiseFloor(noise, frontend)
+        self._band_background = Background(noise, frontend, self._n_gap, frontend.n_mels)
+        self._background = Background(noise, frontend, self._n_gap, 1)
         self._waiting = np.empty((0, frontend.n_mels), np.float32)  # power of frames before the first floor
-        self._recent = np.zeros((self._width - 1, frontend.n_mels), np.float32)  # power over the floor
-        self._peaks = np.full(2, -np.inf)  # loudness at time zero that would still be remembered: fall, foreground
+        self._recent = np.zeros((self._width - 1, frontend.n_mels), np.float32)  # power over floor and noise's excess
+        self._peaks = [-np.inf, -np.inf]  # loudness remembered for fall and foreground, carried back to time zero
         # Of the frames that are not decided: detection level, loudness, margin above a fall, margin above background.
         self._undecided = np.empty((0, 4))
         self._floors: list[tuple[int, FloatArray]] = []  # first frame, power: of the undecided frames and the next
@@ -131,7 +127,7 @@ class Segmenter:
         floors = self._noise.push(power)
         if len(self._waiting):
             power = np.concatenate([self._waiting, power])
-        self._add_floors(floors, first)
+        self._add_floors(floors)
         if not self._floors:
             self._waiting = power
             return []
@@ -142,112 +138,115 @@ class Segmenter:
     def finish(self) -> list[Segment]:
         """Return the songs that are still open; the stream ends here."""
         if len(self._waiting):
-            first = self.next_frame - len(self._waiting)
             self._floors = [(0, self._noise.finish())]
             power, self._waiting = self._waiting, self._waiting[:0]
-            self._measure(power, first)
+            self._measure(power, self.next_frame - len(power))
         return self._decide(final=True)
 
     def state(self) -> NDArray[np.float64]:
         """Return all that decides the songs to come, as one vector; it may be taken between any two pushes."""
         sizes = [len(self._waiting), len(self._undecided), len(self._floors)]
-        starts = [start for start, _ in self._floors]
-        floors = [floor for _, floor in self._floors]
-        parts = [sizes, self._peaks, self._waiting, self._recent, self._undecided, starts, *floors, self._noise.state()]
+        starts, floors = [start for start, _ in self._floors], [floor for _, floor in self._floors]
+        trackers = (self._noise, self._band_background, self._background)
+        parts = [sizes, self._peaks, self._waiting, self._recent, self._undecided, starts, *floors]
+        parts += [tracker.state() for tracker in trackers]
         return np.concatenate([np.asarray(part, np.float64).ravel() for part in parts])
 
     def restore(self, state: NDArray[np.float64], next_frame: int) -> None:
         """Continue from a `state` taken when ``next_frame`` was the next frame to push."""
         n_mels = self.frontend.n_mels
         n_waiting, n_undecided, n_floors = (int(size) for size in state[:3])
-        shapes = [2, n_waiting * n_mels, self._recent.size, n_undecided * 4, n_floors, n_floors * n_mels]
-        cuts = np.cumsum([3, *shapes])
-        _, peaks, waiting, recent, undecided, starts, floors, noise = np.split(state, cuts)
-        self._peaks = peaks.copy()
+        sizes = [3, 2, n_waiting * n_mels, self._recent.size, n_undecided * 4, n_floors, n_floors * n_mels]
+        _, peaks, waiting, recent, undecided, starts, floors, rest = np.split(state, np.cumsum(sizes))
+        self._peaks = peaks.tolist()
         self._waiting = waiting.astype(np.float32).reshape(-1, n_mels)
         self._recent = recent.astype(np.float32).reshape(-1, n_mels)
         self._undecided = undecided.reshape(-1, 4).copy()
-        self._floors = [
-            (int(start), floor)
-            for start, floor in zip(starts, floors.astype(np.float32).reshape(-1, n_mels), strict=True)
-        ]
-        self._noise.restore(noise)
+        powers = floors.astype(np.float32).reshape(-1, n_mels)
+        self._floors = [(int(start), power) for start, power in zip(starts, powers, strict=True)]
+        for tracker in (self._noise, self._band_background, self._background):
+            rest = tracker.restore(rest)
         self.next_frame = next_frame
 
-    def _add_floors(self, floors: list[FloatArray], first: int) -> None:
+    def _add_floors(self, floors: list[FloatArray]) -> None:
         """Note from which frame on each new floor holds; the very first one holds for the frames before it, too."""
         block = self._noise.block
-        newest = self._noise.next_frame // block * block
-        for back, floor in zip(range(len(floors) - 1, -1, -1), floors, strict=True):
-            start = newest - back * block
-            self._floors.append((start if self._floors else min(first, start), floor))
-
-    def _floor_at(self, frame: int) -> FloatArray:
-        """Noise floor in use at an undecided frame, (n_mels,) power."""
-        return next(floor for start, floor in reversed(self._floors) if start <= frame)
+        start = (self.next_frame // block - len(floors) + 1) * block
+        for floor in floors:
+            self._floors.append((start if self._floors else 0, floor))
+            start += block
 
     def _measure(self, power: FloatArray, first: int) -> None:
         """Append the four measures of frames (n, n_mels), the first being the absolute frame ``first``."""
-        n = len(power)
-        relative = np.concatenate([self._recent, np.empty_like(power)])
-        loudness = np.empty(n)
-        ends = [start - first for start, _ in self._floors[1:]] + [n]
+        n, past = len(power), len(self._recent)
+        relative = np.empty((past + n, power.shape[1]), np.float32)
+        relative[:past] = self._recent
+        loudness: NDArray[np.float64] = np.empty(n)
         begin = 0
-        for (_, floor), stop in zip(self._floors, ends, strict=True):
-            end = min(max(stop, 0), n)
+        for index, (_, floor) in enumerate(self._floors):
+            end = min(n, self._floors[index + 1][0] - first) if index + 1 < len(self._floors) else n
             if end > begin:
                 part = power[begin:end]
-                np.divide(part, floor, out=relative[self._width - 1 + begin : self._width - 1 + end])
+                np.multiply(part, self._gain / floor, out=relative[past + begin : past + end])
                 loudness[begin:end] = np.maximum(part - NOISE_MARGIN * floor, 0).sum(axis=1)
                 begin = end
-        smooth = relative[:n] * self._gain
+        self._recent = relative[n:].copy()
+        smooth = relative[:n].copy()
         for lag in range(1, self._width):
-            smooth += relative[lag : lag + n] * self._gain
-        self._recent = relative[n:]
-        level = 10 * np.log10(smooth.max(axis=1, initial=1e-30).astype(np.float64))
+            smooth += relative[lag : lag + n]
+        peak = self._background.push(self._band_background.push(smooth).max(axis=1, keepdims=True))
+        measures = np.empty((n, 4))
+        measures[:, 0] = 10 * np.log10(np.maximum(peak[:, 0], np.float32(1e-30)))
         loudness = 10 * np.log10(loudness + 1e-30)
-        time = np.arange(first, first + n) * self.frontend.hop_s
-        margins = []
-        rules = (
-            (self.config.fall_db, self.config.recovery_db_per_s),
-            (self.config.foreground_db, self.config.foreground_recovery_db_per_s),
-        )
-        for kind, (depth_db, recovery) in enumerate(rules):
-            peak = np.maximum.accumulate(np.concatenate([self._peaks[kind : kind + 1], loudness + time * recovery]))
-            self._peaks[kind] = peak[-1]
-            margins.append(loudness - (peak[1:] - time * recovery - depth_db))
-        self._undecided = np.concatenate([self._undecided, np.stack([level, loudness, *margins], axis=1)])
+        measures[:, 1] = loudness
+        time = np.arange(first, first + n, dtype=np.float64) * self.frontend.hop_s
+        measures[:, 2] = self._margin(0, loudness, time, self.config.fall_db, self.config.recovery_db_per_s)
+        foreground = self.config.foreground_db, self.config.foreground_recovery_db_per_s
+        measures[:, 3] = self._margin(1, loudness, time, *foreground)
+        self._undecided = np.concatenate([self._undecided, measures]) if len(self._undecided) else measures
+
+    def _margin(
+        self, kind: int, loudness: NDArray[np.float64], time: NDArray[np.float64], depth_db: float, recovery: float
+    ) -> NDArray[np.float64]:
+        """Return how far loudness (n,) lies above ``depth_db`` below the loudest remembered, dB."""
+        forgotten = time * recovery
+        peaks = loudness + forgotten
+        if len(peaks):
+            peaks[0] = max(peaks[0], self._peaks[kind])
+            np.maximum.accumulate(peaks, out=peaks)
+            self._peaks[kind] = float(peaks[-1])
+        margin: NDArray[np.float64] = loudness - (peaks - forgotten - depth_db)
+        return margin
 
     def _decide(self, *, final: bool) -> list[Segment]:
         """Return the songs that the undecided frames are sure to hold, and forget the frames decided by that."""
         level, loudness, fall, front = self._undecided.T
-        first = self.next_frame - len(level)
-        sounding = (level > self.config.quiet_db) & (fall >= 0) & (front >= 0)
-        edges = np.diff(sounding.astype(np.int8), prepend=0, append=0)
-        begins, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-        n_total = len(level)
+        n = len(level)
+        sounding = np.zeros(n + 2, bool)
+        sounding[1:-1] = (level > self.config.quiet_db) & (np.minimum(fall, front) >= 0)
+        edges = np.flatnonzero(sounding[1:] != sounding[:-1])
+        begins, ends = edges[::2], edges[1::2]
         # Smoothing keeps the level up after the end, so an end by level alone lies that much earlier; an end by loudness
         # does not. Of a run that goes on, only what every continuation would leave is certain.
-        running = bool(len(ends)) and ends[-1] == n_total and not final
+        running = bool(sounding[-2]) and not final
         by_level = np.append(np.minimum(fall, front), 0.0)[ends] >= 0
         ends = np.maximum(ends - (self._width - 1) * by_level, begins + 1)
         songs: list[Segment] = []
-        song: _Candidate | None = None
+        song: tuple[int, int] | None = None
         for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
-            if song and self._parted(song.end, begin, fall):
-                songs += self._close(song, first, forced=False)
+            if song and self._parted(song[1], begin, fall):
+                songs += self._close(*song, forced=False)
                 song = None
-            song = song or _Candidate(begin, end)
-            song.end = end
-            while song.end - song.begin > self._n_max:
-                half = song.begin + self._n_max // 2
-                cut = half + int(np.argmin(loudness[half : song.begin + self._n_max]))
-                songs += self._close(_Candidate(song.begin, cut), first, forced=True)
-                song = _Candidate(cut, song.end)
-        if song and (final or (not running and self._parted(song.end, n_total, fall))):
-            songs += self._close(song, first, forced=False)
+            song = (song[0] if song else begin, end)
+            while song[1] - song[0] > self._n_max:
+                half, limit = song[0] + self._n_max // 2, song[0] + self._n_max
+                cut = half + int(np.argmin(loudness[half:limit]))
+                songs += self._close(song[0], cut, forced=True)
+                song = (cut, end)
+        if song and (final or (not running and self._parted(song[1], n, fall))):
+            songs += self._close(*song, forced=False)
             song = None
-        self._forget(song.begin if song else n_total)
+        self._forget(song[0] if song else n)
         return songs
 
     def _parted(self, end: int, begin: int, fall: NDArray[np.float64]) -> bool:
@@ -259,24 +258,21 @@ class Segmenter:
     def _forget(self, n: int) -> None:
         """Drop the first ``n`` undecided frames, and the floors that held only for them."""
         self._undecided = self._undecided[n:].copy()
-        needed = self.needed_from
-        while len(self._floors) > 1 and self._floors[1][0] <= needed:
+        while len(self._floors) > 1 and self._floors[1][0] <= self.needed_from:
             del self._floors[0]
 
-    def _close(self, song: _Candidate, first: int, *, forced: bool) -> list[Segment]:
-        """Return the song if it is one; ``first`` is the absolute frame of the first undecided one."""
-        frames = self._undecided[song.begin : song.end]
-        if len(frames) < self._n_min or frames[:, 0].max() < self.config.onset_db:
+    def _close(self, begin: int, end: int, *, forced: bool) -> list[Segment]:
+        """Return the undecided frames from ``begin`` to ``end`` as a song if they are one."""
+        level, loudness = self._undecided[begin:end, :2].T
+        above = np.maximum(level - self.config.quiet_db, 0)
+        evidence_db_s = above.sum() * self.frontend.hop_s
+        if end - begin < self._n_min or evidence_db_s < self.config.min_evidence_db_s:
             return []
-        floor = self._floor_at(first + song.begin)
-        signal = np.mean(10 ** (frames[:, 1] / 10))
+        if level.max() < self.config.onset_db:
+            return []
+        first = self.needed_from
+        floor = next(floor for start, floor in reversed(self._floors) if start <= first + begin)
+        snr = np.mean(10 ** (loudness / 10)) / floor.sum()
         hop, half = self.frontend.hop, self.frontend.hop // 2
-        return [
-            Segment(
-                onset=max(0, (first + song.begin) * hop - half),
-                offset=(first + song.end) * hop - half,
-                forced_cut=forced,
-                snr_db=float(10 * np.log10(signal / floor.sum())),
-                floor=np.log(floor),
-            )
-        ]
+        onset, offset = max(0, (first + begin) * hop - half), (first + end) * hop - half
+        return [Segment(onset, offset, forced, float(10 * np.log10(snr)), np.log(floor))]
