@@ -1,0 +1,168 @@
+"""Views of songs for contrastive training, made on whole batches of floor-subtracted log-mel.
+
+Values are units of 10 dB above the noise floor, so sounds mix by their maximum, a change of level is an addition, and noise that
+rises by x dB is a song x dB lower, clipped at zero. Warps gather rows; pitch is one small matrix product per song.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from songcore.arrays import IntArray
+from songcore.features import SCALE_DB, FeatureConfig
+from songcore.frontend import FrontendConfig
+from songcore.noise import noise_shape
+from songtrain.augment.store import FrameStore
+from songtrain.settings import AugmentSettings
+
+__all__ = ["ViewMaker"]
+
+N_NOISE_ROWS = 8192
+EQ_KNOTS = 6
+SOFT_DB = 6.0
+"""Gain acts fully on what is this far above the floor and not on the floor itself, which does not know of the song's level."""
+
+
+class ViewMaker:
+    """Makes one random view of every song asked for; the generator decides all."""
+
+    def __init__(
+        self,
+        store: FrameStore,
+        settings: AugmentSettings,
+        frontend: FrontendConfig,
+        features: FeatureConfig,
+        *,
+        max_frames: int,
+        seed: int,
+    ) -> None:
+        self._store, self._settings = store, settings
+        self._max_frames = max_frames
+        self._frames_per_s = 1 / frontend.hop_s
+        self._ceiling = features.range_db / SCALE_DB
+        self._noise = _noise_rows(frontend, features, np.random.default_rng(seed)).to(store.device)
+        self._generator = torch.Generator(store.device)
+
+    def seed(self, seed: int) -> None:
+        """Begin a reproducible sequence of views."""
+        self._generator.manual_seed(seed)
+
+    def views(self, indices: IntArray) -> Tensor:
+        """Return one view of each song, (n, 1, n_mels, n_frames) float32."""
+        s = self._settings
+        index = torch.from_numpy(indices).to(self._store.device)
+        x = self._shift_pitch(self._warped(index))
+        x = self._add_level(x)
+        if s.mix_probability:
+            x = torch.maximum(x, self._other_songs(x))
+        if s.raise_floor_probability:
+            x = self._raise_floor(x)
+        if s.background_probability and len(self._store.background):
+            x = torch.maximum(x, self._background(x))
+        x = x.clamp_(0, self._ceiling)
+        if s.n_masks:
+            x = x * self._masks(x)
+        return x.transpose(1, 2)[:, None]
+
+    def _uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        u = torch.rand(*shape, generator=self._generator, device=self._store.device)
+        return low + (high - low) * u
+
+    def _happens(self, probability: float, n: int) -> Tensor:
+        return (self._uniform(0, 1, n, 1, 1) < probability).float()
+
+    def _warped(self, index: Tensor) -> Tensor:
+        """Songs at another pace, cut at the ends, moved in time: (n, n_frames, n_mels), linear between frames."""
+        s, n = self._settings, len(index)
+        starts, lengths = self._store.starts[index], self._store.lengths[index].float()
+        pace = torch.exp(self._uniform(-1, 1, n) * float(np.log1p(s.tempo)))
+        shift = self._uniform(-1, 1, n) * s.shift_s * self._frames_per_s
+        begin = lengths * self._uniform(0, s.crop_share, n)
+        end = lengths * (1 - self._uniform(0, s.crop_share, n))
+        # Of a song longer than the window a random stretch is seen.
+        window = self._max_frames * pace
+        begin = begin + (end - begin - window).clamp(min=0) * self._uniform(0, 1, n)
+        end = torch.minimum(end, begin + window)
+        n_out = int(((end - begin) / pace + shift.abs()).max().ceil().clamp(max=self._max_frames))
+        n_out = -(-n_out // 8) * 8
+        source = (torch.arange(n_out, device=index.device) - shift.clamp(min=0)[:, None]) * pace[:, None]
+        source = source + begin[:, None] + (-shift).clamp(min=0)[:, None]
+        valid = (source >= begin[:, None]) & (source <= torch.minimum(end, lengths - 1)[:, None])
+        low = source.floor()
+        weight = (source - low)[..., None]
+        row = starts[:, None] + low.long()
+        last = (starts + lengths.long() - 1)[:, None]
+        silence = self._store.silence
+        first = self._store.frames[torch.where(valid, row, silence)].float()
+        second = self._store.frames[torch.where(valid, torch.minimum(row + 1, last), silence)].float()
+        return torch.lerp(first, second, weight)
+
+    def _shift_pitch(self, x: Tensor) -> Tensor:
+        """Every band takes its value from ``shift`` bands away, linear between bands, silence from beyond the edge."""
+        n, n_mels = len(x), self._store.n_mels
+        shift = self._uniform(-1, 1, n, 1, 1) * self._settings.pitch_mels
+        bands = torch.arange(n_mels, device=x.device, dtype=torch.float32)
+        distance = (bands[:, None] + shift - bands[None, :]).abs()
+        return torch.bmm(x, (1 - distance).clamp(min=0))
+
+    def _curve(self, n: int) -> Tensor:
+        """Smooth random curves over the bands, (n, 1, n_mels), about -1 to 1."""
+        knots = self._uniform(-1, 1, n, 1, EQ_KNOTS)
+        return interpolate(knots, self._store.n_mels, mode="linear", align_corners=True)
+
+    def _add_level(self, x: Tensor) -> Tensor:
+        gain = self._settings.gain_db / SCALE_DB
+        level = self._uniform(-gain, gain, len(x), 1, 1) + 0.5 * gain * self._curve(len(x))
+        return torch.addcmul(x, (x * (SCALE_DB / SOFT_DB)).clamp(max=1), level).clamp_(min=0)
+
+    def _other_songs(self, x: Tensor) -> Tensor:
+        """Stretches of random other songs, some dB lower, in some rows."""
+        n, n_frames, _ = x.shape
+        other = torch.randint(len(self._store), (n,), generator=self._generator, device=x.device)
+        offset = self._uniform(-0.5, 0.5, n) * n_frames
+        at = torch.arange(n_frames, device=x.device) - offset.long()[:, None]
+        valid = (at >= 0) & (at < self._store.lengths[other][:, None])
+        rows = torch.where(valid, self._store.starts[other][:, None] + at, self._store.silence)
+        low, high = self._settings.mix_db
+        fainter = self._uniform(low / SCALE_DB, high / SCALE_DB, n, 1, 1)
+        return (self._store.frames[rows].float() - fainter) * self._happens(self._settings.mix_probability, n)
+
+    def _raise_floor(self, x: Tensor) -> Tensor:
+        """The noise rises, more in some bands than in others, and its own flicker shows above the new floor."""
+        n, n_frames, _ = x.shape
+        happens = self._happens(self._settings.raise_floor_probability, n)
+        rise = self._uniform(0, self._settings.raise_floor_db / SCALE_DB, n, 1, 1)
+        rise = rise * (1 + 0.5 * self._curve(n)) * happens
+        rows = torch.randint(len(self._noise) - n_frames, (n,), generator=self._generator, device=x.device)
+        noise = self._noise[rows[:, None] + torch.arange(n_frames, device=x.device)]
+        misjudged = self._uniform(-0.15, 0.15, n, 1, 1)  # the floor itself is an estimate, good to a decibel or two
+        return torch.maximum(x - rise, (noise + misjudged) * happens)
+
+    def _background(self, x: Tensor) -> Tensor:
+        n, n_frames, _ = x.shape
+        start = torch.randint(len(self._store.background), (n, 1), generator=self._generator, device=x.device)
+        rows = (start + torch.arange(n_frames, device=x.device)) % len(self._store.background)
+        sound = self._store.background[rows].float()
+        level = self._uniform(-1.0, 0.5, n, 1, 1)
+        return (sound + level * (sound > 0)) * self._happens(self._settings.background_probability, n)
+
+    def _masks(self, x: Tensor) -> Tensor:
+        """One, but zero in a few short stretches of time and of frequency (SpecAugment, Park et al. 2019)."""
+        s, (n, n_frames, n_mels) = self._settings, x.shape
+        keep = torch.ones(n, n_frames, 1, device=x.device) * torch.ones(n, 1, n_mels, device=x.device)
+        for size, axis, longest in ((n_frames, 1, s.mask_s * self._frames_per_s), (n_mels, 2, float(s.mask_mels))):
+            at = torch.arange(size, device=x.device)
+            width = self._uniform(0, longest, n, s.n_masks, 1)
+            begin = self._uniform(0, 1, n, s.n_masks, 1) * (size - width).clamp(min=0)
+            hidden = ((at >= begin) & (at < begin + width)).any(dim=1)
+            keep = keep.masked_fill(hidden.unsqueeze(3 - axis), 0.0)
+        return keep
+
+
+def _noise_rows(frontend: FrontendConfig, features: FeatureConfig, rng: np.random.Generator) -> Tensor:
+    """Frames of stationary noise above its own floor, (N_NOISE_ROWS, n_mels), gamma distributed as its theory says."""
+    shape = noise_shape(frontend, 1)
+    power = rng.gamma(shape, size=(N_NOISE_ROWS, frontend.n_mels)) / shape
+    above_db = 10 * np.log10(np.maximum(power, 1e-6)) - features.margin_db
+    return torch.from_numpy((np.maximum(above_db, 0) / SCALE_DB).astype(np.float32))

@@ -1,0 +1,3 @@
+"""Find song types among embeddings."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Recordings and annotations become songs with features, cached on disk."""
+
+__all__: list[str] = []

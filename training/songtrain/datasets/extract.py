@@ -1,0 +1,112 @@
+"""One recording in, its songs with features out, by the very code that serves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from songcore.annotations import Annotation
+from songcore.arrays import FloatArray, IntArray
+from songcore.audio import open_recording
+from songcore.features import song_features
+from songcore.frontend import LogMel
+from songcore.noise import NoiseFloor
+from songcore.resample import Resampler
+from songcore.segment import Segmenter
+from songcore.stream import StreamConfig
+from songtrain.datasets.songs import Float16Array, RecordingSongs, SongPlace
+
+__all__ = ["extract_songs", "recording_frames"]
+
+BACKGROUND_FRAMES = 64
+"""Length of a stretch of background, about a second."""
+MAX_BACKGROUNDS = 16
+"""Stretches kept of one recording: enough to know its noise, too few to fill the memory."""
+
+
+@dataclass(frozen=True)
+class _Span:
+    """A song in frames, half-open, with the noise floor at its onset."""
+
+    onset: int
+    offset: int
+    first: int
+    last: int
+    floor: FloatArray
+    label: str
+
+
+def recording_frames(path: Path, config: StreamConfig, channel: int | None) -> FloatArray:
+    """Return all log-mel frames (n, n_mels) of a recording; InputError when it cannot be read to its end."""
+    with open_recording(path, channel=channel) as recording:
+        resampler = Resampler(recording.sample_rate_hz, config.frontend.sample_rate_hz)
+        log_mel = LogMel(config.frontend)
+        parts = [log_mel.push(resampler.push(block)) for block in recording.blocks()]
+        parts += [log_mel.push(resampler.finish()), log_mel.finish()]
+    return np.concatenate(parts)
+
+
+def extract_songs(
+    path: Path,
+    name: str,
+    annotations: Sequence[Annotation] | None,
+    config: StreamConfig,
+    channel: int | None = None,
+) -> RecordingSongs:
+    """Return the annotated songs of a recording, or without annotations those that the segmenter finds."""
+    frames = recording_frames(path, config, channel)
+    spans = _segmented(frames, config) if annotations is None else _annotated(frames, annotations, config)
+    songs = [song_features(frames[s.first : s.last], s.floor, config.frontend, config.features) for s in spans]
+    empty = np.empty((0, config.frontend.n_mels), np.float32)
+    return RecordingSongs(
+        places=tuple(SongPlace(name, s.onset, s.offset, s.label) for s in spans),
+        lengths=np.asarray([len(song) for song in songs], np.int64),
+        frames=np.concatenate([empty, *songs]).astype(np.float16),
+        background=_background(frames, spans, config),
+        duration_s=len(frames) * config.frontend.hop_s,
+    )
+
+
+def _segmented(frames: FloatArray, config: StreamConfig) -> list[_Span]:
+    segmenter = Segmenter(config.segmenter, config.frontend)
+    hop = config.frontend.hop
+    return [
+        _Span(s.onset, s.offset, s.onset // hop, -(-s.offset // hop), s.floor, "")
+        for s in [*segmenter.push(frames), *segmenter.finish()]
+    ]
+
+
+def _annotated(frames: FloatArray, annotations: Sequence[Annotation], config: StreamConfig) -> list[_Span]:
+    rate, hop = config.frontend.sample_rate_hz, config.frontend.hop
+    times = [(round(a.onset_s * rate), round(a.offset_s * rate), a.label) for a in annotations]
+    # An annotation behind the end of the recording has no sound to learn from.
+    inside = [(onset, min(offset, len(frames) * hop), label) for onset, offset, label in times if onset // hop < len(frames)]
+    floors = _floors(frames, np.asarray([onset // hop for onset, _, _ in inside], np.int64), config)
+    return [
+        _Span(onset, offset, onset // hop, -(-offset // hop), floor, label)
+        for (onset, offset, label), floor in zip(inside, floors, strict=True)
+    ]
+
+
+def _floors(frames: FloatArray, at: IntArray, config: StreamConfig) -> FloatArray:
+    if len(at) == 0:
+        return np.empty((0, frames.shape[1]), np.float32)
+    return NoiseFloor(config.segmenter.noise, config.frontend).floors_at(frames, at)
+
+
+def _background(frames: FloatArray, spans: Sequence[_Span], config: StreamConfig) -> Float16Array:
+    """Features of stretches without songs, spread evenly over the recording."""
+    free = np.ones(len(frames), bool)
+    for span in spans:
+        free[span.first : span.last] = False
+    whole = free[: len(free) // BACKGROUND_FRAMES * BACKGROUND_FRAMES].reshape(-1, BACKGROUND_FRAMES).all(axis=1)
+    chosen = np.flatnonzero(whole)
+    if len(chosen) > MAX_BACKGROUNDS:
+        chosen = chosen[np.linspace(0, len(chosen) - 1, MAX_BACKGROUNDS).round().astype(np.int64)]
+    starts = chosen.astype(np.int64) * BACKGROUND_FRAMES
+    stretches = [
+        song_features(frames[start : start + BACKGROUND_FRAMES], floor, config.frontend, config.features)
+        for start, floor in zip(starts, _floors(frames, starts, config), strict=True)
+    ]
+    return np.concatenate([np.empty((0, frames.shape[1]), np.float32), *stretches]).astype(np.float16)

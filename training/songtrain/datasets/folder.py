@@ -1,0 +1,72 @@
+"""A folder of recordings, with or without songs.csv: what there is to learn from."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from songcore.annotations import Annotation, read_songs_csv
+from songcore.audio import AUDIO_SUFFIXES
+from songcore.errors import InputError
+
+__all__ = ["DataFolder", "RecordingFile", "scan_folder"]
+
+
+@dataclass(frozen=True)
+class RecordingFile:
+    """One recording and its annotated songs; None leaves the cutting to the segmenter."""
+
+    name: str
+    path: Path
+    annotations: tuple[Annotation, ...] | None
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """The recordings of a folder in the order of their names."""
+
+    recordings: tuple[RecordingFile, ...]
+    is_annotated: bool
+
+
+def scan_folder(folder: Path, segmentation: Literal["auto", "annotated", "automatic"] = "auto") -> DataFolder:
+    """Return the recordings below ``folder``; a recording that songs.csv never names is left out when it is used.
+
+    Raises InputError: NOT_FOUND, NO_RECORDINGS, RECORDING_MISSING when songs.csv names what is not there, RECORDING_AMBIGUOUS,
+    and whatever reading songs.csv raises.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; give one with recordings, and songs.csv if there is one", reason="NOT_FOUND")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    if not files:
+        raise InputError(f"no recordings below {folder}; expected {', '.join(sorted(AUDIO_SUFFIXES))}", reason="NO_RECORDINGS")
+    table = folder / "songs.csv"
+    if segmentation == "annotated" and not table.exists():
+        raise InputError(f"{table} does not exist; write it, or choose automatic segmentation", reason="NOT_FOUND")
+    if segmentation == "automatic" or not table.exists():
+        return DataFolder(tuple(RecordingFile(str(p.relative_to(folder)), p, None) for p in files), is_annotated=False)
+    return DataFolder(_annotated(folder, files, table), is_annotated=True)
+
+
+def _annotated(folder: Path, files: list[Path], table: Path) -> tuple[RecordingFile, ...]:
+    with table.open(encoding="utf-8", newline="") as file:
+        annotations = read_songs_csv(file, name=str(table))
+    songs: dict[str, list[Annotation]] = defaultdict(list)
+    for annotation in annotations:
+        songs[annotation.recording].append(annotation)
+    # songs.csv may name a recording by its path below the folder or by its file name alone.
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for path in files:
+        for name in {str(path.relative_to(folder)), path.name}:
+            by_name[name].append(path)
+    missing = sorted(name for name in songs if name not in by_name)
+    if missing:
+        shown = ", ".join(missing[:3])
+        raise InputError(
+            f"{table} names {len(missing)} recordings that are not below {folder}: {shown}; add them or take out their lines",
+            reason="RECORDING_MISSING",
+        )
+    for name in songs:
+        if len(by_name[name]) > 1:
+            raise InputError(f"{table}: {name} could be any of {len(by_name[name])} files; write its path", reason="RECORDING_AMBIGUOUS")
+    return tuple(RecordingFile(name, by_name[name][0], tuple(songs[name])) for name in sorted(songs))

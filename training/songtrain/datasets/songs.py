@@ -1,0 +1,97 @@
+"""Songs with their features, as one flat array: what every later stage works on."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from songcore.arrays import FloatArray, IntArray
+
+__all__ = ["RecordingSongs", "SongPlace", "SongSet", "join_recordings"]
+
+Float16Array = NDArray[np.float16]
+
+
+@dataclass(frozen=True)
+class SongPlace:
+    """Where a song was sung; samples at the bundle's rate, half-open."""
+
+    recording: str
+    onset: int
+    offset: int
+    label: str = ""
+    """The type as annotated; empty when nobody said. Only the evaluation looks at it."""
+
+
+@dataclass(frozen=True)
+class RecordingSongs:
+    """The songs of one recording, and sound from between them."""
+
+    places: tuple[SongPlace, ...]
+    lengths: IntArray
+    """(n_songs,) frames of each song, padding included."""
+    frames: Float16Array
+    """(sum of lengths, n_mels), features one song after the other."""
+    background: Float16Array
+    """(n, n_mels) features of stretches without songs."""
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class SongSet:
+    """All songs of a data set."""
+
+    places: tuple[SongPlace, ...]
+    lengths: IntArray
+    frames: Float16Array
+    background: Float16Array
+    duration_s: float
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def starts(self) -> IntArray:
+        """(n_songs,) row of `frames` at which each song begins."""
+        return np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
+
+    @property
+    def recordings(self) -> list[str]:
+        """Name of every song's recording."""
+        return [place.recording for place in self.places]
+
+    @property
+    def labels(self) -> list[str]:
+        """Annotated type of every song, empty where there is none."""
+        return [place.label for place in self.places]
+
+    def features(self, index: int) -> FloatArray:
+        """Return one song, (n_frames, n_mels) float32."""
+        start = int(self.lengths[:index].sum())
+        return self.frames[start : start + int(self.lengths[index])].astype(np.float32)
+
+    def all_features(self) -> list[FloatArray]:
+        """Return every song, (n_frames, n_mels) float32."""
+        return [part.astype(np.float32) for part in np.split(self.frames, np.cumsum(self.lengths)[:-1])]
+
+    def subset(self, indices: Sequence[int] | IntArray) -> "SongSet":
+        """Return the songs at ``indices``, in that order, with all of the background."""
+        starts = self.starts
+        parts = [self.frames[starts[i] : starts[i] + self.lengths[i]] for i in indices]
+        frames = np.concatenate(parts) if parts else self.frames[:0]
+        places = tuple(self.places[i] for i in indices)
+        return SongSet(places, self.lengths[np.asarray(indices, np.int64)], frames, self.background, self.duration_s)
+
+
+def join_recordings(recordings: Iterable[RecordingSongs], n_mels: int) -> SongSet:
+    """Return the songs of all recordings, in their order."""
+    parts = list(recordings)
+    empty = np.empty((0, n_mels), np.float16)
+    return SongSet(
+        places=tuple(place for part in parts for place in part.places),
+        lengths=np.concatenate([np.empty(0, np.int64), *(part.lengths for part in parts)]),
+        frames=np.concatenate([empty, *(part.frames for part in parts)]),
+        background=np.concatenate([empty, *(part.background for part in parts)]),
+        duration_s=sum(part.duration_s for part in parts),
+    )

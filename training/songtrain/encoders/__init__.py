@@ -1,0 +1,3 @@
+"""Networks that turn a song's features into one vector."""
+
+__all__: list[str] = []

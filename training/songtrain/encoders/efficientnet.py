@@ -1,0 +1,29 @@
+"""EfficientNet-B0 from transformers, from scratch: the encoder of NSCNet, selectable where there is time for it.
+
+About ten times the work of the light encoder. Maximum over both axes, then a linear layer with LeakyReLU(0.01), as the source has it.
+"""
+
+from torch import Tensor, nn
+
+__all__ = ["EfficientNetEncoder"]
+
+
+class EfficientNetEncoder(nn.Module):
+    """Features (n, 1, n_mels, n_frames) float32 → (n, n_features)."""
+
+    def __init__(self, *, n_features: int = 512) -> None:
+        super().__init__()
+        from transformers import EfficientNetConfig, EfficientNetModel
+
+        # B0 is the family's unscaled member; transformers' defaults describe B7.
+        config = EfficientNetConfig(
+            num_channels=1, width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280, pooling_type="max", dropout_rate=0.2
+        )
+        self.n_features = n_features
+        self.backbone = EfficientNetModel(config)
+        self.project = nn.Sequential(nn.Linear(config.hidden_dim, n_features), nn.LeakyReLU(0.01))
+
+    def forward(self, features: Tensor) -> Tensor:
+        # The model's own pooler is a window of 1280 x 1280, which ONNX cannot slide over a smaller map: same maximum.
+        maps = self.backbone.encoder(self.backbone.embeddings(features)).last_hidden_state
+        return self.project(maps.amax(dim=(2, 3)))  # type: ignore[no-any-return]  # nn.Sequential is untyped

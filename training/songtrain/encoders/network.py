@@ -1,0 +1,55 @@
+"""What is trained, and what of it is served."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from songcore.arrays import FloatArray
+from songtrain.encoders.efficientnet import EfficientNetEncoder
+from songtrain.encoders.light import LightEncoder
+
+__all__ = ["ServedEncoder", "SongNetwork", "TrainingOutput"]
+
+N_PROJECTION = 128
+
+
+class TrainingOutput(NamedTuple):
+    """Two heads on one encoder."""
+
+    projection: Tensor
+    """(n, 128), for the contrastive loss."""
+    embedding: Tensor
+    """(n, 128), for ArcFace."""
+
+
+class SongNetwork(nn.Module):
+    """Encoder with the heads that only training uses."""
+
+    def __init__(self, encoder: LightEncoder | EfficientNetEncoder) -> None:
+        super().__init__()
+        n = encoder.n_features
+        self.encoder = encoder
+        self.projector = nn.Sequential(nn.Linear(n, n), nn.BatchNorm1d(n), nn.ReLU(), nn.Linear(n, N_PROJECTION))
+        self.embed = nn.Sequential(nn.Linear(n, N_PROJECTION, bias=False), nn.BatchNorm1d(N_PROJECTION, affine=False))
+
+    def forward(self, features: Tensor) -> TrainingOutput:
+        pooled = self.encoder(features)
+        return TrainingOutput(self.projector(pooled), self.embed(pooled))
+
+
+class ServedEncoder(nn.Module):
+    """Encoder → L2 → principal components → L2: features (n, 1, n_mels, n_frames) → unit embedding (n, d)."""
+
+    def __init__(self, encoder: nn.Module, mean: FloatArray, components: FloatArray) -> None:
+        super().__init__()
+        self.encoder = encoder
+        # One linear layer: W (x - mean) = W x - W mean.
+        self.project = nn.Linear(components.shape[1], components.shape[0])
+        with torch.no_grad():
+            self.project.weight.copy_(torch.from_numpy(components))
+            self.project.bias.copy_(torch.from_numpy(-(components @ mean)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return normalize(self.project(normalize(self.encoder(features))))

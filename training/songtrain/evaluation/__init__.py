@@ -1,0 +1,3 @@
+"""Scores, collapse checks and novelty calibration."""
+
+__all__: list[str] = []

@@ -1,0 +1,60 @@
+"""Scores of a clustering: against labels where there are any, and label-free diagnostics that promise nothing."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+from sklearn import metrics
+
+from songcore.arrays import FloatArray, IntArray
+
+__all__ = ["diagnostics", "label_numbers", "label_scores"]
+
+
+def label_numbers(labels: Sequence[str]) -> IntArray:
+    """Return labels as int64 numbers, -1 for the empty label."""
+    names = {name: number for number, name in enumerate(sorted({label for label in labels if label}))}
+    return np.asarray([names.get(label, -1) for label in labels], np.int64)
+
+
+def label_scores(truth: IntArray, found: IntArray, *, rng: np.random.Generator) -> dict[str, float]:
+    """Return NMI, AMI, ARI, V-measure and assigned accuracy over the songs whose truth is known (not -1).
+
+    ``random_nmi`` is what the same cluster sizes score when dealt out at random: NMI is not zero for chance.
+    Empty when fewer than two types are labelled.
+    """
+    known = truth >= 0
+    truth, found = truth[known], found[known]
+    if len(np.unique(truth)) < 2:
+        return {}
+    with warnings.catch_warnings():
+        # scikit-learn wonders about many classes in few songs; that is what song types are like.
+        warnings.simplefilter("ignore", UserWarning)
+        return {
+            "nmi": float(metrics.normalized_mutual_info_score(truth, found)),
+            "ami": float(metrics.adjusted_mutual_info_score(truth, found)),
+            "ari": float(metrics.adjusted_rand_score(truth, found)),
+            "v_measure": float(metrics.v_measure_score(truth, found)),
+            "accuracy": assigned_accuracy(truth, found),
+            "random_nmi": float(metrics.normalized_mutual_info_score(truth, rng.permutation(found))),
+        }
+
+
+def assigned_accuracy(truth: IntArray, found: IntArray) -> float:
+    """Return the share of songs named rightly when every cluster is given the one type that makes this largest."""
+    table = metrics.cluster.contingency_matrix(truth, found)
+    rows, columns = linear_sum_assignment(-table)
+    return float(table[rows, columns].sum() / len(truth))
+
+
+def diagnostics(embeddings: FloatArray, labels: IntArray) -> dict[str, float]:
+    """Return silhouette, Calinski-Harabasz and Davies-Bouldin; empty when there are not between 2 and n - 1 clusters."""
+    if not 2 <= len(np.unique(labels)) < len(labels):
+        return {}
+    sample = min(len(labels), 5000)
+    return {
+        "silhouette": float(metrics.silhouette_score(embeddings, labels, sample_size=sample, random_state=0)),
+        "calinski_harabasz": float(metrics.calinski_harabasz_score(embeddings, labels)),
+        "davies_bouldin": float(metrics.davies_bouldin_score(embeddings, labels)),
+    }

@@ -1,0 +1,3 @@
+"""What the encoder is trained to do."""
+
+__all__: list[str] = []

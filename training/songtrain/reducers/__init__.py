@@ -1,0 +1,3 @@
+"""Fewer dimensions: what lies between encoder and clusterer."""
+
+__all__: list[str] = []
