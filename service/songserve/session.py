@@ -10,7 +10,7 @@ The caller drives it in a circle, one step at a time::
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 from uuid import uuid5
@@ -28,8 +28,6 @@ from songserve.records import AudioFormat, Commit, SessionRecord, StoredSong
 __all__ = ["Heard", "Session", "SessionLimits", "Step", "StreamMaker", "samples_of"]
 
 HOUR_MS = 3_600_000
-SILENCE_S = 10
-"""A gap is heard as silence in pieces of this length, so that memory stays bounded."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,11 @@ class Heard:
 
     step: Step
     songs: tuple[Song, ...]
+    """Counted from the session's start."""
+    origin_sample: int
+    """Input sample at which the stream that made the checkpoint begins."""
     checkpoint: Checkpoint | None
-    """Counted from the stream's origin; None when not due, or at the end."""
+    """Counted from the origin; None when not due, or at the end."""
 
 
 class StreamMaker(Protocol):
@@ -97,7 +98,9 @@ class Session:
     ) -> None:
         self._bundle, self._segmenter_version, self._limits = bundle, segmenter_version, limits
         self.format: AudioFormat = record.opening.audio_format
+        self._make_stream = make_stream
         self.record, self._stream = _resume(record, make_stream)
+        self._origin_sample = self.record.origin_sample
         self.intake = Intake(self.record, max_chunk_bytes=limits.max_chunk_bytes)
         self._skip = self.record.input_sample - self.record.committed_sample
         self._rate_out = self._stream.config.frontend.sample_rate_hz
@@ -117,21 +120,28 @@ class Session:
         return Step(work, due or self._chunks_since >= self._limits.max_chunks_per_commit)
 
     def listen(self, step: Step) -> Heard:
-        """Run the work through the stream. Touches nothing but the stream, so another thread may do it."""
+        """Run the work through the stream. Touches nothing but the stream, so another thread may do it.
+
+        A gap ends the song that is open, and behind it listening begins anew: silence put in its place would make the
+        return of the background sound like a song.
+        """
         songs: list[Song] = []
         chunks: list[FloatArray] = []
         for item in step.work.items:
             if isinstance(item, Chunk):
                 chunks.append(self._drop_skipped(samples_of(item.data, self.format)))
                 continue
-            songs += self._push(chunks)
+            songs += self._push(chunks) + self._placed(self._stream.finish())
             chunks = []
-            for silence in self._silence(item.sample_count):
-                songs += self._stream.push(self._drop_skipped(silence))
+            self._origin_sample = item.start_sample + item.sample_count
+            self._stream = self._make_stream(self.format.sample_rate_hz, None)
         songs += self._push(chunks)
+        checkpoint = None
         if step.work.finish:
-            return Heard(step, (*songs, *self._stream.finish()), None)
-        return Heard(step, tuple(songs), self._stream.checkpoint() if songs or step.due else None)
+            songs += self._placed(self._stream.finish())
+        elif songs or step.due:
+            checkpoint = self._stream.checkpoint()
+        return Heard(step, tuple(songs), self._origin_sample, checkpoint)
 
     def decide(self, heard: Heard, names: Sequence[Assignment]) -> Commit | None:
         """Return what to store now that the songs have names, one each, or None when nothing would change."""
@@ -171,13 +181,24 @@ class Session:
         if heard.checkpoint is None:
             end = self._extents[-1].end_sample if self._extents else self.record.committed_sample
             return replace(self.record, input_sample=end, state=None, finished=True)
-        input_sample = self.record.origin_sample + heard.checkpoint.input_sample
-        return replace(self.record, input_sample=input_sample, state=heard.checkpoint.state)
+        return replace(
+            self.record,
+            origin_sample=heard.origin_sample,
+            input_sample=heard.origin_sample + heard.checkpoint.input_sample,
+            state=heard.checkpoint.state,
+        )
 
     def _push(self, chunks: list[FloatArray]) -> list[Song]:
         if not chunks:
             return []
-        return self._stream.push(chunks[0] if len(chunks) == 1 else np.concatenate(chunks))
+        return self._placed(self._stream.push(chunks[0] if len(chunks) == 1 else np.concatenate(chunks)))
+
+    def _placed(self, songs: list[Song]) -> list[Song]:
+        """Return songs counted from the session's start rather than from the stream's."""
+        shift = round(self._origin_sample * self._rate_out / self.format.sample_rate_hz)
+        return (
+            [replace(song, onset=song.onset + shift, offset=song.offset + shift) for song in songs] if shift else songs
+        )
 
     def _drop_skipped(self, samples: FloatArray) -> FloatArray:
         """Return samples without those before the first that the stream needs; a chunk sent again may begin earlier."""
@@ -185,14 +206,8 @@ class Session:
         self._skip -= n
         return samples[n:]
 
-    def _silence(self, n_samples: int) -> Iterator[FloatArray]:
-        n_piece = SILENCE_S * self.format.sample_rate_hz
-        for begin in range(0, n_samples, n_piece):
-            yield np.zeros(min(n_piece, n_samples - begin), np.float32)
-
     def _row(self, song: Song, name: Assignment) -> StoredSong:
-        shift = round(self.record.origin_sample * self._rate_out / self.format.sample_rate_hz)
-        onset, offset = song.onset + shift, song.offset + shift
+        onset, offset = song.onset, song.offset
         session = self.record.opening.name
         return StoredSong(
             uid=str(uuid5(session.uuid, f"{self._segmenter_version}:{onset}:{offset}")),

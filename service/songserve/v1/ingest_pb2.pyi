@@ -152,14 +152,14 @@ class AudioFormat(_message.Message):
         ENCODING_LINEAR16: AudioFormat._Encoding.ValueType  # 1
         """Signed 16-bit integers, little endian; full scale is 32768."""
         ENCODING_FLOAT32: AudioFormat._Encoding.ValueType  # 2
-        """IEEE 754 32-bit floats, little endian; full scale is 1. Not finite is CHUNK_SHAPE."""
+        """IEEE 754 32-bit floats, little endian; full scale is 1."""
 
     class Encoding(_Encoding, metaclass=_EncodingEnumTypeWrapper): ...
     ENCODING_UNSPECIFIED: AudioFormat.Encoding.ValueType  # 0
     ENCODING_LINEAR16: AudioFormat.Encoding.ValueType  # 1
     """Signed 16-bit integers, little endian; full scale is 32768."""
     ENCODING_FLOAT32: AudioFormat.Encoding.ValueType  # 2
-    """IEEE 754 32-bit floats, little endian; full scale is 1. Not finite is CHUNK_SHAPE."""
+    """IEEE 754 32-bit floats, little endian; full scale is 1."""
 
     ENCODING_FIELD_NUMBER: _builtins.int
     SAMPLE_RATE_HZ_FIELD_NUMBER: _builtins.int
@@ -275,7 +275,8 @@ Global___Chunk: _TypeAlias = Chunk  # noqa: Y015
 @_typing.final
 class Gap(_message.Message):
     """Samples that were lost before they could be sent. Takes part in the numbering like a chunk, so loss is declared, ordered
-    and acknowledged, never silent. The service hears silence and does not count the time as recorded.
+    and acknowledged, never silent. It ends the song that is open, listening begins anew behind it, and its time does not
+    count as recorded.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

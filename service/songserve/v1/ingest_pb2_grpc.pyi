@@ -51,8 +51,8 @@ class IngestServiceStub:
         watermark back to its beginning, for at most the segmenter's maximum song length.
      5. One writer per session. A newer stream of the same session takes over and the older one ends with ABORTED,
         WRITER_FENCED; nothing it had not committed counts.
-     6. Songs are sent after they are committed, at least once: after a reconnect a song may come again, under the same
-        name.
+     6. Songs are sent after they are committed. After a reconnect a song may come again, under the same name; one that
+        was committed as the connection broke may not come: SongService.ListSongs has them all.
      7. The watermark never goes down while the database lives. If a server comes back with a lower one (restored
         from a backup), `setup_ack` says so and the client sends again from there, or declares a gap.
      8. A stream that ends without `finish` leaves the session open; any later stream resumes it. Sending `finish` to a
@@ -65,10 +65,12 @@ class IngestServiceStub:
                            SETUP_REPEATED     a second setup
                            FORMAT_UNSUPPORTED encoding, sample rate or channel that the service does not take
                            CHUNK_CORRUPT      checksum does not match
-                           CHUNK_SHAPE        data, sample_count and start_sample disagree, or samples are not finite
+                           CHUNK_SHAPE        data, sample_count and start_sample disagree
+                           NOT_FINITE         a sample is NaN or infinite, metadata `sequence_number`; send a gap
+                           GAP_TOO_LONG       a gap of more than an hour
                            FINISH_MISMATCH    finish disagrees with what was received
                            MESSAGE_INVALID    a message without an arm
-      FAILED_PRECONDITION  FORMAT_CHANGED     the session began with another format, station time or channel
+      FAILED_PRECONDITION  FORMAT_CHANGED     the session began with another station, format or start time
                            SESSION_FINISHED   a chunk after finish
                            SEQUENCE_REUSED    rule 2
       OUT_OF_RANGE         SEQUENCE_GAP       rule 1
@@ -113,8 +115,8 @@ class IngestServiceAsyncStub(IngestServiceStub):
         watermark back to its beginning, for at most the segmenter's maximum song length.
      5. One writer per session. A newer stream of the same session takes over and the older one ends with ABORTED,
         WRITER_FENCED; nothing it had not committed counts.
-     6. Songs are sent after they are committed, at least once: after a reconnect a song may come again, under the same
-        name.
+     6. Songs are sent after they are committed. After a reconnect a song may come again, under the same name; one that
+        was committed as the connection broke may not come: SongService.ListSongs has them all.
      7. The watermark never goes down while the database lives. If a server comes back with a lower one (restored
         from a backup), `setup_ack` says so and the client sends again from there, or declares a gap.
      8. A stream that ends without `finish` leaves the session open; any later stream resumes it. Sending `finish` to a
@@ -127,10 +129,12 @@ class IngestServiceAsyncStub(IngestServiceStub):
                            SETUP_REPEATED     a second setup
                            FORMAT_UNSUPPORTED encoding, sample rate or channel that the service does not take
                            CHUNK_CORRUPT      checksum does not match
-                           CHUNK_SHAPE        data, sample_count and start_sample disagree, or samples are not finite
+                           CHUNK_SHAPE        data, sample_count and start_sample disagree
+                           NOT_FINITE         a sample is NaN or infinite, metadata `sequence_number`; send a gap
+                           GAP_TOO_LONG       a gap of more than an hour
                            FINISH_MISMATCH    finish disagrees with what was received
                            MESSAGE_INVALID    a message without an arm
-      FAILED_PRECONDITION  FORMAT_CHANGED     the session began with another format, station time or channel
+      FAILED_PRECONDITION  FORMAT_CHANGED     the session began with another station, format or start time
                            SESSION_FINISHED   a chunk after finish
                            SEQUENCE_REUSED    rule 2
       OUT_OF_RANGE         SEQUENCE_GAP       rule 1
@@ -178,8 +182,8 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
             watermark back to its beginning, for at most the segmenter's maximum song length.
          5. One writer per session. A newer stream of the same session takes over and the older one ends with ABORTED,
             WRITER_FENCED; nothing it had not committed counts.
-         6. Songs are sent after they are committed, at least once: after a reconnect a song may come again, under the same
-            name.
+         6. Songs are sent after they are committed. After a reconnect a song may come again, under the same name; one that
+            was committed as the connection broke may not come: SongService.ListSongs has them all.
          7. The watermark never goes down while the database lives. If a server comes back with a lower one (restored
             from a backup), `setup_ack` says so and the client sends again from there, or declares a gap.
          8. A stream that ends without `finish` leaves the session open; any later stream resumes it. Sending `finish` to a
@@ -192,10 +196,12 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
                                SETUP_REPEATED     a second setup
                                FORMAT_UNSUPPORTED encoding, sample rate or channel that the service does not take
                                CHUNK_CORRUPT      checksum does not match
-                               CHUNK_SHAPE        data, sample_count and start_sample disagree, or samples are not finite
+                               CHUNK_SHAPE        data, sample_count and start_sample disagree
+                               NOT_FINITE         a sample is NaN or infinite, metadata `sequence_number`; send a gap
+                               GAP_TOO_LONG       a gap of more than an hour
                                FINISH_MISMATCH    finish disagrees with what was received
                                MESSAGE_INVALID    a message without an arm
-          FAILED_PRECONDITION  FORMAT_CHANGED     the session began with another format, station time or channel
+          FAILED_PRECONDITION  FORMAT_CHANGED     the session began with another station, format or start time
                                SESSION_FINISHED   a chunk after finish
                                SEQUENCE_REUSED    rule 2
           OUT_OF_RANGE         SEQUENCE_GAP       rule 1

@@ -1,0 +1,53 @@
+"""One test bundle, and servers on fresh data directories."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bundles import make_test_bundle
+from serving import ServerThread
+from songcore.bundle import Bundle
+
+StartServer = Callable[..., ServerThread]
+
+
+@pytest.fixture(scope="session")
+def bundle_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of the test bundle."""
+    path = tmp_path_factory.mktemp("bundles") / "test"
+    make_test_bundle(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle(bundle_dir: Path) -> Bundle:
+    """Return the test bundle, loaded."""
+    from songcore.bundle import load_bundle
+
+    return load_bundle(bundle_dir, device="cpu")
+
+
+@pytest.fixture
+def start_server(bundle: Bundle, tmp_path: Path) -> Iterator[StartServer]:
+    """Return a function that starts a server in this process; all are drained at the end."""
+    with ExitStack() as stack:
+
+        def start(data_dir: Path | None = None, **settings: Any) -> ServerThread:
+            return stack.enter_context(ServerThread(bundle, data_dir or tmp_path / "data", **settings))
+
+        yield start
+
+
+@pytest.fixture
+def server(start_server: StartServer) -> ServerThread:
+    """Return a server with default settings."""
+    return start_server()
+
+
+@pytest.fixture(scope="module")
+def shared_server(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
+    """Return a server for tests that each use a session of their own."""
+    with ServerThread(bundle, tmp_path_factory.mktemp("shared")) as server:
+        yield server
