@@ -6,6 +6,7 @@ is then heard, and nothing depends on which decoder ran. Where channels carry di
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -16,6 +17,7 @@ import soundfile
 from songcore.arrays import FloatArray
 from songcore.errors import InputError
 from songcore.resample import check_sample_rate
+from songcore.truncation import is_cut_short
 
 __all__ = ["AUDIO_SUFFIXES", "Recording", "open_recording", "to_mono"]
 
@@ -89,10 +91,11 @@ class Recording:
             )
         if self.n_samples == 0:
             raise InputError(
-                f"{self.name} holds no samples; the recorder wrote a header only", reason="EMPTY_RECORDING"
+                f"{self.name} holds no samples; the recorder wrote no more than a header", reason="EMPTY_RECORDING"
             )
         to_mono(np.zeros((0, self.n_channels), np.float32), self.channel)
-        self._n_missing = _missing_bytes(source)
+        with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+            self._is_cut_short = is_cut_short(file)
 
     def blocks(self, block_s: float = 10.0) -> Iterator[FloatArray]:
         """Yield the recording as mono blocks (n,) float32 in [-1, 1]; memory stays bounded however long it is.
@@ -100,19 +103,23 @@ class Recording:
         Raises InputError NOT_FINITE, or TRUNCATED after everything readable was yielded.
         """
         n_block = max(1, int(block_s * self.sample_rate_hz))
-        n_read = 0
-        while True:
+        n_read, broken = 0, None
+        while not broken:
+            block = np.empty((n_block, self.n_channels), np.float32)
             try:
-                samples = self._file.read(n_block, dtype="float32", always_2d=True)
+                n = len(self._file.read(out=block))
             except soundfile.LibsndfileError as error:
-                raise self._truncated(n_read) from error
-            if len(samples) == 0:
+                # What was decoded before the break is in the block.
+                broken, n = error, self._file.tell() - n_read
+            if n <= 0:
                 break
-            n_read += len(samples)
-            yield to_mono(samples, self.channel)
+            n_read += n
+            yield to_mono(block[:n], self.channel)
+        if broken:
+            raise self._truncated(n_read) from broken
         # An MP3's header is an estimate: encoder delay, padding and tags make it differ by up to half a second.
         n_tolerated = self.sample_rate_hz if self._file.format in {"MP3", "MPEG"} else 0
-        if n_read + n_tolerated < self.n_samples or self._n_missing:
+        if n_read + n_tolerated < self.n_samples or self._is_cut_short:
             raise self._truncated(n_read)
 
     def _truncated(self, n_read: int) -> InputError:
@@ -147,41 +154,14 @@ def _explain(source: Path | BinaryIO, name: str, error: Exception) -> InputError
     if isinstance(source, Path):
         if not source.exists():
             return InputError(f"{source} does not exist", reason="NOT_FOUND")
-        if source.is_file() and source.stat().st_size == 0:
-            return InputError(f"{name} is an empty file", reason="EMPTY_RECORDING")
+        if source.is_dir():
+            return InputError(f"{source} is a directory, not a recording", reason="NOT_AUDIO")
+    is_empty = source.stat().st_size == 0 if isinstance(source, Path) else source.seek(0, 2) == 0
+    if is_empty:
+        return InputError(f"{name} is an empty file", reason="EMPTY_RECORDING")
+    # The whole message of libsndfile would name the file object's address.
+    what = getattr(error, "error_string", error)
     return InputError(
-        f"{name} cannot be decoded ({error}); expected WAV, FLAC, OGG or MP3 with at least one channel",
+        f"{name} cannot be decoded ({what}); expected WAV, FLAC, OGG or MP3 with at least one channel",
         reason="NOT_AUDIO",
     )
-
-
-def _missing_bytes(source: Path | BinaryIO) -> int:
-    """Return how many bytes a RIFF file's data chunk announces beyond the end of the file.
-
-    libsndfile quietly shortens such a file. Writers that do not know the length yet announce 0 or the largest number:
-    those are not truncated.
-    """
-    if isinstance(source, Path):
-        with source.open("rb") as file:
-            return _missing_riff_bytes(file)
-    position = source.tell()
-    try:
-        return _missing_riff_bytes(source)
-    finally:
-        source.seek(position)
-
-
-def _missing_riff_bytes(file: BinaryIO) -> int:
-    size = file.seek(0, 2)
-    file.seek(0)
-    if file.read(4) != b"RIFF":
-        return 0
-    position = 12
-    while position + 8 <= size:
-        file.seek(position)
-        kind, length = file.read(4), int.from_bytes(file.read(4), "little")
-        if kind == b"data":
-            unknown = length in {0, 0xFFFF_FFFF} or length >= 0xFFFF_FF00
-            return 0 if unknown else max(0, position + 8 + length - size)
-        position += 8 + length + length % 2
-    return 0
