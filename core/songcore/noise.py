@@ -137,10 +137,11 @@ class _QuietCells:
 
     def quantile(self, values: FloatArray) -> FloatArray:
         """Return the quantile (n_columns,) of values (n, n_columns)."""
-        ranked = np.sort(values, axis=0)
-        position = self._quantile * (len(ranked) - 1)
+        position = self._quantile * (len(values) - 1)
         low, part = int(position), np.float32(position % 1)
-        quantile: FloatArray = ranked[low] * (1 - part) + ranked[min(low + 1, len(ranked) - 1)] * part
+        high = min(low + 1, len(values) - 1)
+        ranked = np.sort(values, axis=0)
+        quantile: FloatArray = ranked[low] * (1 - part) + ranked[high] * part
         return quantile
 
     def state(self) -> NDArray[np.float64]:
@@ -214,9 +215,14 @@ class NoiseFloor:
 
 
 class Background:
-    """Follow how far values rise in the pauses between songs, and divide by that; until shown otherwise it is 1."""
+    """Follow how far sound rises in the pauses between songs, and measure what exceeds that.
 
-    def __init__(self, config: NoiseConfig, frontend: FrontendConfig, n_pause: int, n_columns: int) -> None:
+    First band by band, which leaves an insect or a hum in its place, then over all bands together, which tells a lively
+    background from a quiet one. Until shown otherwise the background is steady noise.
+    """
+
+    def __init__(self, config: NoiseConfig, frontend: FrontendConfig, n_pause: int) -> None:
+        n_columns = frontend.n_mels + 1  # the last is for all bands together
         self._cells = _QuietCells(config, frontend, n_pause, config.background_quantile, n_columns)
         # As many quiet blocks as keep the quantile down for the first half of the window.
         n_prior = 1 + int(config.background_quantile * self._cells.n_kept / 2)
@@ -225,13 +231,17 @@ class Background:
         self._level = np.ones(n_columns, np.float32)
 
     def push(self, ratios: FloatArray) -> FloatArray:
-        """Take powers relative to steady noise (n, n_columns), return them relative to the background, same shape."""
-        relative = np.empty_like(ratios)
+        """Take powers relative to steady noise (n, n_mels), return the highest relative to the background, (n,)."""
+        values = np.empty((len(ratios), ratios.shape[1] + 1), np.float32)
+        values[:, :-1] = ratios
+        highest = values[:, -1]
+        relative = np.empty(len(ratios), np.float32)
         begin = 0
         while begin < len(ratios):
             end = min(len(ratios), begin + self._cells.block - self._cells.n_in % self._cells.block)
-            np.divide(ratios[begin:end], self._level, out=relative[begin:end])
-            for quantile in self._cells.push(ratios[begin:end], np.maximum):
+            np.max(ratios[begin:end] / self._level[:-1], axis=1, out=highest[begin:end])
+            np.divide(highest[begin:end], self._level[-1], out=relative[begin:end])
+            for quantile in self._cells.push(values[begin:end], np.maximum):
                 self._level = self._limited(quantile)
             begin = end
         return relative
@@ -247,4 +257,4 @@ class Background:
         return rest
 
     def _limited(self, quantile: FloatArray) -> FloatArray:
-        return np.exp(np.clip(quantile, np.float32(0), self._highest))
+        return np.exp(np.minimum(np.maximum(quantile, np.float32(0)), self._highest))

@@ -105,8 +105,7 @@ class Segmenter:
         self._gain = (1 / excess).astype(np.float32)
         noise = config.noise
         self._noise = NoiseFloor(noise, frontend)
-        self._band_background = Background(noise, frontend, self._n_gap, frontend.n_mels)
-        self._background = Background(noise, frontend, self._n_gap, 1)
+        self._background = Background(noise, frontend, self._n_gap)
         self._waiting = np.empty((0, frontend.n_mels), np.float32)  # power of frames before the first floor
         self._recent = np.zeros((self._width - 1, frontend.n_mels), np.float32)  # power over floor and noise's excess
         self._peaks = [-np.inf, -np.inf]  # loudness remembered for fall and foreground, carried back to time zero
@@ -147,9 +146,8 @@ class Segmenter:
         """Return all that decides the songs to come, as one vector; it may be taken between any two pushes."""
         sizes = [len(self._waiting), len(self._undecided), len(self._floors)]
         starts, floors = [start for start, _ in self._floors], [floor for _, floor in self._floors]
-        trackers = (self._noise, self._band_background, self._background)
         parts = [sizes, self._peaks, self._waiting, self._recent, self._undecided, starts, *floors]
-        parts += [tracker.state() for tracker in trackers]
+        parts += [self._noise.state(), self._background.state()]
         return np.concatenate([np.asarray(part, np.float64).ravel() for part in parts])
 
     def restore(self, state: NDArray[np.float64], next_frame: int) -> None:
@@ -164,8 +162,7 @@ class Segmenter:
         self._undecided = undecided.reshape(-1, 4).copy()
         powers = floors.astype(np.float32).reshape(-1, n_mels)
         self._floors = [(int(start), power) for start, power in zip(starts, powers, strict=True)]
-        for tracker in (self._noise, self._band_background, self._background):
-            rest = tracker.restore(rest)
+        self._background.restore(self._noise.restore(rest))
         self.next_frame = next_frame
 
     def _add_floors(self, floors: list[FloatArray]) -> None:
@@ -194,9 +191,9 @@ class Segmenter:
         smooth = relative[:n].copy()
         for lag in range(1, self._width):
             smooth += relative[lag : lag + n]
-        peak = self._background.push(self._band_background.push(smooth).max(axis=1, keepdims=True))
+        peak = self._background.push(smooth)
         measures = np.empty((n, 4))
-        measures[:, 0] = 10 * np.log10(np.maximum(peak[:, 0], np.float32(1e-30)))
+        measures[:, 0] = 10 * np.log10(np.maximum(peak, np.float32(1e-30)))
         loudness = 10 * np.log10(loudness + 1e-30)
         measures[:, 1] = loudness
         time = np.arange(first, first + n, dtype=np.float64) * self.frontend.hop_s
