@@ -239,7 +239,8 @@ class Segmenter:
                 half, limit = song[0] + self._n_max // 2, song[0] + self._n_max
                 cut = half + int(np.argmin(loudness[half:limit]))
                 songs += self._close(song[0], cut, forced=True)
-                song = (cut, end)
+                # Where a stream that forgot the frames before the cut would see the rest begin.
+                song = (cut + int(np.argmax(sounding[1 + cut : 1 + end])), end)
         if song and (final or (not running and self._parted(song[1], n, fall))):
             songs += self._close(*song, forced=False)
             song = None
