@@ -61,7 +61,7 @@ class Checkpoint:
     input_sample: int
     """Absolute index, at the input rate, of the first sample that must be pushed again."""
     state: bytes
-    """Opaque; 5 to 15 kB, and up to 20 more while a long song is open."""
+    """Opaque; 5 to 20 kB, up to 50 kB within a song of the longest kind."""
 
 
 class SongStream:
