@@ -10,7 +10,7 @@ import typer
 __all__ = ["synth"]
 
 
-def synth(
+def synth(  # noqa: PLR0913, PLR0917 - every option of a command is an argument of its function
     out: Annotated[Path, typer.Option(help="Folder for recordings/, songs.csv and season.json; empty or new.")],
     preset: Annotated[str, typer.Option(help="demo, easy (the default) or hard.")] = "default",
     seed: Annotated[int | None, typer.Option(min=0, help="Season: singers, renditions, weather.")] = None,
@@ -54,7 +54,7 @@ def synth(
             raise ConfigError(f"--set {pair}: expected field=value")
         changes[field] = tuple(value.split(",")) if "," in value else value
     config = season_config(preset, **changes)
-    n_workers = workers or len(os.sched_getaffinity(0))
+    n_workers = workers or os.cpu_count() or 1
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("recordings", total=None)
         truth = simulate(

@@ -30,7 +30,7 @@ class SeasonConfig(BaseModel):
     n_songs: int = Field(default=2000, ge=1, le=1_000_000)
     n_singers: int = Field(default=4, ge=1, le=1000)
     n_stations: int = Field(default=4, ge=1, le=1000)
-    """Recorders. Each singer keeps to the sites it is given in turn; a station has its own noise, echo and microphone."""
+    """Recorders, each with its own noise, echoes and microphone; a singer keeps to one of its site."""
     n_sites: int = Field(default=2, ge=1, le=1000)
     """Neighbourhoods of stations. Singers of one site share a dialect."""
     repertoire_share: float = Field(default=0.7, gt=0, le=1)
@@ -44,12 +44,12 @@ class SeasonConfig(BaseModel):
     dialect_sd_octaves: float = Field(default=0.02, ge=0, le=0.3)
     """Site to site, for each section of a type."""
     slip_share: float = Field(default=0.03, ge=0, le=1)
-    """Chance that a note is dropped, that a motif is repeated once more or less, that a section is left out or cut short."""
+    """Chance of a slip: a note dropped, a motif repeated once more or less, a soft section left out, the end cut."""
 
     snr_db: tuple[float, float] = (6.0, 30.0)
     """Least and greatest song-to-noise ratio, see `songtrain.synth.scene`."""
     overlap_share: float = Field(default=0.0, ge=0, le=0.5)
-    """Share of songs sung by a second, labelled singer in the same recording, in its own rhythm, so that songs overlap."""
+    """Share of songs sung by a second, labelled singer in the same recording, in its own rhythm: many overlap."""
     far_singer_share: float = Field(default=0.3, ge=0, le=1)
     """Share of recordings in which an unlabelled nightingale sings far behind."""
     other_birds_per_minute: float = Field(default=4.0, ge=0, le=60)
@@ -104,19 +104,19 @@ PRESETS: dict[str, SeasonConfig] = {
         n_singers=6,
         n_stations=6,
         n_sites=3,
-        near_variant_share=0.4,
+        near_variant_share=0.35,
         repertoire_share=0.6,
-        tempo_sd=0.08,
-        pitch_sd_octaves=0.035,
-        voice_sd_octaves=0.05,
-        dialect_sd_octaves=0.035,
-        slip_share=0.08,
+        tempo_sd=0.05,
+        pitch_sd_octaves=0.015,
+        voice_sd_octaves=0.02,
+        dialect_sd_octaves=0.015,
+        slip_share=0.05,
         snr_db=(-5.0, 30.0),
-        overlap_share=0.2,
-        far_singer_share=0.6,
-        other_birds_per_minute=8.0,
+        overlap_share=0.1,
+        far_singer_share=0.4,
+        other_birds_per_minute=4.0,
         rain_share=0.2,
-        wind_share=0.6,
+        wind_share=0.5,
     ),
 }
 PRESETS["default"] = PRESETS["easy"]

@@ -7,6 +7,7 @@ overlapping sine windows, whose squares sum to one so that the power stays exact
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.fft import irfft, next_fast_len, rfft
 
 from songcore.arrays import FloatArray
@@ -121,14 +122,17 @@ def _drift(n_blocks: int, sd_db: float, memory_blocks: int, rng: Rng) -> np.ndar
 
 def _pulse(noise: FloatArray, weather: Weather, sample_rate_hz: int) -> None:
     """Add crickets: insects with a pulse rate get a tone that beats in their band."""
-    tick = np.arange(len(noise), dtype=np.float32) if any(rate for *_, rate in weather.insects) else None
+    table = np.sin(2 * np.pi * np.arange(4096, dtype=np.float32) / 4096)
     for centre, _, level, rate in weather.insects:
-        if tick is None or not rate:
-            continue
-        beat = np.maximum(0, np.sin(tick * np.float32(2 * np.pi * rate / sample_rate_hz))) ** 2
-        turns = np.arange(len(noise)) * (centre / sample_rate_hz)
-        tone = np.sin(((turns - np.floor(turns)) * (2 * np.pi)).astype(np.float32))
-        noise += np.float32(1.6 * 10 ** ((level - 3) / 20)) * beat * tone
+        if rate:
+            beat = np.maximum(0, table) ** 2 * np.float32(1.6 * 10 ** ((level - 3) / 20))
+            turns = [_turns(hz / sample_rate_hz, len(noise)) for hz in (rate, centre)]
+            noise += beat[turns[0]] * table[turns[1]]
+
+
+def _turns(cycles_per_sample: float, n: int) -> NDArray[np.uint32]:
+    """Place (n,) in a table of 4096 entries; 32-bit counting wraps around exactly once a turn."""
+    return (np.arange(n, dtype=np.uint32) * np.uint32(cycles_per_sample * 2**32)) >> np.uint32(20)
 
 
 def _add_drops(noise: FloatArray, level_db: float, sample_rate_hz: int, rng: Rng) -> None:

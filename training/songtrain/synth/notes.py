@@ -15,7 +15,7 @@ from scipy.interpolate import CubicSpline
 
 from songcore.arrays import FloatArray
 
-__all__ = ["N_KNOTS", "Note", "PlayedNote", "Timbre", "render_notes"]
+__all__ = ["N_KNOTS", "Note", "PlayedNote", "Timbre", "render_notes", "render_sequence"]
 
 N_KNOTS = 6
 """Equally spaced points that define a contour."""
@@ -24,10 +24,15 @@ N_GRID = 33
 """Points of the smooth contour between which frequency is interpolated linearly."""
 
 ROUGH_HOLD_S = 1 / 4000
-"""Time for which random frequency modulation holds a value: faster would average out, slower would sound like jitter."""
+"""Time for which random frequency modulation holds a value: faster averages out, slower is jitter."""
 
 ATTACK_MIN_S = 0.0012
 """Shortest attack and release: an instant one would click over the whole band."""
+
+INAUDIBLE_DB = -50.0
+"""Partials below this are not worth their arithmetic."""
+
+TURN = np.float32(2 * np.pi)
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,15 @@ def render_notes(played: list[PlayedNote], timbre: Timbre, sample_rate_hz: int, 
     return out
 
 
+def render_sequence(notes: list[Note], sample_rate_hz: int, rng: np.random.Generator) -> FloatArray:
+    """Return the notes one after the other as written, samples (n,) float32."""
+    now, played = 0.0, []
+    for note in notes:
+        played.append(PlayedNote(note, now, note.duration_s, 0.0, note.level_db))
+        now += note.duration_s + note.gap_s
+    return render_notes(played, Timbre(), sample_rate_hz, rng)
+
+
 def _column(values: list[float], owner: NDArray[np.int64]) -> FloatArray:
     """Spread one value per note over that note's samples."""
     return np.array(values, np.float32)[owner]
@@ -132,7 +146,7 @@ def _frequency(
         noise = rng.standard_normal(len(owner) // hold + 1, dtype=np.float32)
         octaves += _column([p.note.rough_octaves for p in played], owner) * np.repeat(noise, hold)[: len(owner)]
     limits = np.log2([200, 0.47 * sample_rate_hz]).astype(np.float32)
-    return np.exp2(np.clip(octaves, *limits))
+    return np.asarray(np.exp2(np.clip(octaves, *limits)), np.float32)
 
 
 def _tone(
@@ -144,24 +158,22 @@ def _tone(
     sample_rate_hz: int,
 ) -> FloatArray:
     """Fundamental and partials at unit level, each fading out before half the sample rate."""
-    sound = np.sin(_turn(cycles))
+    turn = (cycles - np.floor(cycles)).astype(np.float32)
+    sound = np.sin(turn * TURN)
     for slot in range(max(len(p.note.partials) for p in played)):
         chosen = [p.note.partials[slot] if slot < len(p.note.partials) else (1.0, -np.inf) for p in played]
-        gains = [10 ** ((db + timbre.partial_db) / 20) if db > -60 else 0.0 for _, db in chosen]
+        gains = [10 ** ((db + timbre.partial_db) / 20) if db > INAUDIBLE_DB else 0.0 for _, db in chosen]
         where = np.flatnonzero(np.array(gains)[owner])
-        if not len(where):
-            continue
-        ratio = np.array([r for r, _ in chosen])[owner[where]]
-        room = np.clip((0.48 * sample_rate_hz - ratio * frequency[where]) / 1000, 0, 1).astype(np.float32)
-        sound[where] += _column(gains, owner[where]) * room * np.sin(_turn(cycles[where] * ratio))
+        mine = owner[where]
+        ratio = _column([r for r, _ in chosen], mine)
+        # Whole turns may be left out before multiplying by a whole ratio, not before multiplying by any other.
+        whole = all(r == round(r) for r, _ in chosen)
+        angle = turn[where] * ratio if whole else np.mod(cycles[where] * ratio, 1).astype(np.float32)
+        room = np.clip((np.float32(0.48 * sample_rate_hz) - ratio * frequency[where]) / 1000, 0, 1)
+        sound[where] += _column(gains, mine) * room * np.sin(angle * TURN)
     if timbre.tilt_db_per_octave:
         sound *= np.power(frequency / np.float32(3000), np.float32(timbre.tilt_db_per_octave / 20 / np.log10(2)))
-    return sound
-
-
-def _turn(cycles: NDArray[np.float64]) -> FloatArray:
-    """Angle of a phase in cycles; the whole turns go while the phase still has its float64 digits."""
-    return ((cycles - np.floor(cycles)) * (2 * np.pi)).astype(np.float32)
+    return np.asarray(sound, np.float32)
 
 
 def _envelope(

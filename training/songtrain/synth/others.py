@@ -3,8 +3,7 @@
 import numpy as np
 
 from songcore.arrays import FloatArray
-from songtrain.synth.notes import N_KNOTS, Note
-from songtrain.synth.singer import solo_voice
+from songtrain.synth.notes import N_KNOTS, Note, render_sequence
 
 __all__ = ["OTHER_BIRDS", "render_phrase"]
 
@@ -13,7 +12,7 @@ Rng = np.random.Generator
 
 def _note(duration_s: float, start_hz: float, end_hz: float, gap_s: float, **more: float) -> Note:
     contour = tuple(float(c) for c in np.linspace(np.log2(start_hz), np.log2(end_hz), N_KNOTS))
-    return Note(duration_s, contour, gap_s, partials=((2.0, -24.0), (3.0, -34.0)), **more)  # type: ignore[arg-type]  # floats only
+    return Note(duration_s, contour, gap_s, partials=((2.0, -24.0), (3.0, -34.0)), **more)
 
 
 def _tit(rng: Rng) -> list[Note]:
@@ -83,4 +82,4 @@ OTHER_BIRDS = {
 
 def render_phrase(bird: str, sample_rate_hz: int, rng: Rng) -> FloatArray:
     """Return one dry phrase of the named bird, samples (n,) float32."""
-    return solo_voice(OTHER_BIRDS[bird](rng), sample_rate_hz, rng)
+    return render_sequence(OTHER_BIRDS[bird](rng), sample_rate_hz, rng)

@@ -13,7 +13,7 @@ SONG_S = (1.6, 6.2)
 """Shortest and longest type as written; renditions reach about 1.4 to 7 s."""
 
 MAIN_KINDS = ("trill", "whistles", "buzz", "rattle", "sweep", "hiss")
-MAIN_ODDS = (0.46, 0.26, 0.08, 0.08, 0.08, 0.04)
+MAIN_ODDS = (0.52, 0.2, 0.08, 0.08, 0.08, 0.04)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _draw_sections(rng: np.random.Generator) -> tuple[Section, ...]:
     kinds = ["tick"] if rng.random() < 0.7 else []
     kinds += ["opening"] if rng.random() < 0.9 else []
     kinds += [str(rng.choice(["rattle", "sweep", "hiss", "buzz"]))] if rng.random() < 0.35 else []
-    main = rng.choice(MAIN_KINDS, size=rng.choice([1, 2, 3], p=[0.4, 0.42, 0.18]), p=MAIN_ODDS)
+    main = rng.choice(MAIN_KINDS, size=rng.choice([1, 2, 3], p=[0.3, 0.42, 0.28]), p=MAIN_ODDS)
     kinds += sorted(map(str, main), key=lambda kind: kind != "whistles")  # whistles rise into the trill, never after it
     kinds += ["close"] if rng.random() < 0.6 else []
     return tuple(draw_section(kind, rng) for kind in kinds)

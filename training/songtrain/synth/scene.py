@@ -1,7 +1,7 @@
 """What the air and the recorder do to a song: distance, echoes, microphone colour, and the signal-to-noise ratio.
 
 The ratio of a song is ``10 log10(P_song / P_noise)``: mean squares in the band 1-11 kHz over the song's own time, from
-its onset to its offset. The song is as it arrives, echoes and all; the noise is air, wind, rain, insects and microphone.
+its onset to its offset. The song is as it arrives, echoes and all; the noise is air, wind, rain, insects, microphone.
 Other birds and the unlabelled far singer count as neither, so they make a song harder than its ratio tells.
 """
 
@@ -15,13 +15,16 @@ from songcore.arrays import FloatArray
 from songtrain.synth.config import SeasonConfig
 from songtrain.synth.noise import BLOCK, band_power
 
-__all__ = ["Path", "Station", "carry", "draw_path", "draw_stations", "gain_for_snr"]
+__all__ = ["Carrier", "Path", "Station", "draw_path", "draw_stations", "gain_for_snr"]
 
 NEAR_M = 8.0
 """Distance at which a song is at the top of the season's range of ratios."""
 
 FAR_M = 220.0
 """Beyond this distance the air takes no more: no one hears such a song anyway."""
+
+SIZE_STEP = 32_768
+"""Transforms of songs are rounded up to multiples of this many samples."""
 
 Rng = np.random.Generator
 
@@ -46,10 +49,11 @@ class Station:
 
 @dataclass(frozen=True)
 class Path:
-    """The way from one perch to one recorder: impulse response (n,) float32 and distance, m."""
+    """The way from one perch through one recorder: impulse response (n,) float32, and the treble lost on it."""
 
     response: FloatArray
-    distance_m: float
+    gain: FloatArray
+    """Gain at the bins of a block of noise."""
 
 
 def draw_stations(config: SeasonConfig) -> tuple[Station, ...]:
@@ -70,7 +74,7 @@ def draw_stations(config: SeasonConfig) -> tuple[Station, ...]:
 
 
 def draw_path(station: Station, snr_below_best_db: float, sample_rate_hz: int, rng: Rng) -> Path:
-    """Draw the way to a bird that is ``snr_below_best_db`` fainter than the nearest: farther, more echo, less treble."""
+    """Draw the way to a bird that is ``snr_below_best_db`` fainter than the nearest: more echo, less treble."""
     distance = float(min(FAR_M, NEAR_M * 10 ** (snr_below_best_db / 20)))
     direct_to_echo_db = rng.uniform(9, 17) - 10 * np.log10(1 + distance / 30)
     n = round(min(0.75 * station.echo_s, 1.0) * sample_rate_hz)
@@ -82,25 +86,32 @@ def draw_path(station: Station, snr_below_best_db: float, sample_rate_hz: int, r
     loudness = 10 ** ((-direct_to_echo_db - rng.uniform(2, 14, len(early))) / 20)
     np.add.at(response, early, (loudness * rng.choice([-1, 1], len(early))).astype(np.float32))
     response[0] += 1
-    return Path(response, distance)
+    return Path(response, _gain(station, distance, sample_rate_hz))
 
 
-def _losses(station: Station, distance_m: float, hz: NDArray[np.float64]) -> FloatArray:
+def _gain(station: Station, distance_m: float, sample_rate_hz: int) -> FloatArray:
     """Gain at each frequency: air and leaves absorb treble with distance, the microphone has its colour."""
+    hz = np.fft.rfftfreq(BLOCK, 1 / sample_rate_hz)
     absorbed_db = 0.006 * (hz / 1000) ** 1.4 * distance_m
-    colour_db = np.interp(hz, np.linspace(0, hz[-1], len(station.colour_db)), station.colour_db)
-    return np.power(10, (colour_db - absorbed_db) / 20).astype(np.float32)
+    return np.power(10, (station.colour_db - absorbed_db) / 20).astype(np.float32)
 
 
-def carry(dry: FloatArray, path: Path, station: Station, sample_rate_hz: int) -> FloatArray:
-    """Return a dry song as it arrives, (n + echo,) float32, its onset still at sample 0."""
-    n = len(dry) + len(path.response) - 1
-    size = next_fast_len(n, real=True)
-    spectrum = rfft(dry, size) * rfft(path.response, size)
-    coarse = np.linspace(0, sample_rate_hz / 2, BLOCK // 2 + 1)
-    gain = _losses(station, path.distance_m, coarse)
-    place = np.linspace(0, len(coarse) - 1, len(spectrum), dtype=np.float32).astype(np.int32)
-    return np.asarray(irfft(spectrum * gain[place], size)[:n], np.float32)
+class Carrier:
+    """Takes dry songs along one path; transforms of the path are kept, since songs come in few rounded sizes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._transforms: dict[int, NDArray[np.complex64]] = {}
+
+    def carry(self, dry: FloatArray) -> FloatArray:
+        """Return a dry song as it arrives, (n + echo,) float32, its onset still at sample 0."""
+        n = len(dry) + len(self._path.response) - 1
+        size = next_fast_len(-(-n // SIZE_STEP) * SIZE_STEP, real=True)
+        if size not in self._transforms:
+            transform = rfft(self._path.response, size)
+            place = np.linspace(0, len(self._path.gain) - 1, len(transform)).astype(np.int32)
+            self._transforms[size] = transform * self._path.gain[place]
+        return np.asarray(irfft(rfft(dry, size) * self._transforms[size], size)[:n], np.float32)
 
 
 def gain_for_snr(song: FloatArray, noise: FloatArray, snr_db: float, sample_rate_hz: int) -> float:

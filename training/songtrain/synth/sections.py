@@ -59,7 +59,7 @@ def _partials(rng: Rng, first_db: float, step_db: float) -> tuple[tuple[float, f
 
 
 def _shape(rng: Rng, shape: str) -> np.ndarray:
-    """A contour between 0 and 1 of the named shape, with some waywardness."""
+    """Draw a contour between 0 and 1 of the named shape, with some waywardness."""
     u = np.linspace(0, 1, N_KNOTS)
     bend = rng.uniform(0.4, 2.5)
     curves: dict[str, Callable[[], np.ndarray]] = {
@@ -95,7 +95,7 @@ def _tick(rng: Rng) -> Section:
 
 def _free_note(rng: Rng) -> Note:
     """One note of the soft, varied beginning or of a flourish."""
-    texture = rng.choice(["clean", "stack", "pulsed", "hiss"], p=[0.6, 0.18, 0.12, 0.1])
+    texture = rng.choice(["clean", "stack", "pulsed", "wobbly", "hiss"], p=[0.52, 0.18, 0.12, 0.08, 0.1])
     low = _log_uniform(rng, 1400, 6000)
     note = Note(
         duration_s=_log_uniform(rng, 0.035, 0.2),
@@ -110,10 +110,17 @@ def _free_note(rng: Rng) -> Note:
         base = _log_uniform(rng, 900, 1600)
         harmonics = tuple((float(k), float(rng.uniform(-4, 8))) for k in (2, 3, 4, 5))
         return replace(note, contour=_contour(rng, base, rng.uniform(0.02, 0.3)), partials=harmonics)
+    return _textured(note, str(texture), rng)
+
+
+def _textured(note: Note, texture: str, rng: Rng) -> Note:
+    """Give a note a rough texture, or leave it clean."""
     if texture == "pulsed":
-        return replace(note, pulse_hz=rng.uniform(40, 120), pulse_depth=rng.uniform(0.7, 1))
+        return replace(note, pulse_hz=rng.uniform(35, 160), pulse_depth=rng.uniform(0.6, 1))
+    if texture == "wobbly":
+        return replace(note, wobble_hz=rng.uniform(18, 60), wobble_octaves=rng.uniform(0.05, 0.25))
     if texture == "hiss":
-        return replace(note, rough_octaves=rng.uniform(0.3, 0.9))
+        return replace(note, rough_octaves=rng.uniform(0.08, 0.3))
     return note
 
 
@@ -147,7 +154,7 @@ def _whistles(rng: Rng) -> Section:
 
 
 def _trill_note(rng: Rng, duration_s: float, gap_s: float) -> Note:
-    texture = rng.choice(["clean", "pulsed", "hiss"], p=[0.8, 0.12, 0.08])
+    texture = rng.choice(["clean", "pulsed", "wobbly", "hiss"], p=[0.74, 0.12, 0.08, 0.06])
     low = _log_uniform(rng, 1300, 5000)
     note = Note(
         duration_s=duration_s,
@@ -158,9 +165,7 @@ def _trill_note(rng: Rng, duration_s: float, gap_s: float) -> Note:
         release=rng.uniform(0.05, 0.6),
         partials=_partials(rng, rng.uniform(-26, -10), 5),
     )
-    if texture == "pulsed":
-        return replace(note, pulse_hz=rng.uniform(60, 160), pulse_depth=rng.uniform(0.6, 1))
-    return replace(note, rough_octaves=rng.uniform(0.1, 0.5)) if texture == "hiss" else note
+    return _textured(note, str(texture), rng)
 
 
 def _trill(rng: Rng) -> Section:
@@ -169,7 +174,7 @@ def _trill(rng: Rng) -> Section:
     shares = rng.dirichlet(np.full(n_notes, 6.0)) * period
     fill = rng.uniform(0.45, 0.95)
     motif = tuple(_trill_note(rng, float(s * fill), float(s * (1 - fill))) for s in shares)
-    n = int(np.clip(rng.uniform(0.4, 1.7) / period, 3, 40))
+    n = int(np.clip(_log_uniform(rng, 0.25, 1.7) / period, 2, 40))
     level = (rng.choice([0.0, -6.0, -14.0]), rng.choice([0.0, 0.0, -4.0]))
     return Section("trill", motif, n, level, rng.normal(0, 0.08), rng.uniform(0.015, 0.09))
 
@@ -192,7 +197,7 @@ def _buzz(rng: Rng) -> Section:
         contour=_contour(rng, _log_uniform(rng, 2000, 6500), rng.uniform(0.02, 0.4)),
         gap_s=rng.uniform(0.03, 0.15),
         partials=_partials(rng, -20, 5),
-        wobble_hz=rng.uniform(35, 160),
+        wobble_hz=_log_uniform(rng, 18, 160),
         wobble_octaves=rng.uniform(0.06, 0.4),
     )
     n = 1 if note.duration_s > 0.4 else int(rng.integers(1, 5))
@@ -216,7 +221,7 @@ def _hiss(rng: Rng) -> Section:
         duration_s=rng.uniform(0.06, 0.35),
         contour=_contour(rng, _log_uniform(rng, 2200, 5500), rng.uniform(0.0, 0.5)),
         gap_s=rng.uniform(0.03, 0.12),
-        rough_octaves=rng.uniform(0.25, 0.8),
+        rough_octaves=rng.uniform(0.1, 0.35),
     )
     return Section("hiss", (note,), int(rng.integers(1, 6)), (rng.uniform(-8, 0), 0.0), 0.0, rng.uniform(0.02, 0.08))
 

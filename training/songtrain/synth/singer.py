@@ -6,7 +6,7 @@ import numpy as np
 
 from songcore.arrays import FloatArray
 from songtrain.synth.config import SeasonConfig
-from songtrain.synth.notes import Note, PlayedNote, Timbre, render_notes
+from songtrain.synth.notes import PlayedNote, Timbre, render_notes
 from songtrain.synth.repertoire import SongType
 from songtrain.synth.sections import Section
 
@@ -142,12 +142,3 @@ def render_songs(
         singer = knowing[rng.integers(len(knowing))]
         songs.append((types[index].label, perform(types[index], singer, config, rng).samples))
     return songs
-
-
-def solo_voice(notes: list[Note], sample_rate_hz: int, rng: Rng) -> FloatArray:
-    """Render notes one after the other as written, for the birds of the background."""
-    now, played = 0.0, []
-    for note in notes:
-        played.append(PlayedNote(note, now, note.duration_s, 0.0, note.level_db))
-        now += note.duration_s + note.gap_s
-    return render_notes(played, Timbre(), sample_rate_hz, rng)

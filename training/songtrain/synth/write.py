@@ -37,7 +37,7 @@ def simulate(
     """Write the season to ``out_dir`` and return its songs in the order of songs.csv.
 
     ``recordings/*.flac`` (16 bit), ``songs.csv`` and ``season.json`` are the same files for any number of workers.
-    ``on_recording(n_done, n_all)`` is called as recordings are finished. Raises ConfigError where nothing can be written.
+    ``on_recording(n_done, n_all)`` is called as recordings are finished. Raises ConfigError where it cannot write.
     """
     season = open_season(config)
     folder = out_dir / "recordings"
@@ -85,8 +85,10 @@ def _write_songs(songs: list[TrueSong], path: Path, sample_rate_hz: int, audio_f
         for song in songs:
             onset, offset, loud = (f"{t / sample_rate_hz:.6f}" for t in (song.onset, song.offset, song.loud_onset))
             writer.writerow(
-                [f"{song.recording}.{audio_format}", onset, offset, song.label, song.singer, song.station]
-                + [f"{song.snr_db:.2f}", int(song.overlap), loud]
+                [
+                    *(f"{song.recording}.{audio_format}", onset, offset, song.label, song.singer, song.station),
+                    *(f"{song.snr_db:.2f}", int(song.overlap), loud),
+                ]
             )
 
 
