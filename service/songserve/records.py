@@ -5,7 +5,7 @@ Plain values without behaviour of their own; sessions make them, the store keeps
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Any, Literal, Self
 from uuid import UUID
 
 from songserve.refusal import Refusal
@@ -118,6 +118,10 @@ class StoredSong:
     snr_db: float
     bundle: str
     """Digest of the bundle that decided."""
+
+    def row(self) -> dict[str, Any]:
+        """Return the fields by name, as a table wants them."""
+        return dict(self.__dict__)
 
 
 @dataclass(frozen=True)

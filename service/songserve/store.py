@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import Connection, CursorResult, func, select, update
+from sqlalchemy import Connection, CursorResult, bindparam, func, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DBAPIError
 
@@ -151,6 +151,18 @@ _PROGRESS = (
 )
 
 
+# Built once: building a statement costs more than running it.
+_MINE = (sessions.c.uuid == bindparam("key")) & (sessions.c.writer_epoch == bindparam("epoch"))
+_MOVE_SESSION = (
+    update(sessions).where(_MINE).values({key: bindparam(key) for key in _PROGRESS if key != "writer_epoch"})
+)
+_ADD_SONG = insert(songs).on_conflict_do_nothing()
+_NEW_EFFORT = insert(effort)
+_ADD_EFFORT = _NEW_EFFORT.on_conflict_do_update(
+    index_elements=["station", "hour_ms"], set_={"recorded_s": effort.c.recorded_s + _NEW_EFFORT.excluded.recorded_s}
+)
+
+
 def _progress(record: SessionRecord) -> dict[str, Any]:
     return {key: getattr(record, key) for key in _PROGRESS}
 
@@ -188,22 +200,15 @@ def _open_session(connection: Connection, opening: SessionOpening) -> SessionRec
 def _commit(connection: Connection, commit: Commit) -> tuple[StoredSong, ...]:
     record = commit.record
     name = record.opening.name
-    mine = (sessions.c.uuid == str(name.uuid)) & (sessions.c.writer_epoch == record.writer_epoch)
-    if _n_rows(connection.execute(update(sessions).where(mine).values(**_progress(record)))) == 0:
+    move = {**_progress(record), "key": str(name.uuid), "epoch": record.writer_epoch}
+    if _n_rows(connection.execute(_MOVE_SESSION, move)) == 0:
         raise Refusal(
             f"a newer stream writes {name}; this one, of epoch {record.writer_epoch}, has ended", reason="WRITER_FENCED"
         )
-    new = tuple(
-        song
-        for song in commit.songs
-        if _n_rows(connection.execute(insert(songs).values(**asdict(song)).on_conflict_do_nothing()))
-    )
+    new = tuple(song for song in commit.songs if _n_rows(connection.execute(_ADD_SONG, song.row())))
     for hour_ms, recorded_s in commit.recorded_s.items():
-        statement = insert(effort).values(station=name.station, hour_ms=hour_ms, recorded_s=recorded_s)
-        total = effort.c.recorded_s + statement.excluded.recorded_s
-        connection.execute(
-            statement.on_conflict_do_update(index_elements=["station", "hour_ms"], set_={"recorded_s": total})
-        )
+        effort_row = {"station": name.station, "hour_ms": hour_ms, "recorded_s": recorded_s}
+        connection.execute(_ADD_EFFORT, effort_row)
     return new
 
 
