@@ -9,8 +9,9 @@ from typing import TextIO
 
 import pytest
 from songcore.errors import ConfigError, InputError
+from songcore.recorders import start_time_in_name
 from songserve.archive.pool import WorkerPool
-from songserve.archive.recordings import FoundRecording, find_recordings, start_time_in_name
+from songserve.archive.recordings import FoundRecording, find_recordings
 from songserve.archive.results import FoundSong, Journal, Problem, RecordingResult, atomic_file
 from songserve.archive.worker import Job, Outcome
 

@@ -1,20 +1,14 @@
-"""Which recordings an archive holds, and what their file names say."""
+"""Which recordings an archive holds."""
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from songcore.audio import AUDIO_SUFFIXES
 from songcore.errors import InputError
 
-__all__ = ["FoundRecording", "find_recordings", "start_time_in_name"]
-
-# AudioMoth's own names only, which are UTC; names with a prefix (Song Meter) are in the recorder's local time. The T
-# marks a recording started by a trigger.
-_AUDIOMOTH = re.compile(r"(\d{8}_\d{6})T?\.wav", re.IGNORECASE)
+__all__ = ["FoundRecording", "find_recordings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +70,3 @@ def _files(path: Path) -> Iterator[Path]:
 def _name(file: Path, root: Path) -> str:
     """Return the name for tables, which are UTF-8: bytes of another encoding become question marks."""
     return os.fsencode(file.relative_to(root).as_posix()).decode("utf-8", "replace")
-
-
-def start_time_in_name(name: str) -> datetime | None:
-    """Return the UTC time of the first sample that an AudioMoth file name, ``YYYYMMDD_HHMMSS.WAV``, states, or None."""
-    match = _AUDIOMOTH.fullmatch(name.rpartition("/")[2])
-    if match is None:
-        return None
-    try:
-        return datetime.strptime(match[1], "%Y%m%d_%H%M%S").replace(tzinfo=UTC)
-    except ValueError:
-        return None

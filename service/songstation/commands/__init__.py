@@ -1,0 +1,3 @@
+"""Sub-commands of ``songstream`` that a field station has."""
+
+__all__: list[str] = []

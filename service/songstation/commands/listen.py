@@ -1,0 +1,180 @@
+"""``songstream listen``: a microphone or a recording to a server, and the songs back."""
+
+import asyncio
+import json
+import signal
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from math import inf
+from pathlib import Path
+from random import SystemRandom
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from songcore.errors import ConfigError
+
+if TYPE_CHECKING:
+    from songstation.listening import Account, Station
+    from songstation.recovery import Failure
+    from songstation.sources import Source
+    from songstation.wire import HeardSong
+
+__all__ = ["listen"]
+
+STATION_PATTERN = r"[a-z0-9][a-z0-9-]{0,62}"
+
+
+def listen(  # noqa: PLR0913, PLR0917 - one argument per option of the command
+    recording: Annotated[
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="A recording to play instead of a microphone.")
+    ] = None,
+    server: Annotated[str, typer.Option(help="host:port of the service.")] = "127.0.0.1:50051",
+    station: Annotated[str, typer.Option(help="Name of this station: small letters, digits and hyphens.")] = "station",
+    device: Annotated[str | None, typer.Option(help="Microphone by name, part of it, or number.")] = None,
+    rate: Annotated[int | None, typer.Option(min=8_000, max=384_000, help="Microphone's sample rate, Hz.")] = None,
+    channel: Annotated[int | None, typer.Option(min=1, help="Listen to this channel, from 1.")] = None,
+    speed: Annotated[str, typer.Option(help="Play a recording so many times as fast, or max.")] = "1",
+    chunk_s: Annotated[float, typer.Option(min=0.05, max=5, help="Seconds of sound in one message.")] = 0.5,
+    buffer_mb: Annotated[int, typer.Option(min=1, help="Memory for sound that is not committed yet, MB.")] = 64,
+    list_devices: Annotated[bool, typer.Option("--list-devices", help="List the microphones and end.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each song, and the account, as a line of JSON.")
+    ] = False,
+) -> None:
+    """Stream a microphone, or a recording, to a server and print the songs that it hears.
+
+    Sound is kept in memory until the server has committed it. A server that is away is waited for, and gets
+    everything since its last commit when it is back. When the memory is full, a recording waits; a microphone goes
+    on, and what cannot be kept is declared as a gap, never lost silently (at 48 kHz, 64 MB hold 11 minutes).
+
+    Several channels are played as their mean, and a microphone is opened with one, unless --channel chooses. A
+    recording named by AudioMoth (YYYYMMDD_HHMMSS.WAV) brings its own time. Ctrl-C ends the session in order.
+
+    Exit status: 0 everything was committed; 1 the source or the server ended it before; 2 wrong usage.
+    """
+    from songstation.link import LinkSettings
+    from songstation.listening import Station
+    from songstation.microphone import Microphone
+    from songstation.sources import Playback
+
+    if list_devices:
+        _list_devices(as_json=as_json)
+        return
+    playing_speed = _speed(speed)
+    _check_station(station)
+    source: Source
+    if recording is not None:
+        source = Playback(recording, channel=channel, speed=playing_speed, chunk_s=chunk_s)
+    else:
+        source = Microphone(device, sample_rate_hz=rate, channel=channel, chunk_s=chunk_s)
+    who = Station(station, f"songstream {version('songstream')}", buffer_mb * 10**6, LinkSettings())
+    account = asyncio.run(_listen(server, source, who, _Printer(as_json=as_json)))
+    _print_account(account, as_json=as_json)
+    if account.problem:
+        raise ConfigError(f"stopped early: {account.problem}", reason="SOURCE_ENDED")
+
+
+async def _listen(server: str, source: "Source", who: "Station", printer: "_Printer") -> "Account":
+    from songstation.link import open_channel
+    from songstation.listening import listen as listen_to
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def end(number: signal.Signals) -> None:
+        # The second Ctrl-C is not waited for.
+        loop.remove_signal_handler(number)
+        printer.note("ending the session; Ctrl-C again gives up what is not committed")
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end, number)
+    async with open_channel(server) as channel:
+        return await listen_to(
+            channel,
+            source,
+            who,
+            rng=SystemRandom(),
+            now=lambda: datetime.now(UTC),
+            stop=stop,
+            on_song=printer.song,
+            on_trouble=printer.trouble,
+        )
+
+
+class _Printer:
+    """Writes what happens, for people or for programs."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._console = Console(stderr=True)
+
+    def song(self, song: "HeardSong") -> None:
+        if self._as_json:
+            print(json.dumps({**asdict(song), "start": song.start.isoformat(timespec="milliseconds")}), flush=True)
+            return
+        name = f"{song.type_id}?" if song.novel else song.type_id
+        remarks = ["novel"] if song.novel else [] if song.is_song else ["noise"]
+        remarks += ["cut"] if song.forced_cut else []
+        length_s = song.offset_s - song.onset_s
+        print(
+            f"{song.start:%Y-%m-%d %H:%M:%S}.{song.start.microsecond // 1000:03d}Z  {song.onset_s:9.2f} s  "
+            f"{length_s:5.2f} s  {name:<8}  similarity {song.similarity:.3f}  {' '.join(remarks)}".rstrip(),
+            flush=True,
+        )
+
+    def trouble(self, failure: "Failure", delay_s: float) -> None:
+        self.note(f"{failure}; trying again in {delay_s:.1f} s, sound is kept")
+
+    def note(self, text: str) -> None:
+        self._console.print(text, style="yellow", markup=False, highlight=False)
+
+
+def _speed(text: str) -> float:
+    if text == "max":
+        return inf
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < inf:
+        raise typer.BadParameter(f"speed {text!r}; expected a number above 0, or max")
+    return speed
+
+
+def _check_station(name: str) -> None:
+    import re
+
+    if not re.fullmatch(STATION_PATTERN, name):
+        raise typer.BadParameter(f"station {name!r}; expected small letters, digits and hyphens, at most 63")
+
+
+def _list_devices(*, as_json: bool) -> None:
+    from songstation.microphone import input_devices
+
+    devices = input_devices()
+    if as_json:
+        print(json.dumps([asdict(device) for device in devices]))
+        return
+    table = Table("device", "channels", "rate, Hz", "", title="Microphones" if devices else "No microphones")
+    for device in devices:
+        default = "default" if device.is_default else ""
+        table.add_row(device.name, str(device.n_channels), f"{device.sample_rate_hz:,}", default)
+    Console().print(table)
+
+
+def _print_account(account: "Account", *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"account": {**asdict(account), "types": dict(account.types.most_common())}}), flush=True)
+        return
+    types = ", ".join(f"{type_id} {n_songs}" for type_id, n_songs in account.types.most_common(20))
+    print(
+        f"{account.n_songs} songs ({account.n_novel} novel, {account.n_noise} noise) in {account.captured_s:.1f} s: "
+        f"{account.committed_s:.1f} s committed, of which {account.lost_s:.1f} s declared lost; "
+        f"{account.n_streams - 1} reconnects"
+    )
+    if types:
+        print(f"types: {types}")

@@ -1,0 +1,252 @@
+"""The station's end of the wire: one long-lived channel, one stream at a time, as many streams as it takes."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import grpc
+from songcore.errors import ConfigError
+from songserve.v1.ingest_pb2_grpc import IngestServiceStub
+
+from songstation import wire
+from songstation.outbox import Outbox, SessionBrokenError
+from songstation.recovery import Action, Backoff, Failure, action_for
+
+__all__ = ["Link", "LinkSettings", "open_channel"]
+
+# One channel for the life of the program: it reconnects by itself, and each closed one leaks a little memory.
+_CHANNEL_OPTIONS = [
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.initial_reconnect_backoff_ms", 250),
+    # Our own delays decide when to try; gRPC must not sit out a longer one of its own.
+    ("grpc.min_reconnect_backoff_ms", 250),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+]
+_REMEMBERED_SONGS = 1_000
+
+log = logging.getLogger(__name__)
+
+Call = Any
+"""grpc.aio.StreamStreamCall of the two message types; the stubs give it no usable type."""
+
+
+@dataclass(frozen=True)
+class LinkSettings:
+    """How patient the link is."""
+
+    answer_s: float = 30.0
+    """Without any answer for this long while one is due, the connection counts as dead."""
+    heartbeat_s: float = 10.0
+    """A sign of life after this long without sound."""
+    first_retry_s: float = 1.0
+    longest_retry_s: float = 120.0
+
+
+def open_channel(server: str) -> grpc.aio.Channel:
+    """Return the channel to ``host:port``."""
+    return grpc.aio.insecure_channel(server, options=_CHANNEL_OPTIONS)
+
+
+class Link:
+    """Carry one outbox to the server, through any number of streams, until the server has committed all of it.
+
+    ``on_song`` gets every song once. ``on_trouble`` gets how a stream ended and the seconds until the next one.
+    """
+
+    def __init__(  # noqa: PLR0913 - collaborators, each by name
+        self,
+        channel: grpc.aio.Channel,
+        outbox: Outbox,
+        session: wire.SessionInfo,
+        *,
+        backoff: Backoff,
+        settings: LinkSettings,
+        new_name: Callable[[], str],
+        now: Callable[[], datetime],
+        on_song: Callable[[wire.HeardSong], None],
+        on_trouble: Callable[[Failure, float], None],
+    ) -> None:
+        self._stub = IngestServiceStub(channel)
+        self.outbox, self.session = outbox, session
+        self._backoff, self._settings, self._new_name, self._now = backoff, settings, new_name, now
+        self._on_song, self._on_trouble = on_song, on_trouble
+        self._songs: deque[str] = deque(maxlen=_REMEMBERED_SONGS)
+        self._changed = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self.room = asyncio.Event()
+        """Set whenever something was committed, so that a full outbox may have room again."""
+        self._refused_number = 0
+        self._retry_after_s = 0.0
+        self.n_streams = 0
+        self._n_before = 0  # samples of this source in sessions that were left
+
+    @property
+    def n_captured(self) -> int:
+        """Samples captured, over all sessions."""
+        return self._n_before + self.outbox.n_captured
+
+    @property
+    def n_committed(self) -> int:
+        """Samples committed by the server, over all sessions."""
+        return self._n_before + self.outbox.n_committed
+
+    def captured(self) -> None:
+        """Note that the outbox has something new."""
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Return when the server has committed the whole session; raises ConfigError when it refuses it for good."""
+        while not self.outbox.finished:
+            self._retry_after_s = 0.0
+            try:
+                failure = await self._stream()
+            except SessionBrokenError as error:
+                failure = Failure("", error.reason, str(error))
+            self.outbox.closed()
+            if self.outbox.finished:
+                return
+            await self._recover(failure)
+
+    async def _recover(self, failure: Failure) -> None:
+        action = action_for(failure)
+        if action is Action.STOP:
+            raise ConfigError(f"the server refuses this station: {failure}", reason=failure.reason or failure.code)
+        if action is Action.NEW_SESSION:
+            shift = self.outbox.begin_new_session()
+            self._n_before += shift
+            start = self.session.start + timedelta(seconds=shift / self.session.sample_rate_hz)
+            self.session = replace(self.session, name=self._new_name(), start=start)
+        if action is Action.RESEND:
+            self._give_up_if_refused_twice(failure)
+        delay_s = (
+            0.0
+            if action is Action.REWIND
+            else self._backoff.next_delay_s(max(failure.retry_after_s, self._retry_after_s))
+        )
+        self._on_trouble(failure, delay_s)
+        await asyncio.sleep(delay_s)
+
+    def _give_up_if_refused_twice(self, failure: Failure) -> None:
+        number = int(failure.metadata.get("sequence_number", 0))
+        if number and number == self._refused_number:
+            self.outbox.give_up(number)
+        self._refused_number = number
+
+    async def _stream(self) -> Failure:
+        """Open one stream and use it until it ends; return how it ended."""
+        self.n_streams += 1
+        call = self._stub.StreamAudio()
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            await call.write(wire.setup(self.session))
+            await self._receive(call, tasks)
+        except grpc.aio.AioRpcError as error:
+            return _failure(error)
+        except TimeoutError:
+            return Failure("", "NO_ANSWER", f"the server was silent for {self._settings.answer_s:g} s")
+        except asyncio.InvalidStateError:
+            # A write to a call that has ended; reading it would say why.
+            return await _ending(call)
+        finally:
+            call.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return Failure("", "STREAM_ENDED", "the server ended the stream")
+
+    async def _receive(self, call: Call, tasks: list[asyncio.Task[None]]) -> None:
+        """Read the stream to its end; sending begins, as a task, with the server's answer to the setup."""
+        while (response := await self._next_response(call)) is not grpc.aio.EOF:
+            message = wire.read(response)
+            match message:
+                case wire.Opened():
+                    self.outbox.opened(
+                        expected=message.expected,
+                        committed_sample=message.committed_sample,
+                        window=message.window,
+                        finished=message.finished,
+                    )
+                    self.room.set()
+                    tasks += [
+                        asyncio.create_task(_quietly(self._send(call))),
+                        asyncio.create_task(_quietly(self._beat(call))),
+                    ]
+                case wire.Acknowledged():
+                    held = self.outbox.held_bytes
+                    self.outbox.acknowledged(
+                        received=message.received, committed=message.committed, finished=message.finished
+                    )
+                    if self.outbox.held_bytes < held or self.outbox.finished:
+                        self._backoff.reset()
+                        self.room.set()
+                    self._changed.set()
+                case wire.HeardSong():
+                    self._hear(message)
+                case wire.GoingAway():
+                    self.outbox.hold()
+                    self._retry_after_s = message.retry_after_s
+
+    async def _next_response(self, call: Call) -> Any:
+        """Return the next response; raises TimeoutError when one is due and none comes."""
+        reading = asyncio.ensure_future(call.read())
+        try:
+            while True:
+                done, _ = await asyncio.wait({reading}, timeout=self._settings.answer_s)
+                if done:
+                    return reading.result()
+                if self.outbox.answer_due:
+                    raise TimeoutError
+        finally:
+            reading.cancel()
+
+    def _hear(self, song: wire.HeardSong) -> None:
+        """Pass a song on unless it was had before: after a reconnect songs may come again."""
+        if song.name not in self._songs:
+            self._songs.append(song.name)
+            self._on_song(song)
+
+    async def _send(self, call: Call) -> None:
+        while True:
+            self._changed.clear()
+            while (item := self.outbox.next()) is not None:
+                await self._write(call, wire.request(item))
+            await self._changed.wait()
+
+    async def _write(self, call: Call, request: wire.Request) -> None:
+        # gRPC takes one message at a time, and two tasks write.
+        async with self._writing:
+            await call.write(request)
+
+    async def _beat(self, call: Call) -> None:
+        while True:
+            await asyncio.sleep(self._settings.heartbeat_s)
+            await self._write(call, wire.heartbeat(self._now(), self.outbox.held_bytes))
+
+
+async def _quietly(writing: Coroutine[Any, Any, None]) -> None:
+    """Let a failed write pass: the reading side learns why the stream ended."""
+    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        await writing
+
+
+async def _ending(call: Call) -> Failure:
+    code, details = await call.code(), await call.details()
+    return wire.failure(code.name, details or "", _status_details(await call.trailing_metadata()))
+
+
+def _failure(error: grpc.aio.AioRpcError) -> Failure:
+    return wire.failure(error.code().name, error.details() or "", _status_details(error.trailing_metadata()))
+
+
+def _status_details(trailing_metadata: Any) -> bytes | None:
+    """Return the google.rpc.Status that gRPC carries in its trailers, if there is one."""
+    for key, value in trailing_metadata or ():
+        if key == "grpc-status-details-bin":
+            return bytes(value)
+    return None

@@ -1,0 +1,163 @@
+"""One session from its first sample to the server's last ack: a source feeding an outbox that a link empties."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from random import Random
+from uuid import UUID
+
+import grpc
+from songcore.errors import SongError
+
+from songstation.link import Link, LinkSettings
+from songstation.outbox import LossReason, Outbox
+from songstation.recovery import Backoff, Failure
+from songstation.sources import Lost, Source
+from songstation.wire import HeardSong, SessionInfo
+
+__all__ = ["Account", "Station", "listen", "uuid7"]
+
+MAX_LOSS_S = 3600
+"""The longest gap that the protocol takes as one."""
+
+
+@dataclass(frozen=True)
+class Station:
+    """Who is listening, and what is the same for every session."""
+
+    name: str
+    client: str
+    buffer_bytes: int
+    link: LinkSettings
+
+
+@dataclass
+class Account:
+    """What became of a session's sound; captured = committed + held, and the lost is part of both."""
+
+    captured_s: float = 0.0
+    committed_s: float = 0.0
+    lost_s: float = 0.0
+    n_streams: int = 0
+    """One, and one more for each reconnect."""
+    n_songs: int = 0
+    n_novel: int = 0
+    n_noise: int = 0
+    types: Counter[str] = field(default_factory=Counter)
+    """Songs by type id, novel ones and noise left out."""
+    problem: str = ""
+    """Why the source ended early."""
+
+    def count(self, song: HeardSong) -> None:
+        """Add a song."""
+        self.n_songs += 1
+        self.n_novel += song.novel
+        self.n_noise += not song.is_song
+        if song.is_song and not song.novel:
+            self.types[song.type_id] += 1
+
+
+async def listen(  # noqa: PLR0913 - collaborators, each by name
+    channel: grpc.aio.Channel,
+    source: Source,
+    station: Station,
+    *,
+    rng: Random,
+    now: Callable[[], datetime],
+    stop: asyncio.Event,
+    on_song: Callable[[HeardSong], None],
+    on_trouble: Callable[[Failure, float], None],
+) -> Account:
+    """Stream the source until it ends or ``stop`` is set, and return when the server has committed everything.
+
+    A server that is away is waited for, however long. Raises ConfigError when it refuses the station.
+    """
+
+    def new_name() -> str:
+        return f"stations/{station.name}/sessions/{uuid7(now(), rng)}"
+
+    account = Account()
+    outbox = Outbox(max_bytes=station.buffer_bytes, max_loss_samples=MAX_LOSS_S * source.sample_rate_hz)
+    session = SessionInfo(new_name(), source.sample_rate_hz, source.begin(now), station.client)
+
+    def hear(song: HeardSong) -> None:
+        account.count(song)
+        on_song(song)
+
+    link = Link(
+        channel,
+        outbox,
+        session,
+        backoff=Backoff(rng, first_s=station.link.first_retry_s, longest_s=station.link.longest_retry_s),
+        settings=station.link,
+        new_name=new_name,
+        now=now,
+        on_song=hear,
+        on_trouble=on_trouble,
+    )
+    feeding = asyncio.create_task(_feed(source, link, stop))
+    try:
+        await _run_beside(link, feeding)
+    finally:
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+        source.close()
+    account.problem = feeding.result()
+    rate = source.sample_rate_hz
+    account.captured_s, account.committed_s = link.n_captured / rate, link.n_committed / rate
+    account.lost_s, account.n_streams = outbox.n_lost / rate, link.n_streams
+    return account
+
+
+async def _run_beside(link: Link, feeding: "asyncio.Task[str]") -> None:
+    """Run the link to its end; a fault in the feeding ends both."""
+    running = asyncio.create_task(link.run())
+    try:
+        await asyncio.wait({running, feeding}, return_when=asyncio.FIRST_EXCEPTION)
+        if feeding.done() and feeding.exception() is not None:
+            feeding.result()
+        await running
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def _feed(source: Source, link: Link, stop: asyncio.Event) -> str:
+    """Put everything the source gives into the outbox, then its end; return why it ended, if not as it should."""
+    capturing = asyncio.create_task(_capture(source, link))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({capturing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return capturing.result() if capturing.done() else ""
+    except SongError as error:
+        return f"{error} [{error.reason}]"
+    finally:
+        for task in (capturing, stopping):
+            task.cancel()
+        await asyncio.gather(capturing, stopping, return_exceptions=True)
+        link.outbox.end()
+        link.captured()
+
+
+async def _capture(source: Source, link: Link) -> str:
+    async for chunk in source.chunks():
+        if isinstance(chunk, Lost):
+            link.outbox.lose(chunk.n_samples, chunk.reason)
+            continue
+        n_samples = len(chunk) // 2
+        while not link.outbox.offer(chunk, n_samples):
+            if not source.can_wait:
+                link.outbox.lose(n_samples, LossReason.SPOOL_FULL)
+                break
+            link.room.clear()
+            await link.room.wait()
+        link.captured()
+    return ""
+
+
+def uuid7(now: datetime, rng: Random) -> UUID:
+    """Return a UUID that sorts by time (RFC 9562, version 7)."""
+    milliseconds = int(now.timestamp() * 1000) & (2**48 - 1)
+    return UUID(int=milliseconds << 80 | 0x7 << 76 | rng.getrandbits(12) << 64 | 0b10 << 62 | rng.getrandbits(62))

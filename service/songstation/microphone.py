@@ -1,0 +1,138 @@
+"""A microphone, through PortAudio: the callback only copies into a ring buffer, everything else happens outside of it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from songcore.errors import ConfigError
+from songcore.resample import check_sample_rate
+
+from songstation.outbox import LossReason
+from songstation.ring import Int16Array, RingBuffer, lost_between
+from songstation.sources import Lost, chunk_samples
+
+__all__ = ["InputDevice", "Microphone", "input_devices"]
+
+RING_S = 10.0
+"""So long may the rest of the program stand still."""
+SILENT_S = 10.0
+"""A device that delivers nothing for so long is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputDevice:
+    """A device that can record."""
+
+    name: str
+    n_channels: int
+    sample_rate_hz: int
+    is_default: bool
+
+
+def input_devices() -> list[InputDevice]:
+    """Return the devices that can record; raises ConfigError PORTAUDIO_MISSING."""
+    sounddevice = _sounddevice()
+    default = sounddevice.default.device[0]
+    return [
+        InputDevice(d["name"], d["max_input_channels"], round(d["default_samplerate"]), d["index"] == default)
+        for d in sounddevice.query_devices()
+        if d["max_input_channels"] > 0
+    ]
+
+
+class Microphone:
+    """A capture device by name, part of a name, or number; the system's default without one.
+
+    Records one channel, or as many as it takes to pick ``channel``, counted from 1. Raises ConfigError DEVICE_MISSING
+    when there is no such device or it refuses the rate.
+    """
+
+    can_wait = False
+
+    def __init__(
+        self,
+        device: str | None = None,
+        *,
+        sample_rate_hz: int | None = None,
+        channel: int | None = None,
+        chunk_s: float = 0.5,
+    ) -> None:
+        sounddevice = _sounddevice()
+        wanted = int(device) if device and device.isdecimal() else device
+        try:
+            found = sounddevice.query_devices(wanted, "input")
+            self.sample_rate_hz = sample_rate_hz or round(found["default_samplerate"])
+            check_sample_rate(self.sample_rate_hz)
+            self._channel = (channel or 1) - 1
+            self._ring = RingBuffer(round(RING_S * self.sample_rate_hz))
+            self._previous_end_s: float | None = None
+            self._stream = sounddevice.InputStream(
+                samplerate=self.sample_rate_hz,
+                device=wanted,
+                channels=self._channel + 1,
+                dtype="int16",
+                callback=self._copy,
+            )
+        except (ValueError, sounddevice.PortAudioError) as error:
+            raise ConfigError(
+                f"cannot record from {device or 'the default device'} ({error}); see --list-devices, and try another "
+                "--rate or --channel",
+                reason="DEVICE_MISSING",
+            ) from error
+        self.name = str(found["name"])
+        self._n_chunk = chunk_samples(chunk_s, self.sample_rate_hz)
+        self._poll_s = chunk_s / 4
+
+    def begin(self, now: Callable[[], datetime]) -> datetime:
+        """Start the device; the first sample is now, to within the device's latency."""
+        self._stream.start()
+        return now()
+
+    async def chunks(self) -> AsyncIterator[bytes | Lost]:
+        """Yield chunks and losses until the device is gone, which raises ConfigError DEVICE_LOST."""
+        loop = asyncio.get_running_loop()
+        pending: list[bytes] = []
+        n_pending, heard_s = 0, loop.time()
+        while True:
+            n_lost, samples = self._ring.read(self._n_chunk - n_pending)
+            if n_lost:
+                if n_pending:
+                    yield b"".join(pending)
+                    pending, n_pending = [], 0
+                yield Lost(n_lost, LossReason.DEVICE_OVERRUN)
+            if len(samples):
+                heard_s = loop.time()
+                pending.append(samples.astype("<i2", copy=False).tobytes())
+                n_pending += len(samples)
+            if n_pending == self._n_chunk:
+                yield b"".join(pending)
+                pending, n_pending = [], 0
+            elif not len(samples) and not n_lost:
+                if loop.time() - heard_s > SILENT_S or not self._stream.active:
+                    raise ConfigError(f"the device {self.name} delivers no more sound", reason="DEVICE_LOST")
+                await asyncio.sleep(self._poll_s)
+
+    def close(self) -> None:
+        """Stop the device."""
+        self._stream.close()
+
+    def _copy(self, block: Int16Array, n_samples: int, time: Any, status: Any) -> None:
+        """Take a block (n, n_channels) from PortAudio's thread."""
+        begin_s = time.inputBufferAdcTime
+        if status.input_overflow:
+            self._ring.lose(lost_between(self._previous_end_s, begin_s, self.sample_rate_hz, n_samples))
+        self._ring.write(block[:, self._channel])
+        self._previous_end_s = begin_s + n_samples / self.sample_rate_hz
+
+
+def _sounddevice() -> Any:
+    try:
+        import sounddevice
+    except OSError as error:
+        raise ConfigError(
+            f"no sound system ({error}); install PortAudio (Debian: apt install libportaudio2)",
+            reason="PORTAUDIO_MISSING",
+        ) from error
+    return sounddevice

@@ -1,0 +1,81 @@
+"""What a station does when a stream ends before its session does. Pure: the random numbers are an argument."""
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from random import Random
+
+__all__ = ["Action", "Backoff", "Failure", "action_for"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How a stream ended: gRPC's code by name, and the server's reason for it if it gave one."""
+
+    code: str
+    reason: str = ""
+    message: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    retry_after_s: float = 0.0
+    """The server's wish."""
+
+    def __str__(self) -> str:
+        return f"{self.message or 'no answer'} [{self.reason or self.code}]"
+
+
+class Action(Enum):
+    """What to do next."""
+
+    RETRY = auto()
+    """Wait, then resume the session: time may heal it."""
+    REWIND = auto()
+    """Resume the session at once from where the server says."""
+    RESEND = auto()
+    """Resume the session; should the same chunk be refused again, declare it lost."""
+    NEW_SESSION = auto()
+    """Put what is held into a new session."""
+    STOP = auto()
+    """The setup is wrong, and sending it again cannot help."""
+
+
+_BY_REASON = {
+    "SEQUENCE_GAP": Action.REWIND,
+    "CHUNK_CORRUPT": Action.RESEND,
+    "SEQUENCE_REUSED": Action.NEW_SESSION,
+    "SESSION_FINISHED": Action.NEW_SESSION,
+    "FORMAT_CHANGED": Action.NEW_SESSION,
+    "FINISH_MISMATCH": Action.NEW_SESSION,
+    "GAP_TOO_LONG": Action.NEW_SESSION,
+    "SESSION_BROKEN": Action.NEW_SESSION,
+    "WRITER_FENCED": Action.STOP,
+    "MESSAGE_TOO_LARGE": Action.STOP,
+}
+# Codes that say the request itself is wrong. All others, those of tomorrow too, are worth another try.
+_STOP_CODES = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "ABORTED"}
+
+
+def action_for(failure: Failure) -> Action:
+    """Return what to do about a stream that failed; reason goes before code."""
+    by_code = Action.STOP if failure.code in _STOP_CODES else Action.RETRY
+    return _BY_REASON.get(failure.reason, by_code)
+
+
+class Backoff:
+    """Delays that grow, with full jitter, so that three hundred stations do not come back all at once.
+
+    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/, "full jitter".
+    """
+
+    def __init__(self, rng: Random, *, first_s: float = 1.0, longest_s: float = 120.0) -> None:
+        self._rng, self._first_s, self._longest_s = rng, first_s, longest_s
+        self._n_failures = 0
+
+    def reset(self) -> None:
+        """Begin again with the shortest delays: the server has committed something."""
+        self._n_failures = 0
+
+    def next_delay_s(self, at_least_s: float = 0.0) -> float:
+        """Return how long to wait before the next try, the server's own wish on top."""
+        # Above 2^30 the bound has long been reached, and the power would overflow some day.
+        bound_s = min(self._longest_s, self._first_s * 2 ** min(self._n_failures, 30))
+        self._n_failures += 1
+        return at_least_s + self._rng.uniform(0, bound_s)
