@@ -169,8 +169,8 @@ PRESETS: dict[str, TrainSettings] = {
     "default": TrainSettings(),
     "demo": TrainSettings(
         name="demo",
-        warmup=WarmupSettings(n_epochs=16),
-        rounds=RoundSettings(n_rounds=2, n_epochs=6),
+        warmup=WarmupSettings(n_epochs=10, neighbours_from_epoch=5),
+        rounds=RoundSettings(n_rounds=2, n_epochs=4),
         run=RunSettings(batch_size=64),
     ),
 }

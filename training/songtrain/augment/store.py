@@ -14,12 +14,13 @@ class FrameStore:
 
     def __init__(self, songs: SongSet, device: torch.device) -> None:
         n_mels = songs.frames.shape[1]
+        # Copies: arrays from Ray's object store are read-only, which torch warns about.
         silence = torch.zeros(1, n_mels, dtype=torch.float16)
-        self.frames = torch.cat([torch.from_numpy(songs.frames), silence]).to(device)
-        self.background = torch.from_numpy(songs.background).to(device)
+        self.frames = torch.cat([torch.tensor(songs.frames), silence]).to(device)
+        self.background = torch.tensor(songs.background).to(device)
         """(m, n_mels) sound from between the songs; may be empty."""
-        self.starts = torch.from_numpy(songs.starts).to(device)
-        self.lengths = torch.from_numpy(songs.lengths).to(device)
+        self.starts = torch.tensor(songs.starts).to(device)
+        self.lengths = torch.tensor(songs.lengths).to(device)
         self.n_mels, self.device = n_mels, device
 
     def __len__(self) -> int:

@@ -1,20 +1,22 @@
 """Features on disk, keyed by what was recorded and by every parameter that shaped them."""
 
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from hashlib import blake2b
+from io import BytesIO
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
 from songcore.annotations import Annotation
+from songcore.errors import ConfigError
 from songcore.stream import StreamConfig
 from songtrain.datasets.extract import BACKGROUND_FRAMES, MAX_BACKGROUNDS
 from songtrain.datasets.songs import RecordingSongs, SongPlace
 
-__all__ = ["cache_key", "load_cached", "store_cached"]
+__all__ = ["cache_key", "load_cached", "pack", "store_cached", "unpack"]
 
 LAYOUT = 1
 """Raise when `extract_songs` would give something else for the same input."""
@@ -32,34 +34,53 @@ def cache_key(path: Path, annotations: Sequence[Annotation] | None, config: Stre
     return digest.hexdigest()
 
 
-def store_cached(folder: Path, key: str, songs: RecordingSongs) -> None:
-    """Write the songs under ``key``, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".partial-", delete=False) as file:
-        np.savez(
-            file,
-            onset=np.asarray([p.onset for p in songs.places], np.int64),
-            offset=np.asarray([p.offset for p in songs.places], np.int64),
-            label=np.asarray([p.label for p in songs.places], np.str_),
-            lengths=songs.lengths,
-            frames=songs.frames,
-            background=songs.background,
-            duration_s=songs.duration_s,
+def pack(songs: RecordingSongs) -> bytes:
+    """Return the songs as the bytes of an .npz file."""
+    buffer = BytesIO()
+    np.savez(
+        buffer,
+        onset=np.asarray([p.onset for p in songs.places], np.int64),
+        offset=np.asarray([p.offset for p in songs.places], np.int64),
+        label=np.asarray([p.label for p in songs.places], np.str_),
+        lengths=songs.lengths,
+        frames=songs.frames,
+        background=songs.background,
+        duration_s=songs.duration_s,
+    )
+    return buffer.getvalue()
+
+
+def unpack(content: bytes, recording: str) -> RecordingSongs:
+    """Return what was packed, its songs placed in ``recording``; ValueError or KeyError when it is damaged."""
+    with np.load(BytesIO(content), allow_pickle=False) as arrays:
+        rows = zip(arrays["onset"].tolist(), arrays["offset"].tolist(), arrays["label"].tolist(), strict=True)
+        return RecordingSongs(
+            places=tuple(SongPlace(recording, *row) for row in rows),
+            lengths=arrays["lengths"],
+            frames=arrays["frames"],
+            background=arrays["background"],
+            duration_s=float(arrays["duration_s"]),
         )
-    os.replace(file.name, folder / f"{key}.npz")  # noqa: PTH105 - the name is a string
 
 
-def load_cached(folder: Path, key: str, recording: str) -> RecordingSongs | None:
+def store_cached(folder: Path, key: str, content: bytes) -> None:
+    """Write packed songs under ``key``, whole or not at all; ConfigError when the disk does not take them."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".partial-", delete=False) as file:
+            file.write(content)
+        Path(file.name).rename(folder / f"{key}.npz")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write features to {folder} ({error.strerror}); make room, or choose another --work folder", reason="WORK_UNWRITABLE"
+        ) from error
+
+
+def load_cached(folder: Path, key: str) -> bytes | None:
     """Return what was stored under ``key``, or None; a damaged file counts as absent."""
     try:
-        with np.load(folder / f"{key}.npz", allow_pickle=False) as arrays:
-            rows = zip(arrays["onset"].tolist(), arrays["offset"].tolist(), arrays["label"].tolist(), strict=True)
-            return RecordingSongs(
-                places=tuple(SongPlace(recording, *row) for row in rows),
-                lengths=arrays["lengths"],
-                frames=arrays["frames"],
-                background=arrays["background"],
-                duration_s=float(arrays["duration_s"]),
-            )
-    except (OSError, ValueError, KeyError, EOFError):
+        content = (folder / f"{key}.npz").read_bytes()
+        unpack(content, "")
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
+    return content

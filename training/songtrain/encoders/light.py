@@ -27,8 +27,9 @@ class _Residual(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        inner = torch.relu(self.first_norm(self.first(x))) * mask
-        return torch.relu(self.second_norm(self.second(inner)) + self.shortcut(x)) * mask
+        # In place where nothing is needed again: these tensors are large, and time goes into memory.
+        inner = self.first_norm(self.first(x)).mul_(mask).relu_()
+        return self.second_norm(self.second(inner)).add_(self.shortcut(x)).mul_(mask).relu_()
 
 
 class LightEncoder(nn.Module):
@@ -57,12 +58,14 @@ class LightEncoder(nn.Module):
         self.per_frame = nn.Linear(4 * width * (n_mels // 8), n_features)
 
     def forward(self, features: Tensor) -> Tensor:
-        mask = song_mask(features)[..., ::2]
-        x = torch.relu(self.stem_norm(self.stem(features))) * mask
+        x = self.stem_norm(self.stem(features))
+        # Of the activations' own type: under autocast another one would turn every product back to float32.
+        mask = song_mask(features)[..., ::2].to(x.dtype)
+        x = x.mul_(mask).relu_()
         for stage, halves in zip(self.stages, self._halves_time, strict=True):
             mask = mask[..., ::2] if halves else mask
             x = stage(x, mask)
         frames = torch.relu(self.per_frame(x.flatten(1, 2).transpose(1, 2)))
         frames = frames * mask[:, 0, 0, :, None]
-        n_valid = mask.sum(dim=3).flatten(1).clamp(min=1)
-        return frames.amax(dim=1) + frames.sum(dim=1) / n_valid
+        n_valid = mask.float().sum(dim=3).flatten(1).clamp(min=1)
+        return frames.amax(dim=1) + frames.float().sum(dim=1) / n_valid

@@ -1,0 +1,93 @@
+"""Recordings to features by Ray Data, one task per few files, cached and resumable; a bad file is reported and skipped."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray.data
+
+from songcore.errors import ConfigError, SongError
+from songcore.stream import StreamConfig
+from songtrain.datasets.cache import cache_key, load_cached, pack, store_cached, unpack
+from songtrain.datasets.extract import extract_songs
+from songtrain.datasets.folder import RecordingFile
+from songtrain.datasets.songs import RecordingSongs, SongSet, join_recordings
+
+__all__ = ["FeatureRun", "Skipped", "extract_features"]
+
+MAX_BLOCKS = 64
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A recording that could not be used, and why."""
+
+    recording: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class FeatureRun:
+    """All songs of a data set, and what was left out."""
+
+    songs: SongSet
+    skipped: tuple[Skipped, ...]
+    n_cached: int
+    """Recordings whose features were on disk already."""
+
+
+def extract_features(
+    recordings: Sequence[RecordingFile],
+    stream: StreamConfig,
+    cache: Path,
+    *,
+    channel: int | None = None,
+    on_recording: Callable[[], None] = lambda: None,
+) -> FeatureRun:
+    """Return the songs of all recordings, in their order; needs a Ray connection.
+
+    Raises ConfigError when the cache cannot be written.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    extract = partial(_extract_row, files=tuple(recordings), stream=stream, cache=cache.absolute(), channel=channel)
+    items = [{"index": index} for index in range(len(recordings))]
+    rows = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_BLOCKS)).map(extract)
+    found: dict[int, RecordingSongs] = {}
+    skipped: dict[int, Skipped] = {}
+    n_cached = 0
+    for row in rows.iter_rows():
+        index, name = int(row["index"]), recordings[int(row["index"])].name
+        if row["reason"] == "WORK_UNWRITABLE":
+            raise ConfigError(str(row["message"]), reason=str(row["reason"]))
+        if row["reason"]:
+            skipped[index] = Skipped(name, str(row["reason"]), str(row["message"]))
+        else:
+            found[index] = unpack(row["content"], name)
+            n_cached += int(row["was_cached"])
+        on_recording()
+    songs = join_recordings((found[index] for index in sorted(found)), stream.frontend.n_mels)
+    return FeatureRun(songs, tuple(skipped[index] for index in sorted(skipped)), n_cached)
+
+
+def _extract_row(
+    row: dict[str, Any], *, files: Sequence[RecordingFile], stream: StreamConfig, cache: Path, channel: int | None
+) -> dict[str, Any]:
+    file = files[int(row["index"])]
+    result = {"index": row["index"], "content": b"", "was_cached": False, "reason": "", "message": ""}
+    try:
+        key = cache_key(file.path, file.annotations, stream, channel)
+        content = load_cached(cache, key)
+        result["was_cached"] = content is not None
+        if content is None:
+            content = pack(extract_songs(file.path, file.name, file.annotations, stream, channel))
+            store_cached(cache, key, content)
+        return result | {"content": content}
+    except SongError as error:
+        return result | {"reason": error.reason, "message": str(error)}
+    except OSError as error:
+        return result | {"reason": "NOT_READABLE", "message": f"{file.path} cannot be read ({error.strerror})"}

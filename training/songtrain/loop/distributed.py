@@ -1,0 +1,152 @@
+"""The training loop on Ray Train: one worker or several, checkpointed every epoch, resumed after a lost worker or driver."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, prepare_model
+from torch import nn
+
+from songcore.arrays import IntArray
+from songcore.errors import SongError
+from songcore.stream import StreamConfig
+from songtrain.cluster import n_local_cores, posted_events
+from songtrain.datasets.songs import SongSet
+from songtrain.encoders.build import build_encoder
+from songtrain.encoders.efficientnet import EfficientNetEncoder
+from songtrain.encoders.light import LightEncoder
+from songtrain.encoders.network import SongNetwork
+from songtrain.evaluation.collapse import CollapseError
+from songtrain.loop.learner import Learner
+from songtrain.loop.schedule import plan_epochs
+from songtrain.loop.world import World
+from songtrain.settings import TrainSettings
+
+__all__ = ["TrainedEncoder", "train_encoder"]
+
+
+@dataclass(frozen=True)
+class TrainedEncoder:
+    """What training leaves."""
+
+    encoder: LightEncoder | EfficientNetEncoder
+    """On the CPU, in evaluation mode."""
+    labels: IntArray
+    """(n_rounds, n_songs) core labels of every round."""
+    history: tuple[dict[str, Any], ...]
+    """One row per epoch."""
+
+
+def train_encoder(
+    songs: SongSet,
+    settings: TrainSettings,
+    stream: StreamConfig,
+    work: Path,
+    *,
+    use_gpu: bool = False,
+    on_event: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> TrainedEncoder:
+    """Train on these songs; needs a Ray connection. The same call after a kill goes on where the last checkpoint was.
+
+    ``on_event`` gets a dict per epoch as it ends. Raises CollapseError when training loses what tells songs apart.
+    """
+    run = settings.run
+    threads = run.threads_per_worker or max(1, n_local_cores() // run.n_workers)
+    with posted_events(on_event) as board:
+        config = {
+            "settings": settings.model_dump_json(),
+            "songs": ray.put(songs),
+            "stream": stream,
+            "threads": threads,
+            "use_gpu": use_gpu,
+            "board": board,
+        }
+        trainer = TorchTrainer(
+            _train_worker,
+            train_loop_config=config,
+            scaling_config=ScalingConfig(num_workers=run.n_workers, use_gpu=use_gpu, resources_per_worker={"CPU": threads}),
+            run_config=RunConfig(
+                name=_run_name(songs, settings, stream),
+                storage_path=str(work.absolute() / "checkpoints"),
+                failure_config=FailureConfig(max_failures=run.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+            ),
+        )
+        result = trainer.fit()
+    if result.metrics and result.metrics.get("reason"):
+        raise CollapseError(str(result.metrics["message"]), reason=str(result.metrics["reason"]))
+    with result.checkpoint.as_directory() as folder:
+        return _load_trained(Path(folder), settings, stream.frontend.n_mels)
+
+
+def _train_worker(config: dict[str, Any]) -> None:
+    torch.set_num_threads(config["threads"])
+    context = ray.train.get_context()
+    world = World(context.get_world_rank(), context.get_world_size())
+    settings = TrainSettings.model_validate_json(config["settings"])
+    device = torch.device("cuda" if config["use_gpu"] else "cpu")
+    wrap: Callable[[nn.Module], nn.Module] = prepare_model if world.size > 1 else lambda network: network
+    learner = Learner(ray.get(config["songs"]), settings, config["stream"], device=device, world=world, wrap=wrap)
+    history = _resume(learner)
+    try:
+        for epoch in plan_epochs(settings)[len(history) :]:
+            begin = perf_counter()
+            result = learner.run_epoch(epoch)
+            row = {"stage": epoch.stage, "round": epoch.round, **asdict(result), "seconds": perf_counter() - begin}
+            history.append(row)
+            _report(learner, history, world)
+            if world.rank == 0:
+                # Waited for, so that a run that is killed next has told what it did.
+                ray.get(config["board"].post.remote({"epoch": epoch.index, "pid": os.getpid(), **row}))
+    except SongError as error:
+        # A run that cannot succeed is told and not tried again.
+        ray.train.report({"reason": error.reason, "message": str(error)})
+
+
+def _resume(learner: Learner) -> list[dict[str, Any]]:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return []
+    with checkpoint.as_directory() as folder:
+        learner.restore(torch.load(Path(folder) / "state.pt", weights_only=True))
+        history: list[dict[str, Any]] = json.loads((Path(folder) / "history.json").read_text())
+    return history
+
+
+def _report(learner: Learner, history: list[dict[str, Any]], world: World) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = None
+        if world.rank == 0:
+            torch.save(learner.state(), Path(folder) / "state.pt")
+            (Path(folder) / "history.json").write_text(json.dumps(history))
+            checkpoint = Checkpoint.from_directory(folder)
+        ray.train.report({"epoch": len(history), "loss": history[-1]["loss"]}, checkpoint=checkpoint)
+
+
+def _load_trained(folder: Path, settings: TrainSettings, n_mels: int) -> TrainedEncoder:
+    state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+    network = SongNetwork(build_encoder(settings.encoder, n_mels))
+    network.load_state_dict(state["network"])
+    history = tuple(json.loads((folder / "history.json").read_text()))
+    network.encoder.eval()
+    return TrainedEncoder(network.encoder, np.asarray(state["labels"], np.int64), history)
+
+
+def _run_name(songs: SongSet, settings: TrainSettings, stream: StreamConfig) -> str:
+    """Name of a run: another one for other songs or parameters, so that no foreign checkpoint is taken up."""
+    digest = blake2b(digest_size=8)
+    training = settings.model_copy(update={"name": "songs"})
+    digest.update(training.model_dump_json().encode() + stream.fingerprint())
+    digest.update(songs.lengths.tobytes() + np.ascontiguousarray(songs.frames).tobytes())
+    return f"run-{digest.hexdigest()}"

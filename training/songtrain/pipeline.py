@@ -1,0 +1,226 @@
+"""``songstream train``, stage by stage: recordings → songs → encoder → types → calibration → evaluation → bundle and report."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+
+from songcore.bundle import BundleParts, write_bundle
+from songcore.embed import Embedder
+from songcore.errors import ConfigError
+from songcore.features import FeatureConfig
+from songcore.manifest import EncoderInfo
+from songcore.novelty import NoveltyConfig
+from songcore.presets import PRESETS
+from songcore.stream import StreamConfig
+from songcore.zipf import fit_zipf
+from songtrain.cluster import ray_session
+from songtrain.datasets.distributed import FeatureRun, extract_features
+from songtrain.datasets.folder import DataFolder, scan_folder
+from songtrain.datasets.screening import screen_songs
+from songtrain.datasets.songs import SongSet
+from songtrain.datasets.split import hold_out
+from songtrain.discovery import Discovery, discover_types
+from songtrain.encoders.build import n_parameters
+from songtrain.encoders.network import ServedEncoder
+from songtrain.evaluation.novelty import NoveltyCheck, check_novelty
+from songtrain.evaluation.scores import diagnostics, label_numbers, label_scores
+from songtrain.export.golden import golden_recordings
+from songtrain.export.onnx import check_parity, export_onnx
+from songtrain.loop.distributed import TrainedEncoder, train_encoder
+from songtrain.loop.embedding import embed_store
+from songtrain.augment.store import FrameStore
+from songtrain.reducers.components import UnitComponents
+from songtrain.report.page import ReportContent, write_report
+from songtrain.settings import TrainSettings
+
+__all__ = ["Progress", "TrainJob", "train_bundle"]
+
+Progress: TypeAlias = Callable[[str, int, int, str], None]
+"""Called with stage, how much is done, of how much, and a few words."""
+
+N_PARITY_SONGS = 16
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What to learn from, where to put it, and how."""
+
+    data: Path
+    out: Path
+    settings: TrainSettings
+    work: Path
+    """Feature cache and checkpoints; the same job with the same folder goes on where it was killed."""
+    created_by: str
+    now: datetime
+    address: str | None = None
+    """Of a Ray cluster; None for this machine alone."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    overwrite: bool = False
+
+
+@dataclass
+class _Clock:
+    """Seconds per stage, for the report."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    begin: float = field(default_factory=perf_counter)
+
+    def lap(self, stage: str) -> None:
+        now = perf_counter()
+        self.seconds[stage], self.begin = now - self.begin, now
+
+
+def train_bundle(job: TrainJob, on_progress: Progress = lambda *_: None) -> dict[str, Any]:
+    """Train, write bundle and report, and return the run's facts and scores; nothing is written to ``out`` on failure.
+
+    Raises InputError for what cannot be learned from, ConfigError for what cannot be written, CollapseError when training fails.
+    """
+    if job.out.exists() and not job.overwrite:
+        raise ConfigError(f"{job.out} exists; choose another folder, or --overwrite", reason="OUTPUT_EXISTS")
+    settings, clock = job.settings, _Clock()
+    frontend, segmenter = PRESETS[settings.data.segmenter]
+    stream = StreamConfig(frontend, segmenter, FeatureConfig())
+    folder = scan_folder(job.data, settings.data.segmentation)
+    with ray_session(job.address):
+        clock.lap("start")
+        features = _features(folder, stream, job, on_progress)
+        songs, n_silent = screen_songs(features.songs, min_songs=settings.data.min_songs)
+        held = hold_out(songs.recordings, settings.novelty.held_out_share, np.random.default_rng([settings.seed, 1]))
+        train, held_out = songs.subset(np.setdiff1d(np.arange(len(songs)), held)), songs.subset(held)
+        clock.lap("features")
+        trained = _train(train, stream, job, on_progress)
+        clock.lap("training")
+    on_progress("types", 0, 1, "exporting the encoder, clustering")
+    encoder, model = _serve(trained, train, settings, stream)
+    embedder = Embedder(model, device="cpu")
+    parity = check_parity(encoder, embedder, [train.features(i) for i in range(min(len(train), N_PARITY_SONGS))])
+    found = discover_types(train, held_out, embedder, settings, frontend.sample_rate_hz, np.random.default_rng([settings.seed, 2]))
+    check = _novelty_check(found, held_out, settings)
+    clock.lap("types")
+    scores = {**_scores(train, held_out, found, settings), "parity_cosine": parity, **_novelty_scores(check)}
+    facts = _facts(songs, train, held_out, features, n_silent, found)
+    bundle = write_bundle(
+        job.out, _parts(job, stream, trained, encoder, model, found, facts, scores, folder, train), overwrite=job.overwrite
+    )
+    clock.lap("bundle")
+    on_progress("report", 0, 1, "drawing")
+    content = ReportContent(
+        settings=settings, stream=stream, train=train, trained=trained, found=found, novelty=check, scores=scores, facts=facts,
+        skipped=features.skipped, seconds=clock.seconds, digest=bundle.digest, created_at=job.now,
+    )
+    write_report(job.out / "report.html", content)
+    on_progress("report", 1, 1, "done")
+    return {**facts, **scores, "digest": bundle.digest, "bundle": str(job.out), "seconds": clock.seconds}
+
+
+def _features(folder: DataFolder, stream: StreamConfig, job: TrainJob, on_progress: Progress) -> FeatureRun:
+    n_done, n_all = 0, len(folder.recordings)
+    on_progress("features", 0, n_all, "recordings")
+
+    def count() -> None:
+        nonlocal n_done
+        n_done += 1
+        on_progress("features", n_done, n_all, "recordings")
+
+    return extract_features(folder.recordings, stream, job.work / "features", channel=job.settings.data.channel, on_recording=count)
+
+
+def _train(train: SongSet, stream: StreamConfig, job: TrainJob, on_progress: Progress) -> TrainedEncoder:
+    n_all = job.settings.warmup.n_epochs + job.settings.rounds.n_rounds * job.settings.rounds.n_epochs
+    on_progress("training", 0, n_all, "starting workers")
+
+    def tell(event: dict[str, Any]) -> None:
+        words = "warm-up" if event["stage"] == "warmup" else f"round {event['round']}, {event['n_clusters']} clusters"
+        on_progress("training", event["epoch"] + 1, n_all, f"{words}, loss {event['loss']:.3f}")
+
+    return train_encoder(train, job.settings, stream, job.work, use_gpu=job.device == "cuda", on_event=tell)
+
+
+def _serve(trained: TrainedEncoder, train: SongSet, settings: TrainSettings, stream: StreamConfig) -> tuple[ServedEncoder, bytes]:
+    """Fold the principal components of the training songs into the encoder and export it."""
+    pooled = embed_store(trained.encoder, FrameStore(train, torch.device("cpu")), np.arange(len(train), dtype=np.int64))
+    components = UnitComponents(settings.encoder.dimension, settings.seed).fit(pooled)
+    encoder = ServedEncoder(trained.encoder, components.mean_, components.components_).eval()
+    return encoder, export_onnx(encoder, stream.frontend.n_mels, stream.features.bucket_frames)
+
+
+def _novelty_check(found: Discovery, held_out: SongSet, settings: TrainSettings) -> NoveltyCheck:
+    return check_novelty(
+        found.calibration, held_out.recordings, found.bank, found.bank_labels,
+        n_neighbours=settings.novelty.n_neighbours, alpha=settings.novelty.alpha, rng=np.random.default_rng([settings.seed, 3]),
+    )
+
+
+def _scores(train: SongSet, held_out: SongSet, found: Discovery, settings: TrainSettings) -> dict[str, float]:
+    """Scores over all songs as they are named when served; those held out also alone."""
+    rng = np.random.default_rng([settings.seed, 4])
+    number = {t.id: index for index, t in enumerate(found.types)}
+    named = np.asarray(
+        [number[a.type_id] for a in found.catalogue.assign(np.concatenate([found.embeddings, found.held_out_embeddings]))], np.int64
+    )
+    truth = label_numbers([*train.labels, *held_out.labels])
+    scores = label_scores(truth, named, rng=rng)
+    scores |= {f"held_out_{name}": value for name, value in label_scores(truth[len(train) :], named[len(train) :], rng=rng).items()}
+    scores |= diagnostics(found.embeddings, found.labels)
+    scores["core_share"] = float((found.core_labels >= 0).mean())
+    # Serving names by the nearest prototype: how often that is the cluster the song was found in.
+    scores["prototype_agreement"] = float((named[: len(train)] == found.labels).mean())
+    zipf = fit_zipf([t.n_songs for t in found.types], rng=rng)
+    return scores | {"zipf_exponent": zipf.exponent, "zipf_ks": zipf.ks_distance, "zipf_p": zipf.p_value}
+
+
+def _novelty_scores(check: NoveltyCheck) -> dict[str, float]:
+    scores = {"novelty_auroc": check.auroc, "novelty_caught": check.caught_share}
+    return scores if np.isnan(check.false_alarms) else scores | {"false_alarms": check.false_alarms}
+
+
+def _facts(
+    songs: SongSet, train: SongSet, held_out: SongSet, features: FeatureRun, n_silent: int, found: Discovery
+) -> dict[str, int | float]:
+    return {
+        "n_types": len(found.types),
+        "n_songs": len(songs),
+        "n_train": len(train),
+        "n_held_out": len(held_out),
+        "n_recordings": len(set(songs.recordings)),
+        "recorded_s": round(songs.duration_s, 1),
+        "n_skipped": len(features.skipped),
+        "n_silent": n_silent,
+        "n_true_types": len({label for label in songs.labels if label}),
+    }
+
+
+def _parts(  # noqa: PLR0913 - where everything comes together
+    job: TrainJob, stream: StreamConfig, trained: TrainedEncoder, encoder: ServedEncoder, model: bytes, found: Discovery,
+    facts: dict[str, int | float], scores: dict[str, float], folder: DataFolder, train: SongSet,
+) -> BundleParts:
+    settings = job.settings
+    paths = {file.name: file.path for file in folder.recordings}
+    typical = [train.places[best[k]] for k in range(3) for best in found.exemplars if k < len(best)]
+    return BundleParts(
+        name=settings.name,
+        created_by=job.created_by,
+        created_at=job.now,
+        stream=stream,
+        encoder=model,
+        encoder_info=EncoderInfo(
+            architecture=settings.encoder.name,
+            n_parameters=n_parameters(encoder),
+            dimension=found.embeddings.shape[1],
+            trained_on=f"{facts['n_train']} songs in {facts['n_recordings']} recordings of {job.data.name}",
+        ),
+        types=found.types,
+        prototypes=found.prototypes,
+        type_index=found.type_index,
+        bank=found.bank,
+        calibration=found.calibration,
+        novelty=NoveltyConfig(n_neighbours=settings.novelty.n_neighbours, alpha=settings.novelty.alpha),
+        golden_recordings=golden_recordings(typical, paths, stream, settings.data.channel),
+        report={**facts, **{name: round(value, 4) for name, value in scores.items()}},
+    )

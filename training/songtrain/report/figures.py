@@ -1,0 +1,153 @@
+"""The pictures of a training report, as matplotlib figures."""
+
+from collections.abc import Sequence
+from io import BytesIO, StringIO
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from sklearn.manifold import TSNE
+
+from songcore.arrays import FloatArray, IntArray
+from songcore.zipf import zipf_probabilities
+from songtrain.evaluation.novelty import NoveltyCheck
+
+__all__ = ["map_figure", "novelty_figure", "png", "sizes_figure", "song_picture", "svg", "training_figure"]
+
+INK, ACCENT, SECOND, FAINT = "#22303c", "#1b7f79", "#d1603d", "#b8c2cc"
+MAX_MAP_SONGS = 3000
+N_COLOURED = 20
+
+
+def _figure(width: float, height: float, n_columns: int = 1) -> tuple[Figure, list[Any]]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = [figure.add_subplot(1, n_columns, number + 1) for number in range(n_columns)]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.spines[["left", "bottom"]].set_color(FAINT)
+        ax.tick_params(colors=INK, labelsize=8)
+    return figure, axes
+
+
+def song_picture(features: FloatArray, ceiling: float) -> bytes:
+    """Return a song (n_frames, n_mels) as a PNG, one pixel per value, low bands at the bottom."""
+    buffer = BytesIO()
+    heard = np.flatnonzero(features.max(axis=1) > 0)
+    last = int(heard[-1]) + 1 if len(heard) else len(features)
+    imsave(buffer, features[:last].T[::-1], cmap="magma", vmin=0, vmax=ceiling, format="png")
+    return buffer.getvalue()
+
+
+def sizes_figure(counts: Sequence[int], exponent: float, p_value: float) -> Figure:
+    """Return songs per type by rank beside the fitted Zipf law."""
+    figure, (ax,) = _figure(5.2, 3.4)
+    sizes = np.sort(np.asarray(counts))[::-1]
+    ranks = np.arange(1, len(sizes) + 1)
+    ax.loglog(ranks, sizes, "o", color=ACCENT, markersize=5, label="types found")
+    expected = zipf_probabilities(len(sizes), exponent) * sizes.sum()
+    ax.loglog(ranks, expected, "-", color=SECOND, linewidth=1.5, label=f"Zipf, s = {exponent:.2f} (p = {p_value:.2f})")
+    ax.set_xlabel("rank of type")
+    ax.set_ylabel("songs")
+    for axis, top in ((ax.xaxis, len(sizes)), (ax.yaxis, int(sizes.max()))):
+        ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000) if t <= top]
+        axis.set_ticks(ticks, [f"{t:,}" for t in ticks])
+        axis.set_ticks([], minor=True)
+    ax.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def map_figure(embeddings: FloatArray, labels: IntArray, core: IntArray, type_ids: Sequence[str], seed: int) -> Figure:
+    """Return the songs in two dimensions (t-SNE), the largest types coloured and named."""
+    figure, (ax,) = _figure(7.2, 6.0)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(embeddings))[:MAX_MAP_SONGS])
+    perplexity = float(min(30, max(2, (len(chosen) - 1) // 4)))
+    places = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(embeddings[chosen])
+    labels, is_core = labels[chosen], core[chosen] >= 0
+    colours = colormaps["tab20"](np.arange(N_COLOURED) % 20)
+    for label in np.unique(labels)[::-1]:
+        own = labels == label
+        colour = [colours[label]] if label < N_COLOURED else [FAINT]
+        ax.scatter(*places[own & is_core].T, s=9, c=colour, linewidths=0)
+        ax.scatter(*places[own & ~is_core].T, s=9, facecolors="none", edgecolors=colour, linewidths=0.7)
+        if label < N_COLOURED:
+            middle = np.median(places[own], axis=0)
+            box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.75}
+            ax.annotate(type_ids[label], middle, fontsize=8, ha="center", va="center", color=INK, bbox=box)
+    ax.set_axis_off()
+    return figure
+
+
+def training_figure(history: Sequence[dict[str, Any]]) -> Figure:
+    """Return the loss per epoch, stages shaded, and what every round found."""
+    figure, (left, right) = _figure(9.0, 3.2, 2)
+    losses = [row["loss"] for row in history]
+    stages = [row["round"] for row in history]
+    epochs = np.arange(1, len(losses) + 1)
+    for number in sorted(set(stages)):
+        own = np.flatnonzero(np.asarray(stages) == number)
+        left.plot(epochs[own], [losses[i] for i in own], "o-", color=INK if number == 0 else ACCENT, markersize=3, linewidth=1.2)
+        if number % 2:
+            left.axvspan(own[0] + 0.5, own[-1] + 1.5, color=FAINT, alpha=0.25, linewidth=0)
+        top = left.get_xaxis_transform()
+        left.text((own[0] + own[-1]) / 2 + 1, 1.0, "warm-up" if number == 0 else f"round {number}", ha="center", va="bottom", fontsize=7.5, transform=top)
+    left.set_xlabel("epoch")
+    left.set_ylabel("loss")
+    rounds = [row for row in history if row["core_share"] is not None]
+    numbers = [row["round"] for row in rounds]
+    right.plot(numbers, [row["core_share"] for row in rounds], "o-", color=ACCENT, label="songs in dense cores")
+    kept = [(row["round"], row["kept_share"]) for row in rounds if row["kept_share"] is not None]
+    if kept:
+        right.plot(*zip(*kept, strict=True), "s--", color=SECOND, label="of these, kept their cluster")
+    for row in rounds:
+        right.annotate(f"{row['n_clusters']} clusters", (row["round"], row["core_share"]), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
+    right.set_ylim(0, 1.12)
+    right.set_xticks(numbers)
+    right.set_xlabel("round")
+    right.set_ylabel("share")
+    if rounds:
+        right.legend(frameon=False, fontsize=8, loc="lower right")
+    return figure
+
+
+def novelty_figure(check: NoveltyCheck, alpha: float) -> Figure:
+    """Return the scores of known songs and of songs of types left out, and the trade-off between them."""
+    figure, (left, right) = _figure(9.0, 3.2, 2)
+    top = float(max(check.known.max(), check.novel.max()))
+    bins = np.linspace(0, top, 40)
+    left.hist(check.known, bins, density=True, color=ACCENT, alpha=0.75, label="held-out songs")
+    left.hist(check.novel, bins, density=True, color=SECOND, alpha=0.55, label="songs of a type left out")
+    # Conformal: novel from here on, p = (1 + how many are as strange) / (1 + n) <= alpha.
+    n_allowed = int(np.floor(alpha * (len(check.known) + 1))) - 1
+    if n_allowed >= 0:
+        threshold = float(np.sort(check.known)[::-1][n_allowed])
+        left.axvline(threshold, color=INK, linewidth=1, linestyle="--")
+        left.text(threshold, 1.0, f" novel from {threshold:.2f}", fontsize=8, va="bottom", ha="center", transform=left.get_xaxis_transform())
+    left.set_xlabel("novelty score")
+    left.set_yticks([])
+    left.spines["left"].set_visible(False)
+    left.legend(frameon=False, fontsize=8)
+    cuts = np.sort(np.concatenate([check.known, check.novel, [-1.0]]))[::-1]
+    false = [(check.known > cut).mean() for cut in cuts]
+    right.plot(false, [(check.novel > cut).mean() for cut in cuts], color=ACCENT, linewidth=1.5)
+    right.axvline(alpha, color=INK, linewidth=1, linestyle="--")
+    right.set_xlabel("known songs called novel")
+    right.set_ylabel("songs of a type left out, caught")
+    right.set_title(f"area under the curve {check.auroc:.3f}", fontsize=9, color=INK)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """Return the figure as a PNG."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def svg(figure: Figure) -> str:
+    """Return the figure as an SVG element."""
+    buffer = StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
