@@ -15,6 +15,8 @@ __all__ = ["Assignment", "Catalogue", "TypeKind"]
 
 TypeKind = Literal["song", "noise"]
 
+MAX_NORM_ERROR = 1e-3
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -52,6 +54,7 @@ class Catalogue:
     ) -> None:
         _check(prototypes, type_index, type_ids, bank, calibration)
         self.type_ids, self.kinds, self.novelty = tuple(type_ids), tuple(kinds), novelty
+        self.dimension = prototypes.shape[1]
         self._type_index = type_index
         self._calibration = np.sort(calibration)
         self._n_neighbours = min(novelty.n_neighbours, len(bank))
@@ -93,18 +96,36 @@ def mean_neighbour_distance(bank: faiss.IndexFlatIP, embeddings: FloatArray, n_n
 def _check(
     prototypes: FloatArray, type_index: IntArray, type_ids: Sequence[str], bank: FloatArray, calibration: FloatArray
 ) -> None:
+    forms = {"f": "floats", "i": "integers"}
+    problems = [
+        f"{name} is {array.dtype} {array.shape}, expected {forms[kind]} along {n_axes} axes, at least one"
+        for name, array, kind, n_axes in (
+            ("prototypes", prototypes, "f", 2),
+            ("type_index", type_index, "i", 1),
+            ("bank", bank, "f", 2),
+            ("calibration", calibration, "f", 1),
+        )
+        if array.dtype.kind != kind or array.ndim != n_axes or array.size == 0
+    ]
+    if not problems:
+        problems = _disagreements(prototypes, type_index, type_ids, bank, calibration)
+    if problems:
+        raise BundleError(f"types.npz cannot be used: {'; '.join(problems)}", reason="TYPES_INVALID")
+
+
+def _disagreements(
+    prototypes: FloatArray, type_index: IntArray, type_ids: Sequence[str], bank: FloatArray, calibration: FloatArray
+) -> list[str]:
     problems = []
-    if prototypes.ndim != 2 or len(prototypes) == 0 or bank.ndim != 2 or len(bank) == 0:
-        problems.append("prototypes and bank must be non-empty matrices")
-    elif prototypes.shape[1] != bank.shape[1]:
+    if prototypes.shape[1] != bank.shape[1]:
         problems.append(f"prototypes have {prototypes.shape[1]} dimensions, the bank {bank.shape[1]}")
     if len(type_index) != len(prototypes):
         problems.append(f"{len(type_index)} type indices for {len(prototypes)} prototypes")
-    elif len(type_index) and (type_index.min() < 0 or type_index.max() >= len(type_ids)):
-        problems.append(f"type indices reach {type_index.max()}, but there are {len(type_ids)} types")
-    if len(calibration) == 0:
-        problems.append("there are no calibration scores")
-    if not all(np.isfinite(array).all() for array in (prototypes, bank, calibration)):
-        problems.append("an array holds NaN or infinity")
-    if problems:
-        raise BundleError(f"types.npz cannot be used: {'; '.join(problems)}", reason="TYPES_INVALID")
+    if type_index.min() < 0 or type_index.max() >= len(type_ids):
+        problems.append(f"type indices {type_index.min()} to {type_index.max()} for {len(type_ids)} types")
+    if not np.isfinite(calibration).all():
+        problems.append("a calibration score is NaN or infinite")
+    # Also false for NaN and infinity.
+    if not all((np.abs(np.linalg.norm(vectors, axis=1) - 1) < MAX_NORM_ERROR).all() for vectors in (prototypes, bank)):
+        problems.append("prototypes and bank must be vectors of length 1")
+    return problems

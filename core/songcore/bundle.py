@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,6 +31,7 @@ from songcore.arrays import FloatArray, IntArray
 from songcore.assign import Assignment, Catalogue
 from songcore.embed import Device, Embedder
 from songcore.errors import BundleError, ConfigError
+from songcore.frontend import FrontendConfig
 from songcore.golden import check_golden, expected_results
 from songcore.manifest import SCHEMA_VERSION, EncoderInfo, Manifest, SongType
 from songcore.novelty import NoveltyConfig
@@ -112,38 +114,58 @@ def load_bundle(path: Path | str, *, device: Device = "auto") -> Bundle:
     content = {name: _read_verified(path, name, manifest) for name in FILES}
     types = _parse(_TYPES.validate_json, content["types.json"], "types.json")
     catalogue = _catalogue(manifest, types, _load_arrays(content["types.npz"], "types.npz"))
-    bundle = Bundle(manifest, types, Embedder(content["encoder.onnx"], device=device), catalogue)
-    if (bundle.embedder.n_mels, bundle.embedder.dimension) != (manifest.frontend.n_mels, manifest.encoder.dimension):
-        raise BundleError(
-            f"the encoder takes {bundle.embedder.n_mels} bands and gives {bundle.embedder.dimension} dimensions, the manifest "
-            f"says {manifest.frontend.n_mels} and {manifest.encoder.dimension}",
-            reason="ENCODER_INTERFACE",
-        )
-    check_golden(_load_arrays(content["golden.npz"], "golden.npz"), manifest.stream, bundle.embedder, catalogue)
-    return bundle
+    embedder = Embedder(content["encoder.onnx"], device=device)
+    _check_dimensions(manifest.frontend, manifest.encoder, embedder, catalogue)
+    check_golden(_load_arrays(content["golden.npz"], "golden.npz"), manifest.stream, embedder, catalogue)
+    return Bundle(manifest, types, embedder, catalogue)
 
 
 def write_bundle(path: Path | str, parts: BundleParts, *, overwrite: bool = False) -> Bundle:
     """Write a bundle to the directory ``path``, whole or not at all, and return it loaded back.
 
-    Raises ConfigError when ``path`` exists and ``overwrite`` is not given, BundleError when the parts do not fit together.
+    With ``overwrite`` it takes the place of another bundle, which stays as it is until then. Raises ConfigError when
+    ``path`` exists and may not be overwritten, BundleError when the parts do not fit together.
     """
     path = Path(path)
     if path.exists() and not overwrite:
         raise ConfigError(f"{path} exists; choose another directory, or overwrite on purpose", reason="OUTPUT_EXISTS")
+    if path.exists() and not (path / "manifest.json").is_file():
+        raise ConfigError(f"{path} is no bundle, so it is not overwritten; choose another", reason="OUTPUT_EXISTS")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         _write_files(partial, parts)
         load_bundle(partial, device="cpu")
         partial.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        partial.rename(path)
+        _put_in_place(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return load_bundle(path, device="cpu")
+
+
+def _put_in_place(partial: Path, path: Path) -> None:
+    if not path.exists():
+        partial.rename(path)
+        return
+    old = partial.with_name(f"{partial.name}-old")
+    path.rename(old)
+    try:
+        partial.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_dimensions(frontend: FrontendConfig, info: EncoderInfo, embedder: Embedder, catalogue: Catalogue) -> None:
+    dimensions = {embedder.dimension, info.dimension, catalogue.dimension}
+    if embedder.n_mels != frontend.n_mels or len(dimensions) > 1:
+        raise BundleError(
+            f"the encoder takes {embedder.n_mels} bands and gives {embedder.dimension} dimensions, the manifest says "
+            f"{frontend.n_mels} and {info.dimension}, the song types have {catalogue.dimension} dimensions",
+            reason="ENCODER_INTERFACE",
+        )
 
 
 def _write_files(path: Path, parts: BundleParts) -> None:
@@ -157,6 +179,7 @@ def _write_files(path: Path, parts: BundleParts) -> None:
         calibration=parts.calibration,
         novelty=parts.novelty,
     )
+    _check_dimensions(parts.stream.frontend, parts.encoder_info, embedder, catalogue)
     (path / "encoder.onnx").write_bytes(parts.encoder)
     (path / "types.json").write_text(json.dumps([t.model_dump(mode="json") for t in parts.types], indent=1) + "\n")
     np.savez_compressed(
@@ -169,21 +192,22 @@ def _write_files(path: Path, parts: BundleParts) -> None:
     np.savez_compressed(
         path / "golden.npz", **expected_results(parts.golden_recordings, parts.stream, embedder, catalogue)
     )
-    manifest = Manifest(
-        name=parts.name,
-        created_by=parts.created_by,
-        created_at=parts.created_at,
-        parent_digest=parts.parent_digest,
-        frontend=parts.stream.frontend,
-        segmenter=parts.stream.segmenter,
-        features=parts.stream.features,
-        encoder=parts.encoder_info,
-        novelty=parts.novelty,
-        report=dict(parts.report),
-        sha256={name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in FILES},
-    )
+    fields = {
+        "name": parts.name,
+        "created_by": parts.created_by,
+        "created_at": parts.created_at,
+        "parent_digest": parts.parent_digest,
+        "frontend": parts.stream.frontend,
+        "segmenter": parts.stream.segmenter,
+        "features": parts.stream.features,
+        "encoder": parts.encoder_info,
+        "novelty": parts.novelty,
+        "report": dict(parts.report),
+        "sha256": {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in FILES},
+    }
+    manifest = _parse(Manifest.model_validate, fields, "manifest.json")
     manifest = manifest.model_copy(update={"digest": manifest.computed_digest()})
-    (path / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n")
+    (path / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     for name in (*FILES, "manifest.json"):
         with (path / name).open("rb") as file:
             os.fsync(file.fileno())
@@ -196,7 +220,7 @@ def _read_manifest(path: Path) -> Manifest:
         )
     try:
         raw = json.loads(_read(path, "manifest.json"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"manifest.json is not JSON ({error})", reason="MANIFEST_INVALID") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
@@ -214,9 +238,11 @@ def _read_manifest(path: Path) -> Manifest:
 def _read(path: Path, name: str) -> bytes:
     file = path / name
     try:
-        size = file.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise BundleError(f"{name} has {size} bytes, more than {MAX_FILE_BYTES}", reason="FILE_TOO_LARGE")
+        status = file.stat()
+        if not S_ISREG(status.st_mode):  # a pipe would block, a device never end
+            raise BundleError(f"{name} of the bundle {path} is not a regular file", reason="FILE_UNREADABLE")
+        if status.st_size > MAX_FILE_BYTES:
+            raise BundleError(f"{name} has {status.st_size} bytes, more than {MAX_FILE_BYTES}", reason="FILE_TOO_LARGE")
         return file.read_bytes()
     except FileNotFoundError as error:
         raise BundleError(f"{name} is missing from the bundle {path}", reason="FILE_MISSING") from error
@@ -248,7 +274,7 @@ def _load_arrays(content: bytes, name: str) -> dict[str, Any]:
     try:
         with np.load(BytesIO(content), allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # numpy, zipfile and zlib have no common class of errors
         raise BundleError(f"{name} cannot be read ({error})", reason="FILE_UNREADABLE") from error
 
 

@@ -1,6 +1,7 @@
 """Run the bundle's ONNX encoder: features of songs in, unit embeddings out. The only module that knows onnxruntime."""
 
 import ctypes
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal
@@ -21,8 +22,9 @@ MAX_BATCH = 32
 
 # A StringStringEntryProto with the key "location": how a tensor names a file outside the model (onnx.proto,
 # TensorProto.external_data). onnxruntime would read such a file relative to the working directory, so the bytes are
-# searched before it sees them; the pattern cannot be left out of a model that has external data.
-_EXTERNAL_DATA = b"\x0a\x08location"
+# searched before it sees them; the pattern cannot be left out of a model that has external data. Protobuf also takes
+# field number and length in more bytes than they need.
+_EXTERNAL_DATA = re.compile(rb"(\x0a|\x8a[\x80-\xff]*[\x00-\x7f])(\x08|\x88[\x80-\xff]*[\x00-\x7f])location")
 
 _CUDA_OPTIONS = {
     # The default searches anew for every shape; song lengths vary.
@@ -39,7 +41,7 @@ class Embedder:
     """
 
     def __init__(self, model: bytes, *, device: Device = "auto", n_threads: int = 1) -> None:
-        if _EXTERNAL_DATA in model:
+        if b"location" in model and _EXTERNAL_DATA.search(model):
             raise BundleError(
                 "the encoder keeps tensors in other files; export it as one file", reason="ENCODER_EXTERNAL_DATA"
             )

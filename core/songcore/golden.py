@@ -22,6 +22,13 @@ MIN_COSINE = 0.999
 
 _PCM16 = 32768.0
 
+# Kind of number and number of axes of each array, besides one audio_<index> per recording.
+_FORMS = {
+    **dict.fromkeys(("recording", "onset", "offset", "n_frames"), ("i", 1)),
+    **dict.fromkeys(("features", "embedding"), ("f", 2)),
+    "type_id": ("U", 1),
+}
+
 
 def expected_results(
     recordings: Sequence[FloatArray], config: StreamConfig, embedder: Embedder, catalogue: Catalogue
@@ -52,20 +59,21 @@ def expected_results(
 
 
 def check_golden(expected: Mapping[str, Any], config: StreamConfig, embedder: Embedder, catalogue: Catalogue) -> None:
-    """Recompute the golden songs; raise BundleError GOLDEN_DRIFT when anything differs."""
-    audio = [expected[f"audio_{index}"] for index in range(sum(key.startswith("audio_") for key in expected))]
-    songs, recording = _songs(audio, config)
-    found = [(r, song.onset, song.offset) for r, song in zip(recording, songs, strict=True)]
-    wanted = list(zip(*(expected[key].tolist() for key in ("recording", "onset", "offset")), strict=True))
+    """Recompute the golden songs; raise BundleError GOLDEN_DRIFT when anything differs, GOLDEN_INVALID for other arrays."""
+    songs, recording = _songs(_audio(expected), config)
+    found = [(r, song.onset, song.offset, len(song.features)) for r, song in zip(recording, songs, strict=True)]
+    wanted = list(zip(*(expected[key].tolist() for key in ("recording", "onset", "offset", "n_frames")), strict=False))
     if found != wanted or not wanted:
-        raise _drift(f"the golden songs lie at {found}, expected {wanted} (recording, onset, offset)")
+        raise _drift(f"the golden songs lie at {found}, expected {wanted} (recording, onset, offset, frames)")
     features = np.concatenate([song.features for song in songs])
     if features.shape != expected["features"].shape:
         raise _drift(f"their features have shape {features.shape}, expected {expected['features'].shape}")
     difference = float(np.abs(features - expected["features"]).max())
-    if difference > MAX_FEATURE_DIFFERENCE:
+    if not difference <= MAX_FEATURE_DIFFERENCE:
         raise _drift(f"their features differ by {difference:.3g}, at most {MAX_FEATURE_DIFFERENCE} is rounding")
     embeddings = embedder.embed([song.features for song in songs])
+    if embeddings.shape != expected["embedding"].shape:
+        raise _drift(f"their embeddings have shape {embeddings.shape}, expected {expected['embedding'].shape}")
     cosine = float((embeddings * expected["embedding"]).sum(axis=1).min())
     if not cosine >= MIN_COSINE:
         raise _drift(
@@ -74,6 +82,21 @@ def check_golden(expected: Mapping[str, Any], config: StreamConfig, embedder: Em
     types = [assignment.type_id for assignment in catalogue.assign(embeddings)]
     if types != expected["type_id"].tolist():
         raise _drift(f"they are named {types}, expected {expected['type_id'].tolist()}")
+
+
+def _audio(expected: Mapping[str, Any]) -> list[Any]:
+    """Return the golden recordings after looking at the form of every array."""
+    names = [f"audio_{index}" for index in range(len(expected) - len(_FORMS))]
+    forms = {**dict.fromkeys(names, ("i", 1)), **_FORMS}
+    if set(expected) != set(forms):
+        raise BundleError(f"golden.npz holds {sorted(expected)}, expected {sorted(forms)}", reason="GOLDEN_INVALID")
+    for name, form in forms.items():
+        array = expected[name]
+        if (array.dtype.kind, array.ndim) != form:
+            raise BundleError(
+                f"golden.npz: {name} is {array.dtype} {array.shape}, not what was written", reason="GOLDEN_INVALID"
+            )
+    return [expected[name] for name in names]
 
 
 def _songs(recordings: Sequence[Any], config: StreamConfig) -> tuple[list[Song], list[int]]:

@@ -71,7 +71,8 @@ class Manifest(BaseModel):
 
     def computed_digest(self) -> str:
         """Return the SHA-256, in hex, of this manifest without its digest, as JSON with sorted keys."""
-        content = self.model_dump(mode="json", exclude={"digest"})
+        # Through JSON text, as it will be read back: a score that is not a number is then null in both.
+        content = json.loads(self.model_dump_json(exclude={"digest"}))
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     @property
