@@ -35,12 +35,14 @@ class NoiseConfig(BaseModel):
     """The noise floor is seen in pauses of twice this length."""
     block_s: float = Field(default=0.5, gt=0)
     """Floor and background are renewed after every block."""
-    window_s: float = Field(default=8.0, gt=0)
-    """What is older is forgotten."""
     bootstrap_s: float = Field(default=1.0, gt=0)
     """The first floor is taken from this much sound, so the first decision waits for it."""
-    floor_quantile: float = Field(default=0.35, gt=0, lt=1)
+    floor_window_s: float = Field(default=16.0, gt=0)
+    """Noise older than this is forgotten; longer than the longest song."""
+    floor_quantile: float = Field(default=0.25, gt=0, lt=1)
     """Part of the blocks in which a band must be quiet for a cell."""
+    background_window_s: float = Field(default=8.0, gt=0)
+    """The background before this is forgotten."""
     background_quantile: float = Field(default=0.3, gt=0, lt=1)
     """Part of the blocks that must hold a pause between songs."""
     max_background_db: float = Field(default=10.0, ge=0)
@@ -48,9 +50,10 @@ class NoiseConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not self.cell_ms / 1e3 <= self.block_s <= self.window_s:
+        window_s = min(self.floor_window_s, self.background_window_s)
+        if not self.cell_ms / 1e3 <= self.block_s <= window_s:
             raise ValueError(
-                f"cell {self.cell_ms / 1e3} s, block {self.block_s} s and window {self.window_s} s must not decrease"
+                f"cell {self.cell_ms / 1e3} s, block {self.block_s} s, window {window_s} s do not increase"
             )
         return self
 
@@ -96,12 +99,12 @@ class _QuietCells:
     """Column by column, the low quantile over the last blocks of the quietest cell of each block, natural log."""
 
     def __init__(
-        self, config: NoiseConfig, frontend: FrontendConfig, cell: int, quantile: float, n_columns: int
+        self, config: NoiseConfig, hop_s: float, cell: int, n_columns: int, window_s: float, quantile: float
     ) -> None:
-        self.n_cells = max(1, round(config.block_s / (cell * frontend.hop_s)))
+        self.n_cells = max(1, round(config.block_s / (cell * hop_s)))
         self._cell, self.block = cell, cell * self.n_cells
-        block_s = self.block * frontend.hop_s
-        self.n_kept = max(1, round(config.window_s / block_s))
+        block_s = self.block * hop_s
+        self.n_kept = max(1, round(window_s / block_s))
         self.n_first = min(self.n_kept, max(1, round(config.bootstrap_s / block_s)))
         self._quantile, self._n_columns = quantile, n_columns
         self.kept = np.empty((0, n_columns), np.float32)
@@ -137,7 +140,8 @@ class _QuietCells:
 
     def quantile(self, values: FloatArray) -> FloatArray:
         """Return the quantile (n_columns,) of values (n, n_columns)."""
-        position = self._quantile * (len(values) - 1)
+        # The i-th smallest of n lies at the quantile i / (n + 1) on average (Weibull 1939).
+        position = min(max(0.0, self._quantile * (len(values) + 1) - 1), len(values) - 1)
         low, part = int(position), np.float32(position % 1)
         high = min(low + 1, len(values) - 1)
         ranked = np.sort(values, axis=0)
@@ -163,7 +167,9 @@ class NoiseFloor:
 
     def __init__(self, config: NoiseConfig, frontend: FrontendConfig) -> None:
         cell = frontend.n_frames(config.cell_ms / 1e3)
-        self._cells = _QuietCells(config, frontend, cell, config.floor_quantile, frontend.n_mels)
+        self._cells = _QuietCells(
+            config, frontend.hop_s, cell, frontend.n_mels, config.floor_window_s, config.floor_quantile
+        )
         self.block = self._cells.block
         """Frames over which the floor is constant; blocks lie at multiples of this from the start of the stream."""
         # P(quietest of n cells <= x) = 1 - (1 - F(x))^n, and the floor is that distribution's quantile.
@@ -223,7 +229,9 @@ class Background:
 
     def __init__(self, config: NoiseConfig, frontend: FrontendConfig, n_pause: int) -> None:
         n_columns = frontend.n_mels + 1  # the last is for all bands together
-        self._cells = _QuietCells(config, frontend, n_pause, config.background_quantile, n_columns)
+        self._cells = _QuietCells(
+            config, frontend.hop_s, n_pause, n_columns, config.background_window_s, config.background_quantile
+        )
         # As many quiet blocks as keep the quantile down for the first half of the window.
         n_prior = 1 + int(config.background_quantile * self._cells.n_kept / 2)
         self._cells.kept = np.zeros((n_prior, n_columns), np.float32)

@@ -217,7 +217,7 @@ class Segmenter:
 
     def _decide(self, *, final: bool) -> list[Segment]:
         """Return the songs that the undecided frames are sure to hold, and forget the frames decided by that."""
-        level, loudness, fall, front = self._undecided.T
+        level, _, fall, front = self._undecided.T
         n = len(level)
         sounding = np.zeros(n + 2, bool)
         sounding[1:-1] = (level > self.config.quiet_db) & (np.minimum(fall, front) >= 0)
@@ -237,7 +237,7 @@ class Segmenter:
             song = (song[0] if song else begin, end)
             while song[1] - song[0] > self._n_max:
                 half, limit = song[0] + self._n_max // 2, song[0] + self._n_max
-                cut = half + int(np.argmin(loudness[half:limit]))
+                cut = half + int(np.argmin(level[half:limit]))
                 songs += self._close(song[0], cut, forced=True)
                 # Where a stream that forgot the frames before the cut would see the rest begin.
                 song = (cut + int(np.argmax(sounding[1 + cut : 1 + end])), end)
