@@ -106,7 +106,11 @@ class LogMel:
     @property
     def input_start(self) -> int:
         """Absolute index of the first sample that the next frame needs."""
-        return max(0, self._start(self.next_frame))
+        return self.input_start_of(self.next_frame)
+
+    def input_start_of(self, frame: int) -> int:
+        """Absolute index of the first sample that a frame needs."""
+        return max(0, self._start(frame))
 
     def push(self, samples: FloatArray) -> FloatArray:
         """Take samples (n,) float32 in [-1, 1] and return the frames completed by them, (m, n_mels) float32."""

@@ -132,7 +132,7 @@ class SongStream:
 
     def _resampler_for(self, frame: int) -> tuple[Resampler, int]:
         """Return a resampler that starts before ``frame``, and how many of its samples to skip."""
-        first = LogMel(self.config.frontend, start_frame=frame).input_start
+        first = self._log_mel.input_start_of(frame)
         rate_in, rate_out = self._resampler.rate_in, self._resampler.rate_out
         resampler = Resampler(rate_in, rate_out, start_block=self._resampler.block_before(first))
         return resampler, first - resampler.output_start
