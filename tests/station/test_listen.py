@@ -236,7 +236,7 @@ def test_a_microphone_declares_what_it_cannot_keep(bundle: Bundle, tmp_path: Pat
             servers.append(ServerThread(bundle, tmp_path / "data", listen=address).__enter__())
 
     second = np.zeros(24_000, "<i2").tobytes()
-    chunks = [*[second] * 8, Lost(4_800, LossReason.DEVICE_OVERRUN), second]
+    chunks: list[bytes | Lost] = [*[second] * 8, Lost(4_800, LossReason.DEVICE_OVERRUN), second]
     source = Singing(chunks, go_on=lambda: bool(servers))
     try:
         account, _ = run_station(address, source, buffer_bytes=5 * len(second), during=start_server)
