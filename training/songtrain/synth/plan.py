@@ -45,9 +45,10 @@ def plan_season(config: SeasonConfig, singers: tuple[Singer, ...]) -> tuple[Reco
 def _cut(songs: np.ndarray, config: SeasonConfig, rng: Rng) -> list[tuple[int, ...]]:
     """Cut a bird's songs into recordings; songs are seldom repeated at once, as nightingales do."""
     songs = rng.permutation(songs)
-    for i in np.flatnonzero(songs[1:] == songs[:-1]) + 1:
-        j = rng.integers(len(songs))
-        if songs[j] != songs[i]:
+    for i in range(1, len(songs)):
+        if songs[i] == songs[i - 1]:
+            others = np.flatnonzero(songs[i:] != songs[i])
+            j = i + int(others[0]) if len(others) else i
             songs[i], songs[j] = songs[j], songs[i]
     n_each = max(1, round(config.recording_s * config.duty / TYPICAL_SONG_S))
     return [tuple(int(t) for t in songs[b : b + n_each]) for b in range(0, len(songs), n_each)]

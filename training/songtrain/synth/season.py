@@ -23,6 +23,9 @@ __all__ = ["Layers", "Season", "TrueSong", "open_season", "render_layers", "rend
 MIN_PAUSE_S = 1.2
 """Silence around every song of one bird, longer than most gaps within songs."""
 
+SNR_BETA = (2.0, 1.5)
+"""Where in the season's range of ratios a bird is in one recording: anywhere, the ends less often than the middle."""
+
 FULL_SCALE = 0.9
 """Recordings louder than this are turned down as a whole, which changes no ratio."""
 
@@ -128,7 +131,7 @@ def _sing(
     plan, singer, station = who
     low, high = config.snr_db
     # The bird moves between recordings, and a little within one.
-    usual = rng.uniform(low, high)
+    usual = low + (high - low) * rng.beta(*SNR_BETA)
     path = Carrier(draw_path(station, high - usual, config.sample_rate_hz, rng))
     truth, now = [], 0
     pauses = _pauses([p for _, p in sung], len(out), config.sample_rate_hz, rng)

@@ -120,7 +120,7 @@ def _textured(note: Note, texture: str, rng: Rng) -> Note:
     if texture == "wobbly":
         return replace(note, wobble_hz=rng.uniform(18, 60), wobble_octaves=rng.uniform(0.05, 0.25))
     if texture == "hiss":
-        return replace(note, rough_octaves=rng.uniform(0.08, 0.3))
+        return replace(note, rough_octaves=rng.uniform(0.04, 0.2))
     return note
 
 
@@ -221,7 +221,7 @@ def _hiss(rng: Rng) -> Section:
         duration_s=rng.uniform(0.06, 0.35),
         contour=_contour(rng, _log_uniform(rng, 2200, 5500), rng.uniform(0.0, 0.5)),
         gap_s=rng.uniform(0.03, 0.12),
-        rough_octaves=rng.uniform(0.1, 0.35),
+        rough_octaves=rng.uniform(0.05, 0.2),
     )
     return Section("hiss", (note,), int(rng.integers(1, 6)), (rng.uniform(-8, 0), 0.0), 0.0, rng.uniform(0.02, 0.08))
 

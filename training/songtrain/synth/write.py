@@ -71,7 +71,7 @@ def simulate(
 def _write_recording(config: SeasonConfig, folder: Path, audio_format: AudioFormat, index: int) -> list[TrueSong]:
     samples, truth = render_recording(config, index)
     path = folder / f"{open_season(config).recordings[index].name}.{audio_format}"
-    whole = np.rint(samples * 32767).astype(np.int16)
+    whole = np.rint(samples * 32768).astype(np.int16)
     # The quickest FLAC is twice as quick as the default and 2 % larger: noise does not compress.
     options = {"compression_level": 0.0} if audio_format == "flac" else {}
     soundfile.write(path, whole, config.sample_rate_hz, subtype="PCM_16", format=audio_format.upper(), **options)
