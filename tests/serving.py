@@ -184,7 +184,8 @@ class Stream:
 
     def read(self) -> Response:
         """Return the next response."""
-        return next(iter(self.call))
+        response: Response = next(iter(self.call))
+        return response
 
     def read_until_committed(self, sequence_number: int) -> list[Response]:
         """Return the responses up to the ack that commits the chunk."""

@@ -52,7 +52,7 @@ class ServeSettings(BaseSettings):
     """Seconds that streams have to end after SIGTERM."""
     commit_interval_s: float = Field(2.0, gt=0, le=60)
     """Seconds of audio after which a stream commits even if no song ended."""
-    group_window_ms: float = Field(20.0, ge=0, le=1000)
+    group_window_ms: float = Field(40.0, ge=0, le=1000)
     """How long a transaction waits for commits of other streams."""
     min_free_disk_mb: int = Field(64, ge=0)
     """With less than this free, nothing is written or acknowledged."""

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import logging
+import os
 import signal
 import sys
 from importlib.metadata import version
@@ -45,6 +46,8 @@ def serve(  # noqa: PLR0913 - one parameter per option
     Prints one line with the addresses when it is ready. SIGTERM or Ctrl-C makes it stop in order: it takes no new
     calls, commits what its streams have sent, and exits with 0.
     """
+    # Streams are what runs in parallel here; threads inside a small matrix product only get into each other's way.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from songserve.settings import load_settings
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
