@@ -37,6 +37,8 @@ class NoiseConfig(BaseModel):
     """Floor and background are renewed after every block."""
     bootstrap_s: float = Field(default=1.0, gt=0)
     """The first floor is taken from this much sound, so the first decision waits for it."""
+    settle_s: float = Field(default=0.25, ge=0)
+    """The first of a stream does not count for the floor: encoders pad, microphones and players fade in."""
     floor_window_s: float = Field(default=16.0, gt=0)
     """Noise older than this is forgotten; longer than the longest song."""
     floor_quantile: float = Field(default=0.25, gt=0, lt=1)
@@ -109,6 +111,8 @@ class _QuietCells:
         self._quantile, self._n_columns = quantile, n_columns
         self.kept = np.empty((0, n_columns), np.float32)
         self.quietest = np.full(n_columns, np.inf, np.float32)  # of the open block
+        self.unsettled = self.quietest  # of the first cells, which do not count
+        self.n_settle = 0  # how many those are
         self.pending = np.empty((0, n_columns), np.float32)  # of the open cell
         self.n_in = 0
 
@@ -122,7 +126,12 @@ class _QuietCells:
             return []
         whole = signal[: n_cells * self._cell].reshape(n_cells, self._cell, self._n_columns)
         cells = reduce.reduce(whole, axis=1)
-        done = (self.n_in // self._cell - n_cells) % self.n_cells  # cells of the open block
+        n_before = self.n_in // self._cell - n_cells
+        if n_before < self.n_settle:
+            early = cells[: self.n_settle - n_before]
+            self.unsettled = np.minimum(self.unsettled, early.min(axis=0))
+            early[:] = np.inf
+        done = n_before % self.n_cells  # cells of the open block
         quantiles = []
         begin = 0
         while begin < n_cells:
@@ -150,15 +159,21 @@ class _QuietCells:
 
     def state(self) -> NDArray[np.float64]:
         """Return all that decides what comes, as one vector."""
-        parts = [np.array([self.n_in, len(self.kept), len(self.pending)]), self.kept, self.quietest, self.pending]
+        sizes = np.array([self.n_in, len(self.kept), len(self.pending)])
+        parts = [sizes, self.unsettled, self.quietest, self.kept, self.pending]
         return np.concatenate([np.ravel(part).astype(np.float64) for part in parts])
 
     def restore(self, state: NDArray[np.float64]) -> NDArray[np.float64]:
         """Continue from the `state` that a vector begins with, and return the rest of the vector."""
         self.n_in, n_kept, n_pending = (int(count) for count in state[:3])
-        size = (n_kept + 1 + n_pending) * self._n_columns
+        size = (2 + n_kept + n_pending) * self._n_columns
         rows = state[3 : 3 + size].astype(np.float32).reshape(-1, self._n_columns)
-        self.kept, self.quietest, self.pending = rows[:n_kept], rows[n_kept], rows[n_kept + 1 :]
+        self.unsettled, self.quietest, self.kept, self.pending = (
+            rows[0],
+            rows[1],
+            rows[2 : 2 + n_kept],
+            rows[2 + n_kept :],
+        )
         return state[3 + size :]
 
 
@@ -170,6 +185,7 @@ class NoiseFloor:
         self._cells = _QuietCells(
             config, frontend.hop_s, cell, frontend.n_mels, config.floor_window_s, config.floor_quantile
         )
+        self._cells.n_settle = min(frontend.n_frames(config.settle_s) // cell, self._cells.n_cells - 1)
         self.block = self._cells.block
         """Frames over which the floor is constant; blocks lie at multiples of this from the start of the stream."""
         # P(quietest of n cells <= x) = 1 - (1 - F(x))^n, and the floor is that distribution's quantile.
@@ -195,9 +211,11 @@ class NoiseFloor:
         seen = [cells.kept]
         if np.isfinite(cells.quietest).all():
             seen.append(np.log(cells.quietest)[None])
+        elif np.isfinite(cells.unsettled).all() and len(cells.kept) == 0:
+            seen.append(np.log(cells.unsettled)[None])
         elif len(cells.kept) == 0:
-            cell = self._cells.block // self._cells.n_cells
-            seen.append(np.log(cells.pending.mean(axis=0, keepdims=True) * np.float32(cell)))
+            n_frames = np.float32(cells.block // cells.n_cells)
+            seen.append(np.log(cells.pending.mean(axis=0, keepdims=True) * n_frames))
         return np.exp(cells.quantile(np.concatenate(seen))) * self._correction
 
     def floors_at(self, frames: FloatArray, indices: IntArray) -> FloatArray:

@@ -1,26 +1,23 @@
 """Two ready configurations of front end and segmenter: songs of seconds, and syllables of tens of milliseconds."""
 
 from songcore.frontend import FrontendConfig
-from songcore.noise import NoiseConfig
 from songcore.segment import SegmenterConfig
 
 __all__ = ["PRESETS"]
 
 PRESETS: dict[str, tuple[FrontendConfig, SegmenterConfig]] = {
-    # Nightingale: songs of 1.5 to 10 s whose inner gaps stay below 0.4 s, silences of about as long between them.
+    # Nightingale: songs of 1.5 to 10 s whose inner gaps stay below 0.5 s, with silences of about as long as a song.
     "song": (FrontendConfig(), SegmenterConfig()),
     # Finches and sparrows: syllables of 30 ms and more, parted by dips of a few milliseconds.
     "syllable": (
         FrontendConfig(n_fft=256, hop=64, n_mels=48, f_min_hz=500.0, f_max_hz=11_500.0),
         SegmenterConfig(
-            noise=NoiseConfig(),
             smoothing_ms=19.0,
             quiet_db=0.0,
             onset_db=3.0,
             fall_db=25.0,
             recovery_db_per_s=200.0,
             min_fall_ms=2.5,
-            foreground_db=35.0,
             min_gap_s=0.015,
             min_song_s=0.03,
             min_evidence_db_s=0.3,

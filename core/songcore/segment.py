@@ -51,7 +51,7 @@ class SegmenterConfig(BaseModel):
     recovery_db_per_s: float = Field(default=20.0, ge=0)
     min_fall_ms: float | None = Field(default=None, gt=0)
     """A fall this long ends the song at once; None: a fall is a gap like any other."""
-    foreground_db: float = Field(default=30.0, gt=0)
+    foreground_db: float = Field(default=35.0, gt=0)
     foreground_recovery_db_per_s: float = Field(default=5.0, ge=0)
     min_gap_s: float = Field(default=0.5, gt=0)
     min_song_s: float = Field(default=0.4, gt=0)

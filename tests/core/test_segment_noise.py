@@ -80,7 +80,7 @@ def test_floor_follows_the_noise() -> None:
         assert abs(decibels(after - before)) == pytest.approx(20, abs=1)
 
 
-@pytest.mark.parametrize("n", [1, 2, 20, 33])
+@pytest.mark.parametrize("n", [1, 2, 10, 20, 33])
 def test_short_recording_has_a_floor(n: int) -> None:
     """A recording shorter than the bootstrap, down to a frame, has a finite floor not far from its own level."""
     frontend, _ = PRESETS["song"]
@@ -88,6 +88,16 @@ def test_short_recording_has_a_floor(n: int) -> None:
     floor = NoiseFloor(CONFIG, frontend).floors_at(frames, np.array([0, n - 1]))
     assert floor.shape == (2, frontend.n_mels)
     assert abs(decibels(floor - frames.mean(axis=0)).mean()) < 6
+
+
+def test_floor_is_not_deceived_by_a_fade_in() -> None:
+    """Digital silence before the first sound, as encoders put it there, leaves the first floor within 2 dB."""
+    frontend, _ = PRESETS["song"]
+    frames = noise_frames(frontend, 10.0)
+    faded = frames.copy()
+    faded[:14] = np.log(1e-10)
+    expected, floor = (NoiseFloor(CONFIG, frontend).floors_at(part, np.array([5]))[0] for part in (frames, faded))
+    assert np.abs(decibels(floor - expected)).max() < 2
 
 
 def test_frame_power_is_positive_and_finite() -> None:
