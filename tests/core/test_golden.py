@@ -98,7 +98,7 @@ def test_other_parameters_or_weights_drift(parts: BundleParts, golden: Arrays) -
     """The golden songs of one model are not those of another segmenter, feature scale or encoder."""
     front = parts.stream.frontend
     streams = (
-        StreamConfig(front, SegmenterConfig(smoothing_ms=100), FeatureConfig()),
+        StreamConfig(front, SegmenterConfig(min_song_s=5.0), FeatureConfig()),
         StreamConfig(front, SegmenterConfig(), FeatureConfig(margin_db=4)),
         StreamConfig(front, SegmenterConfig(), FeatureConfig(bucket_frames=50)),
     )
