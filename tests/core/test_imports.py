@@ -27,7 +27,11 @@ PLACES: dict[str, dict[str, str]] = {
     "pytorch_metric_learning": {"songtrain": "losses"},
     "librosa": {"songtrain": "an independent reference; the product has its own front end"},
     "sklearn": {"songtrain": "clustering and scores"},
-    "ray": {},
+    "ray": {
+        "songtrain.cluster": "starts or joins Ray",
+        "songtrain.datasets.distributed": "features by Ray Data",
+        "songtrain.loop.distributed": "the loop on Ray Train",
+    },
     "onnxruntime": {"songcore.embed": "the only runner of encoders"},
     "faiss": {"songcore.assign": "nearest prototypes and neighbours", "songtrain": "neighbours among all songs"},
     "grpc": {"songserve.v1": "generated"},

@@ -15,11 +15,12 @@ __all__ = ["n_local_cores", "posted_events", "ray_session"]
 STORE_BYTES = 512 * 2**20
 POLL_S = 0.3
 
-# Workers wait for one another asleep: OpenMP's spinning costs a factor of five where cores are shared.
-_WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-
-# The trainer's controller collects a worker's report this often; by default an epoch of half a second would wait for two.
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+_WORKER_ENVIRONMENT = {
+    # Threads wait for one another asleep: OpenMP's spinning costs a factor of five where cores are shared.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # The trainer's controller collects reports this often; by default an epoch of half a second would wait for two.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+}
 
 
 def n_local_cores() -> int:

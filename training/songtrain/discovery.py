@@ -44,7 +44,12 @@ class Discovery:
 
 
 def discover_types(
-    train: SongSet, held_out: SongSet, embedder: Embedder, settings: TrainSettings, rate_hz: int, rng: np.random.Generator
+    train: SongSet,
+    held_out: SongSet,
+    embedder: Embedder,
+    settings: TrainSettings,
+    rate_hz: int,
+    rng: np.random.Generator,
 ) -> Discovery:
     """Embed all songs by the exported encoder and find the types; CollapseError when there is nothing to tell apart."""
     embeddings = embedder.embed(train.all_features())
@@ -61,7 +66,11 @@ def discover_types(
     prototypes, type_index = make_prototypes(embeddings, labels, max_per_type=s.max_prototypes, seed=settings.seed)
     chosen = np.sort(rng.permutation(len(train))[: settings.novelty.max_bank])
     types = tuple(
-        SongType(id=f"T{number + 1:04d}", n_songs=int((labels == number).sum()), exemplars=tuple(_place(train.places[i], rate_hz) for i in best))
+        SongType(
+            id=f"T{number + 1:04d}",
+            n_songs=int((labels == number).sum()),
+            exemplars=tuple(_place(train.places[i], rate_hz) for i in best),
+        )
         for number, best in enumerate(exemplars)
     )
     novelty = NoveltyConfig(n_neighbours=settings.novelty.n_neighbours, alpha=settings.novelty.alpha)

@@ -100,19 +100,33 @@ def train_bundle(job: TrainJob, on_progress: Progress = lambda *_: None) -> dict
     encoder, model = _serve(trained, train, settings, stream)
     embedder = Embedder(model, device="cpu")
     parity = check_parity(encoder, embedder, [train.features(i) for i in range(min(len(train), N_PARITY_SONGS))])
-    found = discover_types(train, held_out, embedder, settings, frontend.sample_rate_hz, np.random.default_rng([settings.seed, 2]))
+    found = discover_types(
+        train, held_out, embedder, settings, frontend.sample_rate_hz, np.random.default_rng([settings.seed, 2])
+    )
     check = _novelty_check(found, held_out, settings)
     clock.lap("types")
     scores = {**_scores(train, held_out, found, settings), "parity_cosine": parity, **_novelty_scores(check)}
     facts = _facts(songs, train, held_out, features, n_silent, found)
     bundle = write_bundle(
-        job.out, _parts(job, stream, trained, encoder, model, found, facts, scores, folder, train), overwrite=job.overwrite
+        job.out,
+        _parts(job, stream, trained, encoder, model, found, facts, scores, folder, train),
+        overwrite=job.overwrite,
     )
     clock.lap("bundle")
     on_progress("report", 0, 1, "drawing")
     content = ReportContent(
-        settings=settings, stream=stream, train=train, trained=trained, found=found, novelty=check, scores=scores, facts=facts,
-        skipped=features.skipped, seconds=clock.seconds, digest=bundle.digest, created_at=job.now,
+        settings=settings,
+        stream=stream,
+        train=train,
+        trained=trained,
+        found=found,
+        novelty=check,
+        scores=scores,
+        facts=facts,
+        skipped=features.skipped,
+        seconds=clock.seconds,
+        digest=bundle.digest,
+        created_at=job.now,
     )
     write_report(job.out / "report.html", content)
     on_progress("report", 1, 1, "done")
@@ -128,7 +142,9 @@ def _features(folder: DataFolder, stream: StreamConfig, job: TrainJob, on_progre
         n_done += 1
         on_progress("features", n_done, n_all, "recordings")
 
-    return extract_features(folder.recordings, stream, job.work / "features", channel=job.settings.data.channel, on_recording=count)
+    return extract_features(
+        folder.recordings, stream, job.work / "features", channel=job.settings.data.channel, on_recording=count
+    )
 
 
 def _train(train: SongSet, stream: StreamConfig, job: TrainJob, on_progress: Progress) -> TrainedEncoder:
@@ -142,7 +158,9 @@ def _train(train: SongSet, stream: StreamConfig, job: TrainJob, on_progress: Pro
     return train_encoder(train, job.settings, stream, job.work, use_gpu=job.device == "cuda", on_event=tell)
 
 
-def _serve(trained: TrainedEncoder, train: SongSet, settings: TrainSettings, stream: StreamConfig) -> tuple[ServedEncoder, bytes]:
+def _serve(
+    trained: TrainedEncoder, train: SongSet, settings: TrainSettings, stream: StreamConfig
+) -> tuple[ServedEncoder, bytes]:
     """Fold the principal components of the training songs into the encoder and export it."""
     pooled = embed_store(trained.encoder, FrameStore(train, torch.device("cpu")), np.arange(len(train), dtype=np.int64))
     components = UnitComponents(settings.encoder.dimension, settings.seed).fit(pooled)
@@ -152,8 +170,13 @@ def _serve(trained: TrainedEncoder, train: SongSet, settings: TrainSettings, str
 
 def _novelty_check(found: Discovery, held_out: SongSet, settings: TrainSettings) -> NoveltyCheck:
     return check_novelty(
-        found.calibration, held_out.recordings, found.bank, found.bank_labels,
-        n_neighbours=settings.novelty.n_neighbours, alpha=settings.novelty.alpha, rng=np.random.default_rng([settings.seed, 3]),
+        found.calibration,
+        held_out.recordings,
+        found.bank,
+        found.bank_labels,
+        n_neighbours=settings.novelty.n_neighbours,
+        alpha=settings.novelty.alpha,
+        rng=np.random.default_rng([settings.seed, 3]),
     )
 
 
@@ -162,11 +185,18 @@ def _scores(train: SongSet, held_out: SongSet, found: Discovery, settings: Train
     rng = np.random.default_rng([settings.seed, 4])
     number = {t.id: index for index, t in enumerate(found.types)}
     named = np.asarray(
-        [number[a.type_id] for a in found.catalogue.assign(np.concatenate([found.embeddings, found.held_out_embeddings]))], np.int64
+        [
+            number[a.type_id]
+            for a in found.catalogue.assign(np.concatenate([found.embeddings, found.held_out_embeddings]))
+        ],
+        np.int64,
     )
     truth = label_numbers([*train.labels, *held_out.labels])
     scores = label_scores(truth, named, rng=rng)
-    scores |= {f"held_out_{name}": value for name, value in label_scores(truth[len(train) :], named[len(train) :], rng=rng).items()}
+    scores |= {
+        f"held_out_{name}": value
+        for name, value in label_scores(truth[len(train) :], named[len(train) :], rng=rng).items()
+    }
     scores |= diagnostics(found.embeddings, found.labels)
     scores["core_share"] = float((found.core_labels >= 0).mean())
     # Serving names by the nearest prototype: how often that is the cluster the song was found in.
@@ -197,8 +227,16 @@ def _facts(
 
 
 def _parts(  # noqa: PLR0913 - where everything comes together
-    job: TrainJob, stream: StreamConfig, trained: TrainedEncoder, encoder: ServedEncoder, model: bytes, found: Discovery,
-    facts: dict[str, int | float], scores: dict[str, float], folder: DataFolder, train: SongSet,
+    job: TrainJob,
+    stream: StreamConfig,
+    trained: TrainedEncoder,
+    encoder: ServedEncoder,
+    model: bytes,
+    found: Discovery,
+    facts: dict[str, int | float],
+    scores: dict[str, float],
+    folder: DataFolder,
+    train: SongSet,
 ) -> BundleParts:
     settings = job.settings
     paths = {file.name: file.path for file in folder.recordings}

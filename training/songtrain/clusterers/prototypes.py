@@ -11,14 +11,20 @@ __all__ = ["make_prototypes", "medoids"]
 SONGS_PER_PROTOTYPE = 12
 
 
-def make_prototypes(embeddings: FloatArray, labels: IntArray, *, max_per_type: int, seed: int) -> tuple[FloatArray, IntArray]:
+def make_prototypes(
+    embeddings: FloatArray, labels: IntArray, *, max_per_type: int, seed: int
+) -> tuple[FloatArray, IntArray]:
     """Return unit prototypes (p, d) float32 and the type of each (p,) int64, for labels (n,) numbered from 0."""
     prototypes, type_index = [], []
     for label in range(int(labels.max()) + 1):
         members = embeddings[labels == label]
         n_distinct = len(np.unique(members, axis=0))
         n = min(max_per_type, 1 + len(members) // SONGS_PER_PROTOTYPE, n_distinct)
-        centres = KMeans(n, n_init=2, random_state=seed).fit(members).cluster_centers_ if n > 1 else members.mean(axis=0)[None]
+        centres = (
+            KMeans(n, n_init=2, random_state=seed).fit(members).cluster_centers_
+            if n > 1
+            else members.mean(axis=0)[None]
+        )
         prototypes.append(normalize(centres))
         type_index += [label] * n
     return np.concatenate(prototypes).astype(np.float32), np.asarray(type_index, np.int64)

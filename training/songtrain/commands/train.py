@@ -37,7 +37,14 @@ def train(
     from importlib.metadata import version
 
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     from songtrain.pipeline import TrainJob, train_bundle
     from songtrain.settings import load_settings
@@ -55,7 +62,11 @@ def train(
         overwrite=overwrite,
     )
     columns = (
-        TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description:>9}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
         TextColumn("{task.fields[words]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
@@ -80,7 +91,9 @@ def _device(name: str) -> Any:
     if name not in {"auto", "cpu", "cuda"}:
         raise ConfigError(f"--device {name}: expected auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device cuda: torch finds no GPU; install its CUDA build, or use auto or cpu", reason="DEVICE_MISSING")
+        raise ConfigError(
+            "--device cuda: torch finds no GPU; install its CUDA build, or use auto or cpu", reason="DEVICE_MISSING"
+        )
     return "cuda" if name != "cpu" and torch.cuda.is_available() else "cpu"
 
 
@@ -91,5 +104,7 @@ def _summary(result: dict[str, Any]) -> str:
         f"novelty: {result['novelty_auroc']:.3f} AUROC on types left out in turn",
     ]
     if "nmi" in result:
-        lines.append(f"against the labels: NMI {result['nmi']:.3f}, ARI {result['ari']:.3f}, accuracy {result['accuracy']:.3f}")
+        lines.append(
+            f"against the labels: NMI {result['nmi']:.3f}, ARI {result['ari']:.3f}, accuracy {result['accuracy']:.3f}"
+        )
     return "\n".join([*lines, f"report: {result['bundle']}/report.html"])

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
@@ -10,27 +11,36 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from songcore import annotations, audio, features, frontend, noise, resample, segment
 from songcore.annotations import Annotation
 from songcore.errors import ConfigError
 from songcore.stream import StreamConfig
-from songtrain.datasets.extract import BACKGROUND_FRAMES, MAX_BACKGROUNDS
+from songtrain.datasets import extract
 from songtrain.datasets.songs import RecordingSongs, SongPlace
 
 __all__ = ["cache_key", "load_cached", "pack", "store_cached", "unpack"]
 
-LAYOUT = 1
-"""Raise when `extract_songs` would give something else for the same input."""
+_STAGES = (annotations, audio, features, frontend, noise, resample, segment, extract)
+"""Modules whose code decides what the features of a recording are."""
 
 
-def cache_key(path: Path, annotations: Sequence[Annotation] | None, config: StreamConfig, channel: int | None) -> str:
-    """Return a name that changes whenever recording, annotations or parameters do."""
+@lru_cache(maxsize=1)
+def _code_digest() -> bytes:
+    """Features made by other code are other features, whatever the parameters say."""
+    digest = blake2b(digest_size=16)
+    for module in _STAGES:
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return digest.digest()
+
+
+def cache_key(path: Path, songs: Sequence[Annotation] | None, config: StreamConfig, channel: int | None) -> str:
+    """Return a name that changes whenever recording, annotated songs, parameters or code do."""
     digest = blake2b(digest_size=20)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    songs = None if annotations is None else [(a.onset_s, a.offset_s, a.label) for a in annotations]
-    shape = [LAYOUT, BACKGROUND_FRAMES, MAX_BACKGROUNDS, channel, songs]
-    digest.update(config.fingerprint() + json.dumps(shape).encode())
+    cuts = None if songs is None else [(a.onset_s, a.offset_s, a.label) for a in songs]
+    digest.update(_code_digest() + config.fingerprint() + json.dumps([channel, cuts]).encode())
     return digest.hexdigest()
 
 
@@ -72,7 +82,8 @@ def store_cached(folder: Path, key: str, content: bytes) -> None:
         Path(file.name).rename(folder / f"{key}.npz")
     except OSError as error:
         raise ConfigError(
-            f"cannot write features to {folder} ({error.strerror}); make room, or choose another --work folder", reason="WORK_UNWRITABLE"
+            f"cannot write features to {folder} ({error.strerror}); make room, or choose another --work folder",
+            reason="WORK_UNWRITABLE",
         ) from error
 
 

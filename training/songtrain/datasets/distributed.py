@@ -1,5 +1,6 @@
 """Recordings to features by Ray Data, one task per few files, cached and resumable; a bad file is reported and skipped."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -51,6 +52,7 @@ def extract_features(
 
     Raises ConfigError when the cache cannot be written.
     """
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -81,7 +81,9 @@ def _annotated(frames: FloatArray, annotations: Sequence[Annotation], config: St
     rate, hop = config.frontend.sample_rate_hz, config.frontend.hop
     times = [(round(a.onset_s * rate), round(a.offset_s * rate), a.label) for a in annotations]
     # An annotation behind the end of the recording has no sound to learn from.
-    inside = [(onset, min(offset, len(frames) * hop), label) for onset, offset, label in times if onset // hop < len(frames)]
+    inside = [
+        (onset, min(offset, len(frames) * hop), label) for onset, offset, label in times if onset // hop < len(frames)
+    ]
     floors = _floors(frames, np.asarray([onset // hop for onset, _, _ in inside], np.int64), config)
     return [
         _Span(onset, offset, onset // hop, -(-offset // hop), floor, label)

@@ -36,10 +36,14 @@ def scan_folder(folder: Path, segmentation: Literal["auto", "annotated", "automa
     and whatever reading songs.csv raises.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; give one with recordings, and songs.csv if there is one", reason="NOT_FOUND")
+        raise InputError(
+            f"{folder} is not a folder; give one with recordings, and songs.csv if there is one", reason="NOT_FOUND"
+        )
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
     if not files:
-        raise InputError(f"no recordings below {folder}; expected {', '.join(sorted(AUDIO_SUFFIXES))}", reason="NO_RECORDINGS")
+        raise InputError(
+            f"no recordings below {folder}; expected {', '.join(sorted(AUDIO_SUFFIXES))}", reason="NO_RECORDINGS"
+        )
     table = folder / "songs.csv"
     if segmentation == "annotated" and not table.exists():
         raise InputError(f"{table} does not exist; write it, or choose automatic segmentation", reason="NOT_FOUND")
@@ -68,5 +72,8 @@ def _annotated(folder: Path, files: list[Path], table: Path) -> tuple[RecordingF
         )
     for name in songs:
         if len(by_name[name]) > 1:
-            raise InputError(f"{table}: {name} could be any of {len(by_name[name])} files; write its path", reason="RECORDING_AMBIGUOUS")
+            raise InputError(
+                f"{table}: {name} could be any of {len(by_name[name])} files; write its path",
+                reason="RECORDING_AMBIGUOUS",
+            )
     return tuple(RecordingFile(name, by_name[name][0], tuple(songs[name])) for name in sorted(songs))

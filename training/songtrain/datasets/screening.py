@@ -15,7 +15,11 @@ def screen_songs(songs: SongSet, *, min_songs: int) -> tuple[SongSet, int]:
     """
     if not np.isfinite(songs.frames).all():
         raise InputError("features hold NaN or infinity; delete the --work folder and run again", reason="NOT_FINITE")
-    loudest = [float(part.max(initial=0)) for part in np.split(songs.frames, np.cumsum(songs.lengths)[:-1])] if len(songs) else []
+    loudest = (
+        [float(part.max(initial=0)) for part in np.split(songs.frames, np.cumsum(songs.lengths)[:-1])]
+        if len(songs)
+        else []
+    )
     heard = np.flatnonzero(np.asarray(loudest) > 0)
     n_silent = len(songs) - len(heard)
     if len(heard) < min_songs:
@@ -26,5 +30,7 @@ def screen_songs(songs: SongSet, *, min_songs: int) -> tuple[SongSet, int]:
         )
     kept = songs.subset(heard) if n_silent else songs
     if len({part.tobytes() for part in np.split(kept.frames, np.cumsum(kept.lengths)[:-1])}) < min_songs // 2:
-        raise InputError(f"nearly all of the {len(kept)} songs are copies of one another; give real recordings", reason="SONGS_EQUAL")
+        raise InputError(
+            f"nearly all of the {len(kept)} songs are copies of one another; give real recordings", reason="SONGS_EQUAL"
+        )
     return kept, n_silent

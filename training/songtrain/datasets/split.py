@@ -17,7 +17,10 @@ def hold_out(recordings: Sequence[str], share: float, rng: np.random.Generator) 
     names = np.asarray(recordings)
     unique = rng.permutation(np.unique(names))
     if len(unique) < MIN_RECORDINGS:
-        last = [np.flatnonzero(names == name)[-max(1, round(share * int((names == name).sum()))) :] for name in np.unique(names)]
+        last = [
+            np.flatnonzero(names == name)[-max(1, round(share * int((names == name).sum()))) :]
+            for name in np.unique(names)
+        ]
         return np.sort(np.concatenate(last)).astype(np.int64)
     counts = np.cumsum([int((names == name).sum()) for name in unique])
     # Whole recordings until the share is reached as nearly as can be.

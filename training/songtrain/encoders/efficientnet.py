@@ -17,7 +17,12 @@ class EfficientNetEncoder(nn.Module):
 
         # B0 is the family's unscaled member; transformers' defaults describe B7.
         config = EfficientNetConfig(
-            num_channels=1, width_coefficient=1.0, depth_coefficient=1.0, hidden_dim=1280, pooling_type="max", dropout_rate=0.2
+            num_channels=1,
+            width_coefficient=1.0,
+            depth_coefficient=1.0,
+            hidden_dim=1280,
+            pooling_type="max",
+            dropout_rate=0.2,
         )
         self.n_features = n_features
         self.backbone = EfficientNetModel(config)

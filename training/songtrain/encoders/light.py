@@ -42,7 +42,9 @@ class LightEncoder(nn.Module):
     def __init__(self, n_mels: int, *, width: int = 16, n_features: int = 512) -> None:
         super().__init__()
         if n_mels % 8:
-            raise ValueError(f"n_mels is {n_mels}; the encoder halves the frequency axis three times and needs a multiple of 8")
+            raise ValueError(
+                f"n_mels is {n_mels}; the encoder halves the frequency axis three times and needs a multiple of 8"
+            )
         self.n_features = n_features
         self.stem = nn.Conv2d(1, width, 3, 2, 1, bias=False)
         self.stem_norm = nn.BatchNorm2d(width)

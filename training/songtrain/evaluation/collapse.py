@@ -62,4 +62,6 @@ def check_clusters(labels: IntArray) -> None:
         )
     share = counts.max() / len(labels)
     if share > MAX_SHARE:
-        raise CollapseError(f"one cluster holds {share:.0%} of the songs (at most {MAX_SHARE:.0%} expected): training has collapsed")
+        raise CollapseError(
+            f"one cluster holds {share:.0%} of the songs (at most {MAX_SHARE:.0%} expected): training has collapsed"
+        )

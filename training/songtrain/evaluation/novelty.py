@@ -28,7 +28,13 @@ class NoveltyCheck:
 
 
 def check_novelty(
-    known: FloatArray, known_recordings: list[str], bank: FloatArray, labels: IntArray, *, n_neighbours: int, alpha: float,
+    known: FloatArray,
+    known_recordings: list[str],
+    bank: FloatArray,
+    labels: IntArray,
+    *,
+    n_neighbours: int,
+    alpha: float,
     rng: np.random.Generator,
 ) -> NoveltyCheck:
     """Return the check for calibration scores ``known`` (c,) and the bank (r, d) with its found types (r,)."""
@@ -56,7 +62,9 @@ def left_out_scores(bank: FloatArray, labels: IntArray, n_neighbours: int) -> Fl
     return scores
 
 
-def realised_false_alarms(scores: FloatArray, recordings: list[str], alpha: float, rng: np.random.Generator, n_splits: int = 100) -> float:
+def realised_false_alarms(
+    scores: FloatArray, recordings: list[str], alpha: float, rng: np.random.Generator, n_splits: int = 100
+) -> float:
     """Return how often known songs are called novel when calibrated on one half of the recordings and met in the other.
 
     NaN with fewer than two recordings.

@@ -19,7 +19,9 @@ BEFORE_S, AFTER_S = 2.0, 1.5
 """Sound kept around a song: enough for the noise floor to be known before it and for its end to be decided."""
 
 
-def golden_recordings(places: Iterable[SongPlace], paths: Mapping[str, Path], stream: StreamConfig, channel: int | None) -> list[FloatArray]:
+def golden_recordings(
+    places: Iterable[SongPlace], paths: Mapping[str, Path], stream: StreamConfig, channel: int | None
+) -> list[FloatArray]:
     """Return up to three pieces (n,) float32 at the bundle's rate, in each of which the segmenter hears a song.
 
     Raises InputError NO_GOLDEN when it hears none in any of the places.

@@ -59,8 +59,12 @@ def check_parity(encoder: nn.Module, embedder: Embedder, songs: list[FloatArray]
     """
     served = embedder.embed(songs)
     with torch.inference_mode():
-        trained = np.stack([encoder(torch.from_numpy(np.ascontiguousarray(song.T))[None, None])[0].numpy() for song in songs])
+        trained = np.stack(
+            [encoder(torch.from_numpy(np.ascontiguousarray(song.T))[None, None])[0].numpy() for song in songs]
+        )
     cosine = float((served * trained).sum(axis=1).min())
     if cosine < MIN_COSINE:
-        raise ExportError(f"onnxruntime and torch differ on the same songs: cosine {cosine:.6f}, at least {MIN_COSINE} expected")
+        raise ExportError(
+            f"onnxruntime and torch differ on the same songs: cosine {cosine:.6f}, at least {MIN_COSINE} expected"
+        )
     return cosine

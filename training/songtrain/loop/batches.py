@@ -11,7 +11,13 @@ POOL_BATCHES = 6
 
 
 def epoch_batches(
-    lengths: IntArray, batch_size: int, rng: np.random.Generator, weights: FloatArray | None = None, *, rank: int = 0, n_ranks: int = 1
+    lengths: IntArray,
+    batch_size: int,
+    rng: np.random.Generator,
+    weights: FloatArray | None = None,
+    *,
+    rank: int = 0,
+    n_ranks: int = 1,
 ) -> list[IntArray]:
     """Return this worker's batches of song indices; every worker gets equally many.
 

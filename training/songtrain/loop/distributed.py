@@ -1,6 +1,5 @@
 """The training loop on Ray Train: one worker or several, checkpointed every epoch, resumed after a lost worker or driver."""
 
-import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from songtrain.encoders.efficientnet import EfficientNetEncoder
 from songtrain.encoders.light import LightEncoder
 from songtrain.encoders.network import SongNetwork
 from songtrain.evaluation.collapse import CollapseError
+from songtrain.loop.checkpoint import load_state, save_state
 from songtrain.loop.learner import Learner
 from songtrain.loop.schedule import plan_epochs
 from songtrain.loop.world import World
@@ -75,7 +75,9 @@ def train_encoder(
         trainer = TorchTrainer(
             _train_worker,
             train_loop_config=config,
-            scaling_config=ScalingConfig(num_workers=run.n_workers, use_gpu=use_gpu, resources_per_worker={"CPU": threads}),
+            scaling_config=ScalingConfig(
+                num_workers=run.n_workers, use_gpu=use_gpu, resources_per_worker={"CPU": threads}
+            ),
             run_config=RunConfig(
                 name=_run_name(songs, settings, stream),
                 storage_path=str(work.absolute() / "checkpoints"),
@@ -103,12 +105,13 @@ def _train_worker(config: dict[str, Any]) -> None:
         for epoch in plan_epochs(settings)[len(history) :]:
             begin = perf_counter()
             result = learner.run_epoch(epoch)
-            row = {"stage": epoch.stage, "round": epoch.round, **asdict(result), "seconds": perf_counter() - begin}
+            where = {"stage": epoch.stage, "round": epoch.round, "pid": os.getpid()}
+            row = {**where, **asdict(result), "seconds": perf_counter() - begin}
             history.append(row)
             _report(learner, history, world)
             if world.rank == 0:
                 # Waited for, so that a run that is killed next has told what it did.
-                ray.get(config["board"].post.remote({"epoch": epoch.index, "pid": os.getpid(), **row}))
+                ray.get(config["board"].post.remote({"epoch": epoch.index, **row}))
     except SongError as error:
         # A run that cannot succeed is told and not tried again.
         ray.train.report({"reason": error.reason, "message": str(error)})
@@ -119,8 +122,8 @@ def _resume(learner: Learner) -> list[dict[str, Any]]:
     if checkpoint is None:
         return []
     with checkpoint.as_directory() as folder:
-        learner.restore(torch.load(Path(folder) / "state.pt", weights_only=True))
-        history: list[dict[str, Any]] = json.loads((Path(folder) / "history.json").read_text())
+        state, history = load_state(Path(folder))
+    learner.restore(state)
     return history
 
 
@@ -128,19 +131,17 @@ def _report(learner: Learner, history: list[dict[str, Any]], world: World) -> No
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = None
         if world.rank == 0:
-            torch.save(learner.state(), Path(folder) / "state.pt")
-            (Path(folder) / "history.json").write_text(json.dumps(history))
+            save_state(Path(folder), learner.state(), history)
             checkpoint = Checkpoint.from_directory(folder)
         ray.train.report({"epoch": len(history), "loss": history[-1]["loss"]}, checkpoint=checkpoint)
 
 
 def _load_trained(folder: Path, settings: TrainSettings, n_mels: int) -> TrainedEncoder:
-    state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+    state, history = load_state(folder)
     network = SongNetwork(build_encoder(settings.encoder, n_mels))
     network.load_state_dict(state["network"])
-    history = tuple(json.loads((folder / "history.json").read_text()))
     network.encoder.eval()
-    return TrainedEncoder(network.encoder, np.asarray(state["labels"], np.int64), history)
+    return TrainedEncoder(network.encoder, state["labels"].numpy(), tuple(history))
 
 
 def _run_name(songs: SongSet, settings: TrainSettings, stream: StreamConfig) -> str:

@@ -71,7 +71,12 @@ class Learner:
         self.settings, self._world, self._device = settings, world, device
         self.store = FrameStore(songs, device)
         self._views = ViewMaker(
-            self.store, settings.augment, stream.frontend, stream.features, max_frames=settings.run.max_frames, seed=settings.seed
+            self.store,
+            settings.augment,
+            stream.frontend,
+            stream.features,
+            max_frames=settings.run.max_frames,
+            seed=settings.seed,
         )
         self.network = SongNetwork(build_encoder(settings.encoder, stream.frontend.n_mels)).to(device)
         self.network.to(memory_format=torch.channels_last)
@@ -175,7 +180,9 @@ class Learner:
 
     def _heads(self) -> Tensor:
         """Embeddings (n, 128) of all songs as ArcFace sees them."""
-        mine = embed_store(nn.Sequential(self.network.encoder, self.network.embed), self.store, self._world.share(len(self.store)))
+        mine = embed_store(
+            nn.Sequential(self.network.encoder, self.network.embed), self.store, self._world.share(len(self.store))
+        )
         return torch.from_numpy(self._world.gather_rows(mine, len(self.store)))
 
     def _new_round(self, means: Tensor) -> None:
@@ -243,5 +250,7 @@ class Learner:
         if self.settings.run.precision != "auto":
             return self.settings.run.precision == "bfloat16"
         n = min(len(self.store), self.settings.run.batch_size)
-        chosen = is_faster_in_bfloat16(self.network, self.store.plain(np.arange(n, dtype=np.int64))[..., : self.settings.run.max_frames])
+        chosen = is_faster_in_bfloat16(
+            self.network, self.store.plain(np.arange(n, dtype=np.int64))[..., : self.settings.run.max_frames]
+        )
         return bool(self._world.from_first(np.asarray([int(chosen)]))[0])

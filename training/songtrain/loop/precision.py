@@ -15,7 +15,10 @@ def is_faster_in_bfloat16(network: nn.Module, features: Tensor, *, n_trials: int
     gradients, which are cleared.
     """
     state = {name: value.clone() for name, value in network.state_dict().items()}
-    times = {enabled: min(_step_time(network, features, enabled=enabled) for _ in range(n_trials + 1)) for enabled in (False, True)}
+    times = {
+        enabled: min(_step_time(network, features, enabled=enabled) for _ in range(n_trials + 1))
+        for enabled in (False, True)
+    }
     network.load_state_dict(state)
     network.zero_grad(set_to_none=True)
     return times[True] < times[False]

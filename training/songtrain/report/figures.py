@@ -87,11 +87,26 @@ def training_figure(history: Sequence[dict[str, Any]]) -> Figure:
     epochs = np.arange(1, len(losses) + 1)
     for number in sorted(set(stages)):
         own = np.flatnonzero(np.asarray(stages) == number)
-        left.plot(epochs[own], [losses[i] for i in own], "o-", color=INK if number == 0 else ACCENT, markersize=3, linewidth=1.2)
+        left.plot(
+            epochs[own],
+            [losses[i] for i in own],
+            "o-",
+            color=INK if number == 0 else ACCENT,
+            markersize=3,
+            linewidth=1.2,
+        )
         if number % 2:
             left.axvspan(own[0] + 0.5, own[-1] + 1.5, color=FAINT, alpha=0.25, linewidth=0)
         top = left.get_xaxis_transform()
-        left.text((own[0] + own[-1]) / 2 + 1, 1.0, "warm-up" if number == 0 else f"round {number}", ha="center", va="bottom", fontsize=7.5, transform=top)
+        left.text(
+            (own[0] + own[-1]) / 2 + 1,
+            1.0,
+            "warm-up" if number == 0 else f"round {number}",
+            ha="center",
+            va="bottom",
+            fontsize=7.5,
+            transform=top,
+        )
     left.set_xlabel("epoch")
     left.set_ylabel("loss")
     rounds = [row for row in history if row["core_share"] is not None]
@@ -101,7 +116,14 @@ def training_figure(history: Sequence[dict[str, Any]]) -> Figure:
     if kept:
         right.plot(*zip(*kept, strict=True), "s--", color=SECOND, label="of these, kept their cluster")
     for row in rounds:
-        right.annotate(f"{row['n_clusters']} clusters", (row["round"], row["core_share"]), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
+        right.annotate(
+            f"{row['n_clusters']} clusters",
+            (row["round"], row["core_share"]),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
     right.set_ylim(0, 1.12)
     right.set_xticks(numbers)
     right.set_xlabel("round")
@@ -123,7 +145,15 @@ def novelty_figure(check: NoveltyCheck, alpha: float) -> Figure:
     if n_allowed >= 0:
         threshold = float(np.sort(check.known)[::-1][n_allowed])
         left.axvline(threshold, color=INK, linewidth=1, linestyle="--")
-        left.text(threshold, 1.0, f" novel from {threshold:.2f}", fontsize=8, va="bottom", ha="center", transform=left.get_xaxis_transform())
+        left.text(
+            threshold,
+            1.0,
+            f" novel from {threshold:.2f}",
+            fontsize=8,
+            va="bottom",
+            ha="center",
+            transform=left.get_xaxis_transform(),
+        )
     left.set_xlabel("novelty score")
     left.set_yticks([])
     left.spines["left"].set_visible(False)

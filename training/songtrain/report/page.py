@@ -66,8 +66,12 @@ def write_report(path: Path, content: ReportContent) -> None:
         alpha=content.settings.novelty.alpha,
         band=(content.stream.frontend.f_min_hz / 1e3, content.stream.frontend.f_max_hz / 1e3),
         pixels_per_s=PIXELS_PER_S,
-        sizes=svg(sizes_figure([t.n_songs for t in found.types], content.scores["zipf_exponent"], content.scores["zipf_p"])),
-        map=_embedded(png(map_figure(found.embeddings, found.labels, found.core_labels, [t.id for t in found.types], 0))),
+        sizes=svg(
+            sizes_figure([t.n_songs for t in found.types], content.scores["zipf_exponent"], content.scores["zipf_p"])
+        ),
+        map=_embedded(
+            png(map_figure(found.embeddings, found.labels, found.core_labels, [t.id for t in found.types], 0))
+        ),
         training=svg(training_figure(content.trained.history)),
         novelty=svg(novelty_figure(content.novelty, content.settings.novelty.alpha)),
     )
@@ -87,7 +91,13 @@ def _gallery(content: ReportContent) -> list[dict[str, Any]]:
             place = train.places[index]
             duration_s = (place.offset - place.onset) / content.stream.frontend.sample_rate_hz
             picture = _embedded(song_picture(train.features(index), ceiling))
-            pictures.append({"image": picture, "width": round(duration_s * PIXELS_PER_S), "where": song_type.exemplars[len(pictures)]})
+            pictures.append(
+                {
+                    "image": picture,
+                    "width": round(duration_s * PIXELS_PER_S),
+                    "where": song_type.exemplars[len(pictures)],
+                }
+            )
         cards.append(
             {
                 "id": song_type.id,

@@ -1,0 +1,65 @@
+"""Songs with known types, small enough to train on in seconds."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from songcore.features import FeatureConfig
+from songcore.presets import PRESETS
+from songcore.stream import StreamConfig
+from songtrain.datasets.songs import SongPlace, SongSet
+from songtrain.settings import TrainSettings
+
+ToySongs = Callable[..., SongSet]
+
+
+def make_songs(n_songs: int = 96, n_types: int = 6, seed: int = 0) -> SongSet:
+    """Return songs that are a few tones in a type's own order, in light noise; two lengths, twelve recordings."""
+    rng = np.random.default_rng(seed)
+    patterns = [rng.integers(4, 60, size=8) for _ in range(n_types)]
+    frames, places, lengths = [], [], []
+    for index in range(n_songs):
+        kind = index % n_types
+        length = 64 if kind % 2 else 96
+        song = rng.exponential(0.05, (length, 64))
+        for step, band in enumerate(patterns[kind]):
+            begin = 4 + step * 6 + rng.integers(0, 3)
+            song[begin : begin + 5, band - 1 : band + 2] += 2.5 + rng.normal(0, 0.2)
+        song[-8:] = 0
+        frames.append(np.clip(song, 0, 4.5))
+        lengths.append(length)
+        places.append(SongPlace(f"r{index // 8:02d}.wav", index * 48_000, index * 48_000 + length * 384, f"type{kind}"))
+    background = rng.exponential(0.1, (256, 64)).astype(np.float16)
+    return SongSet(
+        tuple(places),
+        np.asarray(lengths, np.int64),
+        np.concatenate(frames).astype(np.float16),
+        background,
+        n_songs * 2.0,
+    )
+
+
+@pytest.fixture
+def toy_songs() -> ToySongs:
+    """Return the maker of toy songs."""
+    return make_songs
+
+
+@pytest.fixture
+def stream() -> StreamConfig:
+    """Return the song preset's parameters."""
+    return StreamConfig(*PRESETS["song"], FeatureConfig())
+
+
+@pytest.fixture
+def tiny() -> TrainSettings:
+    """Return parameters for a network that trains in a second."""
+    return TrainSettings.model_validate(
+        {
+            "encoder": {"width": 4, "n_features": 32, "dimension": 16},
+            "warmup": {"n_epochs": 2, "neighbours_from_epoch": 1},
+            "rounds": {"n_rounds": 1, "n_epochs": 1},
+            "run": {"batch_size": 32, "precision": "float32"},
+        }
+    )

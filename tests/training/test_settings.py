@@ -1,0 +1,45 @@
+"""Run parameters: defaults stand, wrong files are refused with the key's name."""
+
+from pathlib import Path
+
+import pytest
+
+from songcore.errors import ConfigError
+from songtrain.settings import PRESETS, load_settings
+
+
+def test_file_changes_only_what_it_names(tmp_path: Path) -> None:
+    """A TOML file replaces its own keys and leaves the preset's others."""
+    file = tmp_path / "run.toml"
+    file.write_text("seed = 7\n[rounds]\nn_rounds = 1\n")
+    settings = load_settings(file, "demo")
+    assert settings.seed == 7
+    assert settings.rounds.n_rounds == 1
+    assert settings.rounds.n_epochs == PRESETS["demo"].rounds.n_epochs
+    assert settings.warmup == PRESETS["demo"].warmup
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[rounds]\nn_round = 1\n", "rounds.n_round"),
+        ("speed = 3\n", "speed"),
+        ("[rounds]\nmargin_degrees = 200\n", "rounds.margin_degrees"),
+        ("[warmup]\nn_epochs = 0\n[rounds]\nn_rounds = 0\n", "nothing would be trained"),
+        ("seed = ", "not TOML"),
+    ],
+)
+def test_wrong_file_is_refused_by_name(tmp_path: Path, text: str, named: str) -> None:
+    """An unknown key, a value out of range and broken TOML raise ConfigError that says which."""
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=named):
+        load_settings(file)
+
+
+def test_unknown_preset_and_missing_file_are_refused(tmp_path: Path) -> None:
+    """A preset nobody wrote and a file that is not there raise ConfigError."""
+    with pytest.raises(ConfigError, match="choose one of"):
+        load_settings(None, "fastest")
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_settings(tmp_path / "absent.toml")
