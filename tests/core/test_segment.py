@@ -224,8 +224,8 @@ def test_echo_is_cut_where_it_has_fallen() -> None:
 
 
 def test_far_bird_behind_a_near_one_is_left_out() -> None:
-    """A bird 40 dB below another is heard alone, and left out within the other's pauses."""
-    far = sound(trill(4.5, 6.0), 12.0, tone_db=-50.0, noise_db=-80.0, tone_hz=5000.0)
+    """A bird 50 dB below another is heard alone, and left out within the other's pauses."""
+    far = sound(trill(4.5, 6.0), 12.0, tone_db=-60.0, noise_db=-80.0, tone_hz=5000.0)
     near = sound([(2.0, 4.0), (7.0, 9.0)], 12.0, tone_db=-10.0, noise_db=-90.0)
     assert len(songs_in(frames_of(far))) == 1
     assert [round(onset) for onset, _ in seconds(songs_in(frames_of(far + near)))] == [2, 7]
