@@ -28,13 +28,13 @@ class _Commands(TyperGroup):
 
 
 def _load(entry: EntryPoint) -> Any:
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     loaded = entry.load()
     if isinstance(loaded, typer.Typer):
-        app.add_typer(loaded, name=entry.name)
+        command: Any = typer.main.get_group(loaded)
     else:
-        app.command(entry.name)(loaded)
-    command = typer.main.get_command(app)
+        single = typer.Typer(add_completion=False)
+        single.command(entry.name)(loaded)
+        command = typer.main.get_command(single)
     command.name = entry.name
     return command
 
@@ -58,7 +58,8 @@ def main() -> None:
     try:
         app()
     except SongError as error:
-        print(f"songstream: {error} [{error.reason}]", file=sys.stderr)
+        # Libraries' messages, which some of ours contain, may have several lines.
+        print(f"songstream: {' '.join(str(error).split())} [{error.reason}]", file=sys.stderr)
         sys.exit(1)
     except ModuleNotFoundError as error:
         print(
