@@ -13,11 +13,23 @@ import grpc
 from songcore.errors import ConfigError
 from songserve.v1.ingest_pb2_grpc import IngestServiceStub
 
-from songstation import wire
 from songstation.outbox import Outbox, SessionBrokenError
 from songstation.recovery import Action, Backoff, Failure, action_for
+from songstation.wire import (
+    Acknowledged,
+    GoingAway,
+    HeardSong,
+    Opened,
+    Request,
+    SessionInfo,
+    heartbeat_request,
+    item_request,
+    read_failure,
+    read_response,
+    setup_request,
+)
 
-__all__ = ["Link", "LinkSettings", "open_channel"]
+__all__ = ["Channel", "Link", "LinkSettings", "open_channel"]
 
 # One channel for the life of the program: it reconnects by itself, and each closed one leaks a little memory.
 _CHANNEL_OPTIONS = [
@@ -48,7 +60,11 @@ class LinkSettings:
     longest_retry_s: float = 120.0
 
 
-def open_channel(server: str) -> grpc.aio.Channel:
+Channel = grpc.aio.Channel
+"""What `open_channel` gives; closes as an asynchronous context manager."""
+
+
+def open_channel(server: str) -> Channel:
     """Return the channel to ``host:port``."""
     return grpc.aio.insecure_channel(server, options=_CHANNEL_OPTIONS)
 
@@ -61,15 +77,15 @@ class Link:
 
     def __init__(  # noqa: PLR0913 - collaborators, each by name
         self,
-        channel: grpc.aio.Channel,
+        channel: Channel,
         outbox: Outbox,
-        session: wire.SessionInfo,
+        session: SessionInfo,
         *,
         backoff: Backoff,
         settings: LinkSettings,
         new_name: Callable[[], str],
         now: Callable[[], datetime],
-        on_song: Callable[[wire.HeardSong], None],
+        on_song: Callable[[HeardSong], None],
         on_trouble: Callable[[Failure, float], None],
     ) -> None:
         self._stub = IngestServiceStub(channel)
@@ -144,7 +160,7 @@ class Link:
         call = self._stub.StreamAudio()
         tasks: list[asyncio.Task[None]] = []
         try:
-            await call.write(wire.setup(self.session))
+            await call.write(setup_request(self.session))
             await self._receive(call, tasks)
         except grpc.aio.AioRpcError as error:
             return _failure(error)
@@ -163,9 +179,9 @@ class Link:
     async def _receive(self, call: Call, tasks: list[asyncio.Task[None]]) -> None:
         """Read the stream to its end; sending begins, as a task, with the server's answer to the setup."""
         while (response := await self._next_response(call)) is not grpc.aio.EOF:
-            message = wire.read(response)
+            message = read_response(response)
             match message:
-                case wire.Opened():
+                case Opened():
                     self.outbox.opened(
                         expected=message.expected,
                         committed_sample=message.committed_sample,
@@ -177,7 +193,7 @@ class Link:
                         asyncio.create_task(_quietly(self._send(call))),
                         asyncio.create_task(_quietly(self._beat(call))),
                     ]
-                case wire.Acknowledged():
+                case Acknowledged():
                     held = self.outbox.held_bytes
                     self.outbox.acknowledged(
                         received=message.received, committed=message.committed, finished=message.finished
@@ -186,9 +202,9 @@ class Link:
                         self._backoff.reset()
                         self.room.set()
                     self._changed.set()
-                case wire.HeardSong():
+                case HeardSong():
                     self._hear(message)
-                case wire.GoingAway():
+                case GoingAway():
                     self.outbox.hold()
                     self._retry_after_s = message.retry_after_s
 
@@ -205,7 +221,7 @@ class Link:
         finally:
             reading.cancel()
 
-    def _hear(self, song: wire.HeardSong) -> None:
+    def _hear(self, song: HeardSong) -> None:
         """Pass a song on unless it was had before: after a reconnect songs may come again."""
         if song.name not in self._songs:
             self._songs.append(song.name)
@@ -215,10 +231,10 @@ class Link:
         while True:
             self._changed.clear()
             while (item := self.outbox.next()) is not None:
-                await self._write(call, wire.request(item))
+                await self._write(call, item_request(item))
             await self._changed.wait()
 
-    async def _write(self, call: Call, request: wire.Request) -> None:
+    async def _write(self, call: Call, request: Request) -> None:
         # gRPC takes one message at a time, and two tasks write.
         async with self._writing:
             await call.write(request)
@@ -226,7 +242,7 @@ class Link:
     async def _beat(self, call: Call) -> None:
         while True:
             await asyncio.sleep(self._settings.heartbeat_s)
-            await self._write(call, wire.heartbeat(self._now(), self.outbox.held_bytes))
+            await self._write(call, heartbeat_request(self._now(), self.outbox.held_bytes))
 
 
 async def _quietly(writing: Coroutine[Any, Any, None]) -> None:
@@ -237,11 +253,11 @@ async def _quietly(writing: Coroutine[Any, Any, None]) -> None:
 
 async def _ending(call: Call) -> Failure:
     code, details = await call.code(), await call.details()
-    return wire.failure(code.name, details or "", _status_details(await call.trailing_metadata()))
+    return read_failure(code.name, details or "", _status_details(await call.trailing_metadata()))
 
 
 def _failure(error: grpc.aio.AioRpcError) -> Failure:
-    return wire.failure(error.code().name, error.details() or "", _status_details(error.trailing_metadata()))
+    return read_failure(error.code().name, error.details() or "", _status_details(error.trailing_metadata()))
 
 
 def _status_details(trailing_metadata: Any) -> bytes | None:

@@ -8,10 +8,9 @@ from datetime import datetime
 from random import Random
 from uuid import UUID
 
-import grpc
 from songcore.errors import SongError
 
-from songstation.link import Link, LinkSettings
+from songstation.link import Channel, Link, LinkSettings
 from songstation.outbox import LossReason, Outbox
 from songstation.recovery import Backoff, Failure
 from songstation.sources import Lost, Source
@@ -60,7 +59,7 @@ class Account:
 
 
 async def listen(  # noqa: PLR0913 - collaborators, each by name
-    channel: grpc.aio.Channel,
+    channel: Channel,
     source: Source,
     station: Station,
     *,

@@ -20,11 +20,11 @@ __all__ = [
     "Request",
     "Response",
     "SessionInfo",
-    "failure",
-    "heartbeat",
-    "read",
-    "request",
-    "setup",
+    "heartbeat_request",
+    "item_request",
+    "read_failure",
+    "read_response",
+    "setup_request",
 ]
 
 Request = ingest_pb2.StreamAudioRequest
@@ -89,7 +89,7 @@ class GoingAway:
     retry_after_s: float
 
 
-def setup(session: SessionInfo) -> Request:
+def setup_request(session: SessionInfo) -> Request:
     """Return the first message of every stream of a session."""
     audio_format = ingest_pb2.AudioFormat(
         encoding=ingest_pb2.AudioFormat.ENCODING_LINEAR16, sample_rate_hz=session.sample_rate_hz, channel_count=1
@@ -105,7 +105,7 @@ def setup(session: SessionInfo) -> Request:
     return Request(setup=message)
 
 
-def request(item: Sound | Loss | End) -> Request:
+def item_request(item: Sound | Loss | End) -> Request:
     """Return the message that carries an item of the outbox."""
     if isinstance(item, Sound):
         chunk = ingest_pb2.Chunk(
@@ -128,12 +128,12 @@ def request(item: Sound | Loss | End) -> Request:
     return Request(finish=ingest_pb2.Finish(last_sequence_number=item.last_number, total_samples=item.n_samples))
 
 
-def heartbeat(now: datetime, held_bytes: int) -> Request:
+def heartbeat_request(now: datetime, held_bytes: int) -> Request:
     """Return a sign of life."""
     return Request(heartbeat=ingest_pb2.Heartbeat(create_time=_timestamp(now), spool_bytes=held_bytes))
 
 
-def read(response: Response) -> Opened | Acknowledged | HeardSong | GoingAway | None:
+def read_response(response: Response) -> Opened | Acknowledged | HeardSong | GoingAway | None:
     """Return what a response says; None for one of a later version of the protocol, to be ignored."""
     match response.WhichOneof("message"):
         case "setup_ack":
@@ -172,7 +172,7 @@ def _song(song: types_pb2.Song) -> HeardSong:
     )
 
 
-def failure(code: str, message: str, details: bytes | None) -> Failure:
+def read_failure(code: str, message: str, details: bytes | None) -> Failure:
     """Return how a stream failed from gRPC's code, its message and the google.rpc.Status it may carry."""
     status = Status.FromString(details) if details else Status()
     info, retry = ErrorInfo(), RetryInfo()
