@@ -52,8 +52,6 @@ class Import:
     """One imported module: its absolute dotted name as far as the sources tell, and when it is imported."""
 
     target: str
-    source: str
-    """What stands after ``import`` or ``from``."""
     line: int
     at_import_time: bool
     """Neither in a function nor under TYPE_CHECKING."""
@@ -109,7 +107,7 @@ def _read_imports(
     for node, at_import_time in _statements(tree, at_import_time=True):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                imports.append(Import(alias.name, alias.name, node.lineno, at_import_time))
+                imports.append(Import(alias.name, node.lineno, at_import_time))
                 bound = alias.asname or alias.name.split(".")[0]
                 names[bound] = alias.name if alias.asname else bound
         elif isinstance(node, ast.ImportFrom):
@@ -120,7 +118,7 @@ def _read_imports(
             for alias in node.names:
                 target = f"{source}.{alias.name}"
                 names[alias.asname or alias.name] = target
-                imports.append(Import(target if target in known else source, source, node.lineno, at_import_time))
+                imports.append(Import(target if target in known else source, node.lineno, at_import_time))
     return imports, names
 
 
@@ -158,11 +156,10 @@ def sibling_problems(modules: Iterable[Module]) -> list[str]:
 def package_root_problems(modules: Iterable[Module]) -> list[str]:
     """Return the imports of a package that the module lies in, or of a top-level one: there is nothing in them."""
     return [
-        f"{module.name}:{used.line} imports the package {used.source}; import the module that holds the name"
+        f"{module.name}:{used.line} imports the package {used.target}; import the module that holds the name"
         for module in modules
-        if not module.is_generated
         for used in module.imports
-        if used.source in PACKAGES or module.name.startswith(f"{used.source}.")
+        if used.target in PACKAGES or module.name.startswith(f"{used.target}.")
     ]
 
 
@@ -203,6 +200,20 @@ def place_problems(modules: Iterable[Module], library: str, places: Iterable[str
         for module in modules
         for used in module.imports
         if _within(used.target, [library]) and not _within(module.name, allowed)
+    ]
+
+
+def message_problems(modules: Iterable[Module], builders: Iterable[str]) -> list[str]:
+    """Return where protobuf messages of ours are made outside the modules that build them."""
+    allowed = tuple(builders)
+    return [
+        f"{module.name}:{node.lineno} builds {name}; {', '.join(allowed)} do that"
+        for module in modules
+        if not module.is_generated and module.name not in allowed
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call)
+        for name in _dotted_names(node.func, module)
+        if name.startswith("songserve.v1.") and name.rpartition(".")[0].endswith("_pb2")
     ]
 
 

@@ -10,6 +10,7 @@ from import_rules import (
     ambient_problems,
     cycle_problems,
     init_problems,
+    message_problems,
     package_root_problems,
     parse_modules,
     place_problems,
@@ -34,7 +35,14 @@ PLACES: dict[str, dict[str, str]] = {
     },
     "onnxruntime": {"songcore.embed": "the only runner of encoders"},
     "faiss": {"songcore.assign": "nearest prototypes and neighbours", "songtrain": "neighbours among all songs"},
-    "grpc": {"songserve.v1": "generated"},
+    "grpc": {
+        "songserve.v1": "generated",
+        "songserve.server": "the port",
+        "songserve.servicers": "adapters from calls to the domain",
+        "songserve.status": "reasons to codes",
+        "songserve.rpc_metrics": "counts calls",
+        "songstation.link": "the station's end of the wire",
+    },
     "sounddevice": {"songstation": "the microphone"},
     "sqlalchemy": {"songserve": "the store"},
 }
@@ -46,8 +54,10 @@ AMBIENT = {
     "songstation.commands": "the command line",
     "songtrain.commands": "the command line",
     "songserve.settings": "reads SONGSTREAM_*",
-    "songstation.settings": "reads SONGSTREAM_*",
 }
+
+# Who makes protobuf messages: one module on each side of the wire.
+BUILDERS = ["songserve.responses", "songstation.wire"]
 
 
 @cache
@@ -77,6 +87,11 @@ def test_library_stays_in_its_place(library: str) -> None:
     assert place_problems(modules(), library, PLACES[library]) == []
 
 
+def test_messages_are_built_in_one_module_per_side() -> None:
+    """Servicers and link pass protobuf messages on; one module of the service and one of the station make them."""
+    assert message_problems(modules(), BUILDERS) == []
+
+
 def test_clock_environment_and_chance_stay_at_the_edge() -> None:
     """Below the command line and the settings nothing asks for the time, the environment or a global random number."""
     assert ambient_problems(modules(), AMBIENT) == []
@@ -85,7 +100,7 @@ def test_clock_environment_and_chance_stay_at_the_edge() -> None:
 def test_allowances_name_modules_that_exist() -> None:
     """No allowance outlives the module that it was made for."""
     names = {module.name for module in modules()}
-    allowed = {place for places in PLACES.values() for place in places} | set(AMBIENT)
+    allowed = {place for places in PLACES.values() for place in places} | {*AMBIENT, *BUILDERS}
     assert {place for place in allowed if place not in names} == set()
 
 
@@ -98,9 +113,9 @@ BAD: list[tuple[Callable[[list[Module]], list[str]], str, str, str]] = [
     (sibling_problems, "songstation.a", "from songserve.store import Store", "sibling"),
     (sibling_problems, "songstation.a", "from songserve import v10", "sibling"),
     (package_root_problems, "songcore.a", "import songcore", "package"),
-    (package_root_problems, "songcore.a", "from songcore import errors", "package"),
-    (package_root_problems, "songcore.a", "from . import errors", "package"),
-    (package_root_problems, "songtrain.synth.a", "from songtrain.synth import notes", "package"),
+    (package_root_problems, "songserve.a", "from songcore import SongError", "package"),
+    (package_root_problems, "songcore.a", "from . import SongError", "package"),
+    (package_root_problems, "songtrain.synth.a", "from songtrain.synth import NOTES", "package"),
     (init_problems, "songcore.__init__", '"""Core."""\nfrom songcore.errors import SongError', "import"),
     (init_problems, "songcore.__init__", '"""Core."""\nVERSION = 1', "VERSION"),
     (init_problems, "songcore.__init__", "__all__ = []", "docstring"),
@@ -114,6 +129,8 @@ BAD: list[tuple[Callable[[list[Module]], list[str]], str, str, str]] = [
     (lambda m: place_problems(m, "torch", ["songtrain"]), "songcore.a", "import torch.nn as nn", "torch"),
     (lambda m: place_problems(m, "ray", ["songtrain.jobs"]), "songtrain.jobsite", "from ray import data", "ray"),
     (lambda m: place_problems(m, "grpc", []), "songcore.a", "import grpc.aio", "grpc"),
+    (lambda m: message_problems(m, []), "songserve.a", "from songserve.v1 import x_pb2\nx_pb2.Song(id='a')", "Song"),
+    (lambda m: message_problems(m, []), "songserve.a", "from songserve.v1.x_pb2 import Song\nSong()", "Song"),
     (lambda m: ambient_problems(m, {}), "songcore.a", "import os\nx = os.environ['A']", "os.environ"),
     (lambda m: ambient_problems(m, {}), "songcore.a", "from os import getenv\nx = getenv('A')", "os.getenv"),
     (lambda m: ambient_problems(m, {}), "songcore.a", "import time\nx = time.time()", "time.time"),
@@ -139,15 +156,15 @@ def test_good_sources_give_no_problem() -> None:
     """What the rules allow passes: a seeded generator, a clock passed as an argument, the generated messages, types."""
     sources = {
         "songcore.__init__": '"""Core."""\n\n__all__: list[str] = []\n',
-        "songcore.a": "import numpy as np\nfrom songcore.errors import E\ndef f(rng: np.random.Generator): pass\n",
+        "songcore.a": "import numpy as np\nfrom songcore import errors\ndef f(rng: np.random.Generator): pass\n",
         "songcore.errors": "import numpy as np\nx = np.random.default_rng(1)\nnp.load('x', allow_pickle=False)\n",
         "songserve.v1.a_pb2": "",
-        "songstation.a": "import time\nfrom songserve.v1 import a_pb2\ndef f(now=time.time): pass\n",
+        "songstation.a": "import time\nfrom songserve.v1 import a_pb2\ndef f(x: a_pb2.Song, now=time.time): pass\n",
     }
     good = parse_modules(sources)
     rules = (sibling_problems, package_root_problems, init_problems, cycle_problems, unsafe_problems)
     assert [problem for rule in rules for problem in rule(good)] == []
-    assert ambient_problems(good, {}) == []
+    assert ambient_problems(good, {}) == message_problems(good, []) == []
 
 
 def test_cycles_are_seen_and_late_imports_are_none() -> None:
