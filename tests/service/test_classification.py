@@ -83,7 +83,7 @@ def test_a_truncated_file_gives_what_it_holds(shared_server: ServerThread) -> No
     requests = [Request(setup=classification_pb2.RecordingSetup()), Request(data=data[: len(data) // 2])]
     stub: Any = classification_pb2_grpc.ClassificationServiceStub(shared_server.channel)
     responses = stub.ClassifyRecording(iter(requests), timeout=60)
-    songs = []
+    songs: list[Response] = []
     with pytest.raises(grpc.RpcError) as failed:
         songs.extend(iter(lambda: next(responses), None))
     assert failure(failed.value)[:2] == ("INVALID_ARGUMENT", "TRUNCATED")

@@ -1,0 +1,141 @@
+"""The batcher: songs of many callers in few passes, bounded, and no caller left waiting."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import pytest
+from songcore.assign import Assignment
+from songcore.stream import Song
+from songserve.batching import Batcher, BatchLimits
+
+T = TypeVar("T")
+
+
+class Model:
+    """Names a song by its onset; fails on a negative one; remembers its batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.go = threading.Event()
+        self.go.set()
+
+    def classify(self, songs: Sequence[Song]) -> list[Assignment]:
+        """Return one assignment for each song."""
+        self.go.wait(10)
+        self.batches.append([song.onset for song in songs])
+        if any(song.onset < 0 for song in songs):
+            raise ValueError("a poisoned song")
+        return [Assignment(str(song.onset), "song", 1.0, 0.0, 1.0, is_novel=False) for song in songs]
+
+
+class Observed:
+    """Counts what the batcher tells."""
+
+    def __init__(self) -> None:
+        self.n_failed = self.n_songs = self.max_pending = 0
+
+    def batch_done(self, n_songs: int, queued_s: Sequence[float], compute_s: float) -> None:
+        """Count songs."""
+        assert compute_s >= 0
+        assert min(queued_s) >= 0
+        self.n_songs += n_songs
+
+    def request_failed(self) -> None:
+        """Count failures."""
+        self.n_failed += 1
+
+    def pending_changed(self, n_songs: int) -> None:
+        """Remember the most."""
+        self.max_pending = max(self.max_pending, n_songs)
+
+
+def songs(*onsets: int) -> list[Song]:
+    """Return songs that are told apart by their onsets."""
+    return [
+        Song(onset, onset + 1, forced_cut=False, snr_db=1.0, features=np.zeros((1, 1), np.float32)) for onset in onsets
+    ]
+
+
+def run(limits: BatchLimits, use: Callable[[Batcher, Model], Awaitable[T]]) -> tuple[T, Model, Observed]:
+    """Run ``use`` with a batcher; return its result, the model and what was observed."""
+    model, observed = Model(), Observed()
+
+    async def main() -> T:
+        with ThreadPoolExecutor(1) as executor:
+            async with Batcher(model.classify, executor, limits, observed) as batcher:
+                return await use(batcher, model)
+
+    return asyncio.run(main()), model, observed
+
+
+def test_songs_of_many_callers_share_a_pass() -> None:
+    """Fifty callers at once get their own names, in few batches."""
+
+    async def use(batcher: Batcher, _: Model) -> list[list[Assignment]]:
+        return await asyncio.gather(*(batcher.name(songs(i, i + 1000)) for i in range(50)))
+
+    found, model, observed = run(BatchLimits(max_batch=32, max_delay_s=0.05), use)
+    assert [[name.type_id for name in names] for names in found] == [[str(i), str(i + 1000)] for i in range(50)]
+    assert len(model.batches) <= 6
+    assert max(len(batch) for batch in model.batches) <= 33
+    assert observed.n_songs == 100
+
+
+def test_no_songs_need_no_pass() -> None:
+    """Naming nothing gives nothing without asking the model."""
+
+    async def use(batcher: Batcher, _: Model) -> list[Assignment]:
+        return await batcher.name([])
+
+    found, model, _ = run(BatchLimits(), use)
+    assert found == []
+    assert model.batches == []
+
+
+def test_a_poisoned_song_fails_alone() -> None:
+    """The caller of the song that the model cannot take gets the error, its neighbours in the batch their names."""
+
+    async def use(batcher: Batcher, _: Model) -> list[list[Assignment] | BaseException]:
+        calls = [batcher.name(songs(onset)) for onset in (1, -1, 2)]
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    found, _, observed = run(BatchLimits(max_delay_s=0.05), use)
+    assert isinstance(found[1], ValueError)
+    assert [names[0].type_id for names in (found[0], found[2]) if isinstance(names, list)] == ["1", "2"]
+    assert observed.n_failed == 1
+
+
+def test_waiting_songs_are_bounded() -> None:
+    """While the model is stuck no more than the limit wait; afterwards everyone is served."""
+
+    async def use(batcher: Batcher, model: Model) -> int:
+        model.go.clear()
+        calls = [asyncio.create_task(batcher.name(songs(i))) for i in range(30)]
+        await asyncio.sleep(0.1)
+        model.go.set()
+        return sum(len(names) for names in await asyncio.gather(*calls))
+
+    found, _, observed = run(BatchLimits(max_pending=5), use)
+    assert found == 30
+    assert observed.max_pending == 5
+
+
+def test_nobody_waits_for_a_closed_batcher() -> None:
+    """Leaving the block cancels who still waits."""
+    model = Model()
+    model.go.clear()
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            async with Batcher(model.classify, executor, BatchLimits(), Observed()) as batcher:
+                call = asyncio.create_task(batcher.name(songs(1)))
+                await asyncio.sleep(0.05)
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            model.go.set()
+
+    asyncio.run(main())
