@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from scipy.stats import gamma
+from scipy.special import gammainccinv, gammaincinv
 
 from songcore.arrays import FloatArray, IntArray
 from songcore.frontend import DB_PER_UNIT, FrontendConfig, mel_matrix
@@ -94,7 +94,7 @@ def noise_shape(frontend: FrontendConfig, n_frames: int) -> NDArray[np.float64]:
 def noise_excess(frontend: FrontendConfig, n_frames: int, probability: float) -> NDArray[np.float64]:
     """Return the power over its mean, (n_mels,), that white noise averaged over ``n_frames`` exceeds so rarely."""
     shape = noise_shape(frontend, n_frames)
-    return np.asarray(gamma.isf(probability, shape) / shape)
+    return np.asarray(gammainccinv(shape, probability) / shape)
 
 
 class _QuietCells:
@@ -192,7 +192,7 @@ class NoiseFloor:
         level = 1 - (1 - config.floor_quantile) ** (1 / self._cells.n_cells)
         shape = noise_shape(frontend, cell)
         # The cells hold sums.
-        self._correction = (1 / (gamma.ppf(level, shape) / shape * cell)).astype(np.float32)
+        self._correction: FloatArray = (1 / (gammaincinv(shape, level) / shape * cell)).astype(np.float32)
 
     def push(self, power: FloatArray) -> list[FloatArray]:
         """Take frames' power (n, n_mels) and return a floor (n_mels,) power for each block completed by them.
