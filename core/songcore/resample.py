@@ -89,14 +89,17 @@ class Resampler:
 
     def finish(self) -> FloatArray:
         """Return the rest of the output, (m,) float32; the signal ends here."""
-        signal = np.concatenate(self._pending) if self._pending else np.empty(0, np.float32)
-        self._pending, self._pending_start = [], self._n_in
+        signal = np.concatenate([*self._pending, np.empty(0, np.float32)])
         n_total = -(-self._n_in * self._step_out // self._step_in)
-        if n_total <= self.output_start:
-            return np.empty(0, np.float32)
-        self._pending_start = self.input_start
-        signal = signal[len(signal) - (self._n_in - self.input_start) :]
-        return self._convert(signal, self._n_in, n_total)
+        out = [np.empty(0, np.float32)]
+        while self.output_start < n_total:
+            # The end may lie behind the last border, in its context.
+            out.append(
+                self._convert(signal, self._n_in, min(n_total, self._boundary(self._block + 1) * self._step_out))
+            )
+            self._block += 1
+        self._pending = []
+        return np.concatenate(out)
 
     def _boundary(self, block: int) -> int:
         """First step of a block; block 0 is shorter than the others by the context."""

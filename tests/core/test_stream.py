@@ -93,7 +93,7 @@ def test_the_signals_are_worth_cutting() -> None:
         assert whole("silence", "song", rate) == []
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     name=st.sampled_from(SIGNALS),
     preset=st.sampled_from(list(CONFIGS)),
@@ -119,7 +119,7 @@ def test_equal_chunks_change_no_bit(n_chunk: int) -> None:
     assert [key(song) for song in songs + stream.finish()] == [key(song) for song in expected] != []
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=50)
 @given(
     name=st.sampled_from(SIGNALS),
     preset=st.sampled_from(list(CONFIGS)),
@@ -150,7 +150,7 @@ def test_restarts_change_no_bit(name: str, preset: str, rate: int, cuts: list[fl
 @pytest.mark.parametrize("preset", CONFIGS)
 @pytest.mark.parametrize("name", ["songs", "endless", "borders"])
 def test_any_checkpoint_finds_the_songs_after_it(name: str, preset: str) -> None:
-    """From each checkpoint of a stream the rest of the signal gives the last songs, all that were not returned yet."""
+    """From about a dozen checkpoints of a stream the rest of the signal gives the last songs, all that were not returned yet."""
     rate, config = 48_000, CONFIGS[preset]
     samples, expected = signal(name, rate), whole(name, preset, rate)
     stream, n_returned = SongStream(config, rate), 0
@@ -160,7 +160,7 @@ def test_any_checkpoint_finds_the_songs_after_it(name: str, preset: str) -> None
         checkpoint = stream.checkpoint()
         seen.setdefault(checkpoint.input_sample, (checkpoint, n_returned))
     assert len(seen) > 2
-    for checkpoint, n in seen.values():
+    for checkpoint, n in list(seen.values())[:: 1 + len(seen) // 12]:
         resumed = SongStream.resume(config, rate, checkpoint.state)
         songs = resumed.push(samples[checkpoint.input_sample :]) + resumed.finish()
         assert len(songs) >= len(expected) - n
