@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 from songcore.errors import ConfigError
 from songserve.v1.ingest_pb2_grpc import IngestServiceStub
+from songserve.v1.songs_pb2_grpc import SongServiceStub
 
 from songstation.outbox import Outbox, SessionBrokenError
 from songstation.recovery import Action, Backoff, Failure, action_for
@@ -26,7 +27,9 @@ from songstation.wire import (
     item_request,
     read_failure,
     read_response,
+    read_songs,
     setup_request,
+    songs_request,
 )
 
 __all__ = ["Channel", "Link", "LinkSettings", "open_channel"]
@@ -88,11 +91,12 @@ class Link:
         on_song: Callable[[HeardSong], None],
         on_trouble: Callable[[Failure, float], None],
     ) -> None:
-        self._stub = IngestServiceStub(channel)
+        self._stub, self._store = IngestServiceStub(channel), SongServiceStub(channel)
         self.outbox, self.session = outbox, session
         self._backoff, self._settings, self._new_name, self._now = backoff, settings, new_name, now
         self._on_song, self._on_trouble = on_song, on_trouble
         self._songs: deque[str] = deque(maxlen=_REMEMBERED_SONGS)
+        self._last_start: datetime | None = None  # of the last song heard
         self._changed = asyncio.Event()
         self._writing = asyncio.Lock()
         self.room = asyncio.Event()
@@ -189,6 +193,8 @@ class Link:
                         finished=message.finished,
                     )
                     self.room.set()
+                    if self.n_streams > 1:
+                        await self._catch_up()
                     tasks += [
                         asyncio.create_task(_quietly(self._send(call))),
                         asyncio.create_task(_quietly(self._beat(call))),
@@ -221,10 +227,27 @@ class Link:
         finally:
             reading.cancel()
 
+    async def _catch_up(self) -> None:
+        """Fetch the songs that the server stored and could not send any more: the stream broke in between."""
+        token, since = "", self._last_start
+        try:
+            while True:
+                page = await self._store.ListSongs(
+                    songs_request(self.session.name, since, token), timeout=self._settings.answer_s
+                )
+                songs, token = read_songs(page)
+                for song in songs:
+                    self._hear(song)
+                if not token:
+                    return
+        except grpc.aio.AioRpcError as error:
+            log.warning("songs heard before the reconnect could not be fetched: %s", _failure(error))
+
     def _hear(self, song: HeardSong) -> None:
         """Pass a song on unless it was had before: after a reconnect songs may come again."""
         if song.name not in self._songs:
             self._songs.append(song.name)
+            self._last_start = song.start
             self._on_song(song)
 
     async def _send(self, call: Call) -> None:

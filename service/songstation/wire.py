@@ -7,7 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from google_crc32c import value as crc32c
-from songserve.v1 import ingest_pb2, types_pb2
+from songserve.v1 import ingest_pb2, songs_pb2, types_pb2
 
 from songstation.outbox import End, Loss, Sound
 from songstation.recovery import Failure
@@ -24,8 +24,12 @@ __all__ = [
     "item_request",
     "read_failure",
     "read_response",
+    "read_songs",
     "setup_request",
+    "songs_request",
 ]
+
+_SONGS_PER_PAGE = 500
 
 Request = ingest_pb2.StreamAudioRequest
 Response = ingest_pb2.StreamAudioResponse
@@ -170,6 +174,22 @@ def _song(song: types_pb2.Song) -> HeardSong:
         forced_cut=song.forced_cut,
         bundle=song.model_bundle.removeprefix("modelBundles/"),
     )
+
+
+def songs_request(session: str, since: datetime | None, page_token: str) -> songs_pb2.ListSongsRequest:
+    """Return the question for a page of the session's stored songs that begin at ``since`` or later, noise included."""
+    return songs_pb2.ListSongsRequest(
+        page_size=_SONGS_PER_PAGE,
+        page_token=page_token,
+        start_time=None if since is None else _timestamp(since),
+        session=session,
+        include_noise=True,
+    )
+
+
+def read_songs(page: songs_pb2.ListSongsResponse) -> tuple[list[HeardSong], str]:
+    """Return the songs of a page and the token of the next one, empty on the last."""
+    return [_song(song) for song in page.songs], page.next_page_token
 
 
 def read_failure(code: str, message: str, details: bytes | None) -> Failure:
