@@ -150,7 +150,7 @@ def test_restarts_change_no_bit(name: str, preset: str, rate: int, cuts: list[fl
 @pytest.mark.parametrize("preset", CONFIGS)
 @pytest.mark.parametrize("name", ["songs", "endless", "borders"])
 def test_any_checkpoint_finds_the_songs_after_it(name: str, preset: str) -> None:
-    """From about a dozen checkpoints of a stream the rest of the signal gives the last songs, all that were not returned yet."""
+    """From any of a dozen checkpoints the rest of the signal gives the last songs, all that were not returned yet."""
     rate, config = 48_000, CONFIGS[preset]
     samples, expected = signal(name, rate), whole(name, preset, rate)
     stream, n_returned = SongStream(config, rate), 0
