@@ -3,7 +3,6 @@
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
 from songcore.errors import ConfigError
 
 __all__ = ["PRESETS", "SeasonConfig", "season_config"]

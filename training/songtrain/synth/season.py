@@ -4,12 +4,12 @@ The plan (which songs belong to which recording) and every recording have random
 can be rendered alone, in any order and in parallel, and are always the same.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-
 from songcore.arrays import FloatArray
+
 from songtrain.synth.config import SeasonConfig
 from songtrain.synth.noise import band_power, draw_weather, render_noise
 from songtrain.synth.others import OTHER_BIRDS, render_phrase
@@ -196,6 +196,5 @@ def _mark_overlaps(songs: list[TrueSong]) -> list[TrueSong]:
     """Return the songs in order of onset, with those marked that share time with another."""
     songs = sorted(songs, key=lambda s: s.onset)
     return [
-        TrueSong(**{**vars(s), "overlap": any(o is not s and o.onset < s.offset and s.onset < o.offset for o in songs)})
-        for s in songs
+        replace(s, overlap=any(o is not s and o.onset < s.offset and s.onset < o.offset for o in songs)) for s in songs
     ]
