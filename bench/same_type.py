@@ -1,9 +1,9 @@
 """Do embeddings bring real songs of one type together? Prints one JSON line last.
 
-The folder holds recordings, ``songs.csv`` and ``same_type.csv``: pairs of songs (recording, onset_a_s, onset_b_s) that were judged to be
-renditions of one type. Every song that has a partner asks: is the nearest other such song a partner; and all pairs of
-such songs are ranked by similarity (AUROC). The baseline needs no training: the logarithm of the modulation spectrum, |rFFT over time|
-of every band of the same features.
+The folder holds recordings, ``songs.csv`` and ``same_type.csv``: pairs of songs (recording, onset_a_s, onset_b_s) that were
+judged to be renditions of one type. Every song that has a partner asks: is the nearest other such song a partner; and all
+pairs of such songs are ranked by similarity (AUROC). The baseline needs no training: the logarithm of the modulation
+spectrum, |rFFT over time| of every band of the same features.
 
 Run as ``python bench/same_type.py --data ../shared/data/nightingale --bundle models/demo-v1``.
 """
@@ -19,7 +19,6 @@ import typer
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import normalize
-
 from songcore.annotations import Annotation, read_songs_csv
 from songcore.arrays import FloatArray
 from songcore.bundle import load_bundle

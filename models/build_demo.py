@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a program, not a package
 """Build models/demo-v1: simulate a season of nightingales and train on it. Nothing recorded in the field is used.
 
 Run as ``python models/build_demo.py``; about fifteen minutes on two cores. The same settings give the same songs.
@@ -13,7 +14,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-
 from songtrain.pipeline import TrainJob, train_bundle
 from songtrain.settings import load_settings
 from songtrain.synth.config import season_config

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-
+import torch
 from songcore.features import FeatureConfig
 from songcore.presets import PRESETS
 from songcore.stream import StreamConfig
@@ -38,6 +38,12 @@ def make_songs(n_songs: int = 96, n_types: int = 6, seed: int = 0) -> SongSet:
         background,
         n_songs * 2.0,
     )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Keep torch on one thread: on a busy machine threads that wait for one another take ten times as long."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from songcore.embed import Embedder
 from songcore.errors import ConfigError
 from songtrain.encoders.build import build_encoder, n_parameters
@@ -80,7 +79,7 @@ def test_wrong_number_of_bands_is_refused() -> None:
 
 
 def test_exported_encoder_equals_torch_for_any_batch_and_length() -> None:
-    """onnxruntime gives torch's embeddings for lengths and batch sizes that the export never saw, alone or together."""
+    """Onnxruntime gives torch's embeddings for lengths and batch sizes that the export never saw, alone or together."""
     encoder = served(trained_encoder())
     embedder = Embedder(export_onnx(encoder, 64, 32), device="cpu")
     rng = np.random.default_rng(1)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import normalized_mutual_info_score, silhouette_score
 from sklearn.preprocessing import normalize
-
 from songcore.novelty import conformal_p_values
 from songtrain.evaluation.collapse import CollapseError, check_clusters, check_embeddings, effective_rank
 from songtrain.evaluation.novelty import check_novelty, left_out_scores, realised_false_alarms
@@ -49,7 +48,7 @@ def test_effective_rank_of_known_spectra() -> None:
 
 
 def test_scores_leave_out_unlabelled_songs_and_show_chance() -> None:
-    """Perfect labels score 1 whatever their numbers; the chance level is printed beside; songs without label do not count."""
+    """Perfect labels score 1 whatever their numbers, chance is shown beside, songs without label do not count."""
     truth = label_numbers(["a", "b", "c", ""] * 50)
     found = np.tile([2, 0, 1, 1], 50)
     scores = label_scores(truth, found, rng=np.random.default_rng(0))
@@ -71,7 +70,7 @@ def test_diagnostics_of_one_cluster_are_empty() -> None:
 
 
 def test_promised_false_alarm_rate_is_kept() -> None:
-    """Over 300 simulated calibrations with 200 songs the mean false-alarm rate lies within 3 standard errors of floor(201 α)/201."""
+    """Over 300 calibrations with 200 songs the mean false-alarm rate is floor(201 α)/201 within 3 standard errors."""
     rng = np.random.default_rng(0)
     rates = []
     for _ in range(300):

@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import normalize
-
 from songtrain.losses.arcface import class_means, make_arcface
 from songtrain.losses.contrastive import nt_xent
+from torch.nn.functional import normalize
 
 
 def naive_nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float, same: np.ndarray) -> float:
@@ -64,10 +63,10 @@ def test_renumbered_clusters_change_nothing() -> None:
     for order in (torch.arange(5), torch.tensor([3, 0, 4, 1, 2])):
         renumbered = order[labels]
         loss = make_arcface(class_means(embeddings, renumbered), margin_degrees=11.5, scale=16)
-        losses.append(float(loss(embeddings, renumbered)))
+        losses.append(loss(embeddings, renumbered).item())
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     random = make_arcface(normalize(torch.randn(5, 16)), margin_degrees=11.5, scale=16)
-    assert float(random(embeddings, labels)) > 2 * losses[0]
+    assert random(embeddings, labels).item() > 2 * losses[0]
 
 
 def test_class_means_leave_out_songs_in_no_cluster() -> None:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from songcore.errors import ConfigError
 from songtrain.settings import PRESETS, load_settings
 

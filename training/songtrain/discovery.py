@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-
 from songcore.arrays import FloatArray, IntArray
 from songcore.assign import Catalogue
 from songcore.embed import Embedder
 from songcore.manifest import SongType
 from songcore.novelty import NoveltyConfig
+
 from songtrain.clusterers.density import DensityClusterer
 from songtrain.clusterers.prototypes import make_prototypes, medoids
 from songtrain.datasets.songs import SongPlace, SongSet

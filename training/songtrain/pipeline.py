@@ -1,4 +1,4 @@
-"""``songstream train``, stage by stage: recordings → songs → encoder → types → calibration → evaluation → bundle and report."""
+"""``songstream train``, stage by stage: recordings → songs → encoder → types → calibration → scores → bundle and report."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-
+from songcore.arrays import FloatArray
 from songcore.bundle import BundleParts, write_bundle
 from songcore.embed import Embedder
 from songcore.errors import ConfigError
@@ -19,6 +19,8 @@ from songcore.novelty import NoveltyConfig
 from songcore.presets import PRESETS
 from songcore.stream import StreamConfig
 from songcore.zipf import fit_zipf
+
+from songtrain.augment.store import FrameStore
 from songtrain.cluster import ray_session
 from songtrain.datasets.distributed import FeatureRun, extract_features
 from songtrain.datasets.folder import DataFolder, scan_folder
@@ -34,7 +36,6 @@ from songtrain.export.golden import golden_recordings
 from songtrain.export.onnx import check_parity, export_onnx
 from songtrain.loop.distributed import TrainedEncoder, train_encoder
 from songtrain.loop.embedding import embed_store
-from songtrain.augment.store import FrameStore
 from songtrain.reducers.components import UnitComponents
 from songtrain.report.page import ReportContent, write_report
 from songtrain.settings import TrainSettings
@@ -79,7 +80,8 @@ class _Clock:
 def train_bundle(job: TrainJob, on_progress: Progress = lambda *_: None) -> dict[str, Any]:
     """Train, write bundle and report, and return the run's facts and scores; nothing is written to ``out`` on failure.
 
-    Raises InputError for what cannot be learned from, ConfigError for what cannot be written, CollapseError when training fails.
+    Raises InputError for what cannot be learned from, ConfigError for what cannot be written, CollapseError when training
+    fails.
     """
     if job.out.exists() and not job.overwrite:
         raise ConfigError(f"{job.out} exists; choose another folder, or --overwrite", reason="OUTPUT_EXISTS")
@@ -97,21 +99,19 @@ def train_bundle(job: TrainJob, on_progress: Progress = lambda *_: None) -> dict
         trained = _train(train, stream, job, on_progress)
         clock.lap("training")
     on_progress("types", 0, 1, "exporting the encoder, clustering")
-    encoder, model = _serve(trained, train, settings, stream)
-    embedder = Embedder(model, device="cpu")
-    parity = check_parity(encoder, embedder, [train.features(i) for i in range(min(len(train), N_PARITY_SONGS))])
+    served = _serve(trained, train, settings, stream)
+    parity = check_parity(
+        served.encoder, served.embedder, [train.features(i) for i in range(min(len(train), N_PARITY_SONGS))]
+    )
     found = discover_types(
-        train, held_out, embedder, settings, frontend.sample_rate_hz, np.random.default_rng([settings.seed, 2])
+        train, held_out, served.embedder, settings, frontend.sample_rate_hz, np.random.default_rng([settings.seed, 2])
     )
     check = _novelty_check(found, held_out, settings)
-    clock.lap("types")
     scores = {**_scores(train, held_out, found, settings), "parity_cosine": parity, **_novelty_scores(check)}
     facts = _facts(songs, train, held_out, features, n_silent, found)
-    bundle = write_bundle(
-        job.out,
-        _parts(job, stream, trained, encoder, model, found, facts, scores, folder, train),
-        overwrite=job.overwrite,
-    )
+    clock.lap("types")
+    golden = _golden(folder, train, found, stream, settings)
+    bundle = write_bundle(job.out, _parts(job, stream, served, found, golden, facts, scores), overwrite=job.overwrite)
     clock.lap("bundle")
     on_progress("report", 0, 1, "drawing")
     content = ReportContent(
@@ -158,14 +158,23 @@ def _train(train: SongSet, stream: StreamConfig, job: TrainJob, on_progress: Pro
     return train_encoder(train, job.settings, stream, job.work, use_gpu=job.device == "cuda", on_event=tell)
 
 
-def _serve(
-    trained: TrainedEncoder, train: SongSet, settings: TrainSettings, stream: StreamConfig
-) -> tuple[ServedEncoder, bytes]:
+@dataclass(frozen=True)
+class _Served:
+    """The encoder as it goes into the bundle, in torch and in onnxruntime."""
+
+    encoder: ServedEncoder
+    model: bytes
+    embedder: Embedder
+
+
+def _serve(trained: TrainedEncoder, train: SongSet, settings: TrainSettings, stream: StreamConfig) -> _Served:
     """Fold the principal components of the training songs into the encoder and export it."""
-    pooled = embed_store(trained.encoder, FrameStore(train, torch.device("cpu")), np.arange(len(train), dtype=np.int64))
+    store = FrameStore(train, torch.device("cpu"))
+    pooled = embed_store(trained.encoder, store, np.arange(len(train), dtype=np.int64))
     components = UnitComponents(settings.encoder.dimension, settings.seed).fit(pooled)
     encoder = ServedEncoder(trained.encoder, components.mean_, components.components_).eval()
-    return encoder, export_onnx(encoder, stream.frontend.n_mels, stream.features.bucket_frames)
+    model = export_onnx(encoder, stream.frontend.n_mels, stream.features.bucket_frames)
+    return _Served(encoder, model, Embedder(model, device="cpu"))
 
 
 def _novelty_check(found: Discovery, held_out: SongSet, settings: TrainSettings) -> NoveltyCheck:
@@ -226,30 +235,35 @@ def _facts(
     }
 
 
-def _parts(  # noqa: PLR0913 - where everything comes together
+def _golden(
+    folder: DataFolder, train: SongSet, found: Discovery, stream: StreamConfig, settings: TrainSettings
+) -> list[FloatArray]:
+    """Return the pieces of recordings that the bundle proves itself on: typical songs, of the largest types first."""
+    paths = {file.name: file.path for file in folder.recordings}
+    most = max(len(best) for best in found.exemplars)
+    typical = [train.places[best[k]] for k in range(most) for best in found.exemplars if k < len(best)]
+    return golden_recordings(typical, paths, stream, settings.data.channel)
+
+
+def _parts(
     job: TrainJob,
     stream: StreamConfig,
-    trained: TrainedEncoder,
-    encoder: ServedEncoder,
-    model: bytes,
+    served: _Served,
     found: Discovery,
+    golden: list[FloatArray],
     facts: dict[str, int | float],
     scores: dict[str, float],
-    folder: DataFolder,
-    train: SongSet,
 ) -> BundleParts:
     settings = job.settings
-    paths = {file.name: file.path for file in folder.recordings}
-    typical = [train.places[best[k]] for k in range(3) for best in found.exemplars if k < len(best)]
     return BundleParts(
         name=settings.name,
         created_by=job.created_by,
         created_at=job.now,
         stream=stream,
-        encoder=model,
+        encoder=served.model,
         encoder_info=EncoderInfo(
             architecture=settings.encoder.name,
-            n_parameters=n_parameters(encoder),
+            n_parameters=n_parameters(served.encoder),
             dimension=found.embeddings.shape[1],
             trained_on=f"{facts['n_train']} songs in {facts['n_recordings']} recordings of {job.data.name}",
         ),
@@ -259,6 +273,6 @@ def _parts(  # noqa: PLR0913 - where everything comes together
         bank=found.bank,
         calibration=found.calibration,
         novelty=NoveltyConfig(n_neighbours=settings.novelty.n_neighbours, alpha=settings.novelty.alpha),
-        golden_recordings=golden_recordings(typical, paths, stream, settings.data.channel),
+        golden_recordings=golden,
         report={**facts, **{name: round(value, 4) for name, value in scores.items()}},
     )

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
 from songcore.errors import ConfigError
 
 __all__ = [
@@ -37,9 +36,9 @@ class DataSettings(_Section):
     """Preset of front end and segmenter; it becomes the bundle's."""
     segmentation: Literal["auto", "annotated", "automatic"] = "auto"
     """auto: as annotated where there is a songs.csv, by the segmenter otherwise."""
-    channel: int | None = Field(None, ge=1)
+    channel: int | None = Field(default=None, ge=1)
     """Channel to listen to, counted from 1; the mean of all if not given."""
-    min_songs: int = Field(20, ge=4)
+    min_songs: int = Field(default=20, ge=4)
     """Fewer songs than this cannot show types."""
 
 
@@ -47,108 +46,108 @@ class EncoderSettings(_Section):
     """The network."""
 
     name: Literal["light", "efficientnet-b0"] = "light"
-    width: int = Field(16, ge=4, le=128)
+    width: int = Field(default=16, ge=4, le=128)
     """Channels of the light encoder's first stage."""
-    n_features: int = Field(512, ge=16, le=4096)
+    n_features: int = Field(default=512, ge=16, le=4096)
     """Values per song before the projection."""
-    dimension: int = Field(64, ge=2, le=512)
+    dimension: int = Field(default=64, ge=2, le=512)
     """Values of the served embedding."""
 
 
 class AugmentSettings(_Section):
     """How much two views of one song may differ."""
 
-    tempo: float = Field(0.12, ge=0, lt=0.5)
+    tempo: float = Field(default=0.12, ge=0, lt=0.5)
     """Largest relative change of pace."""
-    pitch_mels: float = Field(2.0, ge=0, le=8)
+    pitch_mels: float = Field(default=2.0, ge=0, le=8)
     """Largest shift, in mel bands; pitch carries type identity, so little."""
-    shift_s: float = Field(0.2, ge=0, le=2)
-    crop_share: float = Field(0.08, ge=0, le=0.4)
+    shift_s: float = Field(default=0.2, ge=0, le=2)
+    crop_share: float = Field(default=0.08, ge=0, le=0.4)
     """Largest part cut off at either end: segment borders are not exact."""
-    gain_db: float = Field(5.0, ge=0, le=20)
+    gain_db: float = Field(default=5.0, ge=0, le=20)
     """Level, per song and, half as much, along frequency."""
-    mix_probability: float = Field(0.4, ge=0, le=1)
+    mix_probability: float = Field(default=0.4, ge=0, le=1)
     """Another song sounds behind."""
     mix_db: tuple[float, float] = (6.0, 22.0)
     """How much fainter it is."""
-    background_probability: float = Field(0.7, ge=0, le=1)
+    background_probability: float = Field(default=0.7, ge=0, le=1)
     """Sound from between the songs is laid over."""
-    raise_floor_probability: float = Field(0.7, ge=0, le=1)
-    raise_floor_db: float = Field(18.0, ge=0, le=40)
+    raise_floor_probability: float = Field(default=0.7, ge=0, le=1)
+    raise_floor_db: float = Field(default=18.0, ge=0, le=40)
     """The noise rises by up to this much: the song sinks into it."""
-    n_masks: int = Field(2, ge=0, le=8)
+    n_masks: int = Field(default=2, ge=0, le=8)
     """Masked stretches of time, and as many of frequency."""
-    mask_s: float = Field(0.16, ge=0, le=2)
-    mask_mels: int = Field(6, ge=0, le=32)
+    mask_s: float = Field(default=0.16, ge=0, le=2)
+    mask_mels: int = Field(default=6, ge=0, le=32)
 
 
 class WarmupSettings(_Section):
     """Contrastive warm-up (SimCLR): two views of a song attract each other, all others repel."""
 
-    n_epochs: int = Field(16, ge=0, le=1000)
-    learning_rate: float = Field(2e-3, gt=0, le=1)
-    temperature: float = Field(0.2, gt=0, le=10)
-    neighbours_from_epoch: int = Field(6, ge=0)
+    n_epochs: int = Field(default=16, ge=0, le=1000)
+    learning_rate: float = Field(default=2e-3, gt=0, le=1)
+    temperature: float = Field(default=0.2, gt=0, le=10)
+    neighbours_from_epoch: int = Field(default=6, ge=0)
     """From here on a song's partner is often one of its mutual nearest neighbours."""
-    neighbour_probability: float = Field(0.5, ge=0, le=1)
-    n_neighbours: int = Field(8, ge=1, le=100)
+    neighbour_probability: float = Field(default=0.5, ge=0, le=1)
+    n_neighbours: int = Field(default=8, ge=1, le=100)
 
 
 class RoundSettings(_Section):
     """Self-labelling: cluster, then learn the dense cores with ArcFace; again."""
 
-    n_rounds: int = Field(3, ge=0, le=50)
-    n_epochs: int = Field(6, ge=1, le=1000)
-    learning_rate: float = Field(1e-3, gt=0, le=1)
-    margin_degrees: float = Field(11.5, ge=0, lt=90)
-    scale: float = Field(16.0, gt=0, le=128)
-    contrastive_weight: float = Field(0.5, ge=0, le=10)
-    sampling_exponent: float = Field(0.5, ge=0, le=1)
+    n_rounds: int = Field(default=3, ge=0, le=50)
+    n_epochs: int = Field(default=6, ge=1, le=1000)
+    learning_rate: float = Field(default=1e-3, gt=0, le=1)
+    margin_degrees: float = Field(default=11.5, ge=0, lt=90)
+    scale: float = Field(default=16.0, gt=0, le=128)
+    contrastive_weight: float = Field(default=0.5, ge=0, le=10)
+    sampling_exponent: float = Field(default=0.5, ge=0, le=1)
     """Songs of a cluster are drawn in proportion to its size to the power of minus this; 1 draws clusters evenly."""
 
 
 class ClusterSettings(_Section):
     """Density clustering (HDBSCAN); the number of types is found."""
 
-    min_cluster_size: int | None = Field(None, ge=2)
+    min_cluster_size: int | None = Field(default=None, ge=2)
     """None: 5, or 0.2 % of the songs where that is more."""
-    min_samples: int = Field(5, ge=1)
-    fill_neighbours: int = Field(5, ge=1)
+    min_samples: int = Field(default=5, ge=1)
+    fill_neighbours: int = Field(default=5, ge=1)
     """Songs outside dense cores take the type of most of this many nearest core songs."""
-    max_prototypes: int = Field(4, ge=1, le=64)
+    max_prototypes: int = Field(default=4, ge=1, le=64)
 
 
 class NoveltySettings(_Section):
     """Novelty decision and its calibration."""
 
-    held_out_share: float = Field(0.15, gt=0, le=0.5)
+    held_out_share: float = Field(default=0.15, gt=0, le=0.5)
     """Part of the recordings, whole, that neither training nor the reference bank sees."""
-    n_neighbours: int = Field(5, ge=1, le=100)
-    alpha: float = Field(0.05, gt=0, lt=1)
+    n_neighbours: int = Field(default=5, ge=1, le=100)
+    alpha: float = Field(default=0.05, gt=0, lt=1)
     """Promised share of known songs that are called novel."""
-    max_bank: int = Field(5000, ge=10)
+    max_bank: int = Field(default=5000, ge=10)
 
 
 class RunSettings(_Section):
     """How the work is spread."""
 
-    batch_size: int = Field(128, ge=4, le=8192)
-    max_frames: int = Field(384, ge=32)
+    batch_size: int = Field(default=128, ge=4, le=8192)
+    max_frames: int = Field(default=384, ge=32)
     """Training looks at stretches of at most this many frames of a song."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: whichever is faster, tried at the start."""
-    n_workers: int = Field(1, ge=1, le=1024)
-    threads_per_worker: int | None = Field(None, ge=1)
+    n_workers: int = Field(default=1, ge=1, le=1024)
+    threads_per_worker: int | None = Field(default=None, ge=1)
     """None: the cores of this machine shared among the workers."""
-    max_failures: int = Field(3, ge=0)
+    max_failures: int = Field(default=3, ge=0)
     """So often a lost worker is replaced and training resumed."""
 
 
 class TrainSettings(_Section):
     """Everything of a training run."""
 
-    name: str = Field("songs", pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")
-    seed: int = Field(0, ge=0)
+    name: str = Field(default="songs", pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")
+    seed: int = Field(default=0, ge=0)
     data: DataSettings = DataSettings()
     encoder: EncoderSettings = EncoderSettings()
     augment: AugmentSettings = AugmentSettings()

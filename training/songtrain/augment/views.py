@@ -1,18 +1,18 @@
 """Views of songs for contrastive training, made on whole batches of floor-subtracted log-mel.
 
-Values are units of 10 dB above the noise floor, so sounds mix by their maximum, a change of level is an addition, and noise that
-rises by x dB is a song x dB lower, clipped at zero. Warps gather rows; pitch is one small matrix product per song.
+Values are units of 10 dB above the noise floor, so sounds mix by their maximum, a change of level is an addition, and
+noise that rises by x dB is a song x dB lower, clipped at zero. Warps gather rows; pitch is one small matrix product per song.
 """
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import interpolate
-
 from songcore.arrays import IntArray
 from songcore.features import SCALE_DB, FeatureConfig
 from songcore.frontend import FrontendConfig
 from songcore.noise import noise_shape
+from torch import Tensor
+from torch.nn.functional import interpolate
+
 from songtrain.augment.store import FrameStore
 from songtrain.settings import AugmentSettings
 
@@ -129,7 +129,7 @@ class ViewMaker:
         return (self._store.frames[rows].float() - fainter) * self._happens(self._settings.mix_probability, n)
 
     def _raise_floor(self, x: Tensor) -> Tensor:
-        """The noise rises, more in some bands than in others, and its own flicker shows above the new floor."""
+        """Let the noise rise, more in some bands than in others; its own flicker shows above the new floor."""
         n, n_frames, _ = x.shape
         happens = self._happens(self._settings.raise_floor_probability, n)
         rise = self._uniform(0, self._settings.raise_floor_db / SCALE_DB, n, 1, 1)

@@ -1,7 +1,7 @@
 """Density clustering: song types are dense regions, however unequal their sizes, and their number is found.
 
-Sizes of song types follow Zipf's law; k-means cuts the large ones and merges the small ones, HDBSCAN (Campello et al. 2013) does
-neither.
+Sizes of song types follow Zipf's law; k-means cuts the large ones and merges the small ones, HDBSCAN (Campello et al.
+2013) does neither.
 """
 
 from typing import Self
@@ -10,7 +10,6 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.cluster import HDBSCAN
 from sklearn.neighbors import KNeighborsClassifier
-
 from songcore.arrays import FloatArray, IntArray
 
 __all__ = ["DensityClusterer"]
@@ -19,8 +18,8 @@ __all__ = ["DensityClusterer"]
 class DensityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """HDBSCAN cores, the rest filled by nearest neighbours; scikit-learn's habits.
 
-    After `fit`, ``core_labels_`` (n,) int64 numbers the clusters by size from 0, -1 for songs in no core; ``labels_`` is the same
-    with every song filled in, and -1 everywhere only when nothing is dense.
+    After `fit`, ``core_labels_`` (n,) int64 numbers the clusters by size from 0, -1 for songs in no core; ``labels_`` is
+    the same with every song filled in, and -1 everywhere only when nothing is dense.
     """
 
     def __init__(self, min_cluster_size: int | None = None, min_samples: int = 5, fill_neighbours: int = 5) -> None:

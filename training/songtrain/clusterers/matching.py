@@ -2,7 +2,6 @@
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-
 from songcore.arrays import IntArray
 
 __all__ = ["agreement", "match_labels"]

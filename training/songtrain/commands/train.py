@@ -10,7 +10,7 @@ import typer
 __all__ = ["train"]
 
 
-def train(
+def train(  # noqa: PLR0913, PLR0917 - one parameter per option
     data: Annotated[Path, typer.Option(help="Folder with recordings, and songs.csv where songs are annotated.")],
     out: Annotated[Path, typer.Option(help="The bundle to write; the report is in it.")],
     config: Annotated[Path | None, typer.Option(help="TOML file with run parameters.")] = None,
@@ -25,9 +25,9 @@ def train(
 ) -> None:
     """Find the song types in recordings and learn to recognise them.
 
-    Songs are those of songs.csv, or what the segmenter cuts where there is none. The number of types is found. Labels in songs.csv
-    are only ever used to score the result. The bundle is what `songstream serve` and `songstream classify` take; look at its
-    report.html.
+    Songs are those of songs.csv, or what the segmenter cuts where there is none. The number of types is found. Labels in
+    songs.csv are only ever used to score the result. The bundle is what `songstream serve` and
+    `songstream classify` take; look at its report.html.
 
         songstream train --data season --out bundle
 
@@ -85,7 +85,6 @@ def train(
 
 def _device(name: str) -> Any:
     import torch
-
     from songcore.errors import ConfigError
 
     if name not in {"auto", "cpu", "cuda"}:
@@ -98,9 +97,9 @@ def _device(name: str) -> Any:
 
 
 def _summary(result: dict[str, Any]) -> str:
+    songs = f"{result['n_songs']} songs of {result['n_recordings']} recordings ({result['n_skipped']} skipped)"
     lines = [
-        f"{result['n_types']} song types in {result['n_songs']} songs of {result['n_recordings']} recordings "
-        f"({result['n_skipped']} skipped): {result['bundle']}",
+        f"{result['n_types']} song types in {songs}: {result['bundle']}",
         f"novelty: {result['novelty_auroc']:.3f} AUROC on types left out in turn",
     ]
     if "nmi" in result:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
 from songcore.annotations import Annotation
 from songcore.arrays import FloatArray, IntArray
 from songcore.audio import open_recording
@@ -15,6 +14,7 @@ from songcore.noise import NoiseFloor
 from songcore.resample import Resampler
 from songcore.segment import Segmenter
 from songcore.stream import StreamConfig
+
 from songtrain.datasets.songs import Float16Array, RecordingSongs, SongPlace
 
 __all__ = ["extract_songs", "recording_frames"]
@@ -72,7 +72,7 @@ def _segmented(frames: FloatArray, config: StreamConfig) -> list[_Span]:
     segmenter = Segmenter(config.segmenter, config.frontend)
     hop = config.frontend.hop
     return [
-        _Span(s.onset, s.offset, s.onset // hop, -(-s.offset // hop), s.floor, "")
+        _Span(s.onset, s.offset, _frame_at(s.onset, hop), _frame_at(s.offset, hop), s.floor, "")
         for s in [*segmenter.push(frames), *segmenter.finish()]
     ]
 
@@ -86,9 +86,16 @@ def _annotated(frames: FloatArray, annotations: Sequence[Annotation], config: St
     ]
     floors = _floors(frames, np.asarray([onset // hop for onset, _, _ in inside], np.int64), config)
     return [
-        _Span(onset, offset, onset // hop, -(-offset // hop), floor, label)
+        _Span(
+            onset, offset, _frame_at(onset, hop), max(_frame_at(onset, hop) + 1, _frame_at(offset, hop)), floor, label
+        )
         for (onset, offset, label), floor in zip(inside, floors, strict=True)
     ]
+
+
+def _frame_at(sample: int, hop: int) -> int:
+    """Return the frame that begins at a song's border, as `SongStream` does: borders lie half a hop before frames' centres."""
+    return (sample + hop // 2) // hop
 
 
 def _floors(frames: FloatArray, at: IntArray, config: StreamConfig) -> FloatArray:

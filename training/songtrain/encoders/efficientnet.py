@@ -1,8 +1,10 @@
 """EfficientNet-B0 from transformers, from scratch: the encoder of NSCNet, selectable where there is time for it.
 
-About ten times the work of the light encoder. Maximum over both axes, then a linear layer with LeakyReLU(0.01), as the source has it.
+About ten times the work of the light encoder. Maximum over both axes, then a linear layer with LeakyReLU(0.01), as
+NSCNet has it.
 """
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["EfficientNetEncoder"]
@@ -25,10 +27,12 @@ class EfficientNetEncoder(nn.Module):
             dropout_rate=0.2,
         )
         self.n_features = n_features
+        self.memory_format = torch.contiguous_format
         self.backbone = EfficientNetModel(config)
         self.project = nn.Sequential(nn.Linear(config.hidden_dim, n_features), nn.LeakyReLU(0.01))
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return the pooled features of a batch."""
         # The model's own pooler is a window of 1280 x 1280, which ONNX cannot slide over a smaller map: same maximum.
         maps = self.backbone.encoder(self.backbone.embeddings(features)).last_hidden_state
         return self.project(maps.amax(dim=(2, 3)))  # type: ignore[no-any-return]  # nn.Sequential is untyped

@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 import torch
+from songcore.arrays import FloatArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from songcore.arrays import FloatArray
 from songtrain.encoders.efficientnet import EfficientNetEncoder
 from songtrain.encoders.light import LightEncoder
 
@@ -35,6 +35,7 @@ class SongNetwork(nn.Module):
         self.embed = nn.Sequential(nn.Linear(n, N_PROJECTION, bias=False), nn.BatchNorm1d(N_PROJECTION, affine=False))
 
     def forward(self, features: Tensor) -> TrainingOutput:
+        """Return both heads' outputs for a batch."""
         pooled = self.encoder(features)
         return TrainingOutput(self.projector(pooled), self.embed(pooled))
 
@@ -52,4 +53,5 @@ class ServedEncoder(nn.Module):
             self.project.bias.copy_(torch.from_numpy(-(components @ mean)))
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return one vector per song."""
         return normalize(self.project(normalize(self.encoder(features))))

@@ -4,7 +4,6 @@ Internal scores reward collapse (64 distinct points have a silhouette of 0.998),
 """
 
 import numpy as np
-
 from songcore.arrays import FloatArray, IntArray
 from songcore.errors import SongError
 

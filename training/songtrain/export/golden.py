@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-
 from songcore.arrays import FloatArray
 from songcore.audio import open_recording
 from songcore.errors import InputError
 from songcore.resample import Resampler
 from songcore.stream import SongStream, StreamConfig
+
 from songtrain.datasets.songs import SongPlace
 
 __all__ = ["golden_recordings"]
@@ -66,5 +66,5 @@ def _cut(path: Path, place: SongPlace, stream: StreamConfig, channel: int | None
 def _has_song(piece: FloatArray, stream: StreamConfig) -> bool:
     songs = SongStream(stream, stream.frontend.sample_rate_hz, resumable=False)
     # As 16-bit samples, which is how they are kept.
-    quantised = np.clip(np.round(piece * 32768), -32768, 32767).astype(np.float32) / 32768
+    quantised = np.clip(np.round(piece * 32768), -32768, 32767).astype(np.float32) / np.float32(32768)
     return bool(songs.push(quantised) + songs.finish())

@@ -15,11 +15,11 @@ import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, prepare_model
-from torch import nn
-
 from songcore.arrays import IntArray
 from songcore.errors import SongError
 from songcore.stream import StreamConfig
+from torch import nn
+
 from songtrain.cluster import n_local_cores, posted_events
 from songtrain.datasets.songs import SongSet
 from songtrain.encoders.build import build_encoder
@@ -88,6 +88,10 @@ def train_encoder(
         result = trainer.fit()
     if result.metrics and result.metrics.get("reason"):
         raise CollapseError(str(result.metrics["message"]), reason=str(result.metrics["reason"]))
+    if result.checkpoint is None:
+        raise CollapseError(
+            "training ended without a checkpoint; this is a fault of songstream", reason="NO_CHECKPOINT"
+        )
     with result.checkpoint.as_directory() as folder:
         return _load_trained(Path(folder), settings, stream.frontend.n_mels)
 
@@ -111,7 +115,7 @@ def _train_worker(config: dict[str, Any]) -> None:
             _report(learner, history, world)
             if world.rank == 0:
                 # Waited for, so that a run that is killed next has told what it did.
-                ray.get(config["board"].post.remote({"epoch": epoch.index, **row}))
+                ray.get(config["board"].post.remote({"epoch": epoch.index, "ended_at": perf_counter(), **row}))
     except SongError as error:
         # A run that cannot succeed is told and not tried again.
         ray.train.report({"reason": error.reason, "message": str(error)})

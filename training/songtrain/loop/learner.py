@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
 from songcore.arrays import FloatArray, IntArray
 from songcore.stream import StreamConfig
+from torch import Tensor, nn
+
 from songtrain.augment.store import FrameStore
 from songtrain.augment.views import ViewMaker
 from songtrain.clusterers.density import DensityClusterer
@@ -79,7 +79,7 @@ class Learner:
             seed=settings.seed,
         )
         self.network = SongNetwork(build_encoder(settings.encoder, stream.frontend.n_mels)).to(device)
-        self.network.to(memory_format=torch.channels_last)
+        self.network.to(memory_format=self.network.encoder.memory_format)  # type: ignore[call-overload]  # torch's stub
         self._lengths = songs.lengths
         self._use_bfloat16 = self._choose_precision()
         self._wrapped = wrap(self.network)
@@ -188,7 +188,7 @@ class Learner:
     def _new_round(self, means: Tensor) -> None:
         rounds = self.settings.rounds
         self._arcface = make_arcface(means, margin_degrees=rounds.margin_degrees, scale=rounds.scale).to(self._device)
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": list(self.network.parameters())},
             {"params": [self._arcface.W], "rate": PROXY_RATE, "weight_decay": 0.0},
         ]
@@ -200,11 +200,13 @@ class Learner:
         known = labels >= 0
         same = (labels[:, None] == labels[None, :]) & known
         same |= torch.from_numpy(index[:, None] == index[None, :]).to(self._device)
-        loss = self.settings.rounds.contrastive_weight * self._contrastive(first, second, same)
+        loss: Tensor = self.settings.rounds.contrastive_weight * self._contrastive(first, second, same)
         if not known.any():
-            return loss + 0 * first.embedding.sum() + 0 * self._arcface.W.sum()
+            loss = loss + 0 * first.embedding.sum() + 0 * self._arcface.W.sum()
+            return loss
         embeddings = torch.cat([first.embedding[known], second.embedding[known]]).float()
-        return loss + self._arcface(embeddings, labels[known].repeat(2))  # type: ignore[no-any-return]
+        loss = loss + self._arcface(embeddings, labels[known].repeat(2))
+        return loss
 
     def _contrastive(self, first: TrainingOutput, second: TrainingOutput, same: Tensor) -> Tensor:
         return nt_xent(first.projection, second.projection, self.settings.warmup.temperature, same)

@@ -11,8 +11,8 @@ __all__ = ["is_faster_in_bfloat16"]
 def is_faster_in_bfloat16(network: nn.Module, features: Tensor, *, n_trials: int = 2) -> bool:
     """Return True when forward and backward of this batch take less time with bfloat16 autocast than without.
 
-    Processors with AMX or AVX-512 bf16 and GPUs gain about a factor of two; others lose. The network is left as it was, but for
-    gradients, which are cleared.
+    Processors with AMX or AVX-512 bf16 and GPUs gain about a factor of two; others lose. The network is left as it was,
+    but for gradients, which are cleared.
     """
     state = {name: value.clone() for name, value in network.state_dict().items()}
     times = {

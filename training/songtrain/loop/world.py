@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, distributed
-
 from songcore.arrays import FloatArray, IntArray
+from torch import Tensor, distributed
 
 __all__ = ["World"]
 

@@ -31,7 +31,7 @@ def make_arcface(means: Tensor, *, margin_degrees: float, scale: float) -> ArcFa
     # Other versions of the library take radians; 11.5 rad would train nonsense without a word.
     if not math.isclose(loss.margin, math.radians(margin_degrees), abs_tol=1e-6):
         raise RuntimeError(
-            f"pytorch-metric-learning holds a margin of {loss.margin}, expected {margin_degrees} degrees in radians; install 2.9"
+            f"pytorch-metric-learning holds a margin of {loss.margin} for {margin_degrees} degrees; install version 2.9"
         )
     with torch.no_grad():
         loss.W.copy_(means.T)

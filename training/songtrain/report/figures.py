@@ -9,9 +9,9 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from sklearn.manifold import TSNE
-
 from songcore.arrays import FloatArray, IntArray
 from songcore.zipf import zipf_probabilities
+
 from songtrain.evaluation.novelty import NoveltyCheck
 
 __all__ = ["map_figure", "novelty_figure", "png", "sizes_figure", "song_picture", "svg", "training_figure"]

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from songcore.features import SCALE_DB
 from songcore.stream import StreamConfig
+
 from songtrain.datasets.distributed import Skipped
 from songtrain.datasets.songs import SongSet
 from songtrain.discovery import Discovery
@@ -86,7 +86,7 @@ def _gallery(content: ReportContent) -> list[dict[str, Any]]:
     cards = []
     for number, (song_type, best) in enumerate(list(zip(found.types, found.exemplars, strict=True))[:MAX_GALLERY]):
         members = np.flatnonzero(found.labels == number)
-        pictures = []
+        pictures: list[dict[str, Any]] = []
         for index in best[:N_PICTURES]:
             place = train.places[index]
             duration_s = (place.offset - place.onset) / content.stream.frontend.sample_rate_hz

@@ -1,0 +1,100 @@
+"""Songs per second of our loop under Ray Train against the bare torch loop, in one run; prints one JSON line last.
+
+Both train the light encoder on the same random songs with the same batches, views, losses and threads. ``ratio`` is the median
+epoch under Ray Train, its checkpoint and report included, against the bare loop's median epoch, which does neither; epochs of
+the two alternate in rounds, so that a busy machine slows both. Starting Ray and its workers is reported apart.
+
+Run as ``python bench/train.py --songs 600 --epochs 4``.
+"""
+
+import json
+import os
+import tempfile
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from songcore.features import FeatureConfig
+from songcore.presets import PRESETS
+from songcore.stream import StreamConfig
+from songtrain.cluster import ray_session
+from songtrain.datasets.songs import SongPlace, SongSet
+from songtrain.loop.distributed import train_encoder
+from songtrain.loop.learner import Learner
+from songtrain.loop.schedule import plan_epochs
+from songtrain.loop.world import World
+from songtrain.settings import TrainSettings
+
+
+def random_songs(n_songs: int, n_frames: int, seed: int) -> SongSet:
+    """Return songs of a few random notes each: what they are does not matter here, how long they are does."""
+    rng = np.random.default_rng(seed)
+    lengths = 32 * rng.integers(max(1, n_frames // 64), n_frames // 24 + 1, n_songs)
+    frames = (rng.random((int(lengths.sum()), 64)) > 0.8) * rng.uniform(0, 4, (int(lengths.sum()), 64))
+    places = tuple(SongPlace(f"r{i // 20}", i, i + 1) for i in range(n_songs))
+    return SongSet(places, lengths.astype(np.int64), frames.astype(np.float16), frames[:2048].astype(np.float16), 1.0)
+
+
+def main(
+    songs: Annotated[int, typer.Option(help="Songs per epoch.")] = 600,
+    frames: Annotated[int, typer.Option(help="Mean length of a song, frames of 16 ms.")] = 176,
+    epochs: Annotated[int, typer.Option(help="Epochs of each loop.")] = 4,
+    rounds: Annotated[int, typer.Option(help="How often the two loops take turns.")] = 2,
+) -> None:
+    """Compare the two loops."""
+    threads = len(os.sched_getaffinity(0))
+    settings = TrainSettings.model_validate(
+        {
+            "warmup": {"n_epochs": epochs + 1, "neighbours_from_epoch": 1000},
+            "rounds": {"n_rounds": 0},
+            "run": {"precision": "bfloat16", "threads_per_worker": threads},
+        }
+    )
+    stream = StreamConfig(*PRESETS["song"], FeatureConfig())
+    data = random_songs(songs, frames, 0)
+    torch.set_num_threads(threads)
+    bare: list[float] = []
+    under_ray: list[float] = []
+    start_s: list[float] = []
+    with ray_session(), tempfile.TemporaryDirectory() as folder:
+        for number in range(rounds):
+            ends: list[float] = []
+            begin = perf_counter()
+            chosen = settings.model_copy(update={"seed": number})
+            train_encoder(data, chosen, stream, Path(folder), on_event=partial(_note, ends))
+            start_s.append(perf_counter() - begin - (ends[-1] - ends[0]))
+            # The first epoch warms caches and is left out, of both.
+            under_ray += list(np.diff(ends))
+            bare += _bare_epochs(data, chosen, stream)
+    result = {
+        "songs_per_s": songs / median(under_ray),
+        "bare_songs_per_s": songs / median(bare),
+        "ratio": median(bare) / median(under_ray),
+        "start_s": median(start_s),
+        "threads": threads,
+    }
+    print(json.dumps({name: round(value, 3) for name, value in result.items()}))
+
+
+def _note(ends: list[float], event: dict[str, Any]) -> None:
+    # The worker's own clock: both processes are on this machine, and posting takes a moment that is not training's.
+    ends.append(float(event["ended_at"]))
+
+
+def _bare_epochs(data: SongSet, settings: TrainSettings, stream: StreamConfig) -> list[float]:
+    learner = Learner(data, settings, stream, device=torch.device("cpu"), world=World())
+    times = []
+    for epoch in plan_epochs(settings):
+        begin = perf_counter()
+        learner.run_epoch(epoch)
+        times.append(perf_counter() - begin)
+    return times[1:]
+
+
+if __name__ == "__main__":
+    typer.run(main)

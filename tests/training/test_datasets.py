@@ -1,0 +1,173 @@
+"""From folders to songs: annotated or cut by the segmenter, by the code that serves, and bad input refused by name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from songcore.annotations import Annotation
+from songcore.arrays import FloatArray
+from songcore.errors import InputError
+from songcore.stream import SongStream, StreamConfig
+from songtrain.datasets.cache import cache_key, load_cached, pack, store_cached, unpack
+from songtrain.datasets.extract import extract_songs
+from songtrain.datasets.folder import scan_folder
+from songtrain.datasets.screening import screen_songs
+from songtrain.datasets.songs import SongSet, join_recordings
+from songtrain.datasets.split import hold_out
+
+RATE = 24_000
+HEADER = "recording,onset_s,offset_s,label\n"
+
+
+def singing(seed: int = 0, n_songs: int = 4) -> FloatArray:
+    """Return noise with a warbling tone of a second every three seconds, the first at two seconds."""
+    rng = np.random.default_rng(seed)
+    samples = rng.normal(0, 1e-3, RATE * (3 * n_songs + 2))
+    t = np.arange(RATE) / RATE
+    for index in range(n_songs):
+        begin = RATE * (2 + 3 * index)
+        samples[begin : begin + RATE] += 0.3 * np.sin(2 * np.pi * (3000 * t + 30 * np.sin(2 * np.pi * 6 * t)))
+    return samples.astype(np.float32)
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """Return a file with four songs."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, singing(), RATE)
+    return path
+
+
+def test_segmented_songs_are_those_of_a_stream(recording: Path, stream: StreamConfig) -> None:
+    """Training cuts and measures the very songs that the service would, to half precision."""
+    served = SongStream(stream, RATE)
+    samples, _ = soundfile.read(recording, dtype="float32")
+    songs = served.push(samples) + served.finish()
+    trained = extract_songs(recording, "a.wav", None, stream)
+    assert len(songs) == 4
+    assert [(p.onset, p.offset) for p in trained.places] == [(s.onset, s.offset) for s in songs]
+    assert trained.frames == pytest.approx(np.concatenate([s.features for s in songs]), abs=4e-3)
+    assert trained.lengths.tolist() == [len(s.features) for s in songs]
+
+
+def test_annotated_songs_are_cut_where_they_were_marked(recording: Path, stream: StreamConfig) -> None:
+    """Times and labels come from the annotations, features have sound, and one behind the end is left out."""
+    marks = [
+        Annotation("a.wav", 2.0, 3.0, "x"),
+        Annotation("a.wav", 5.0, 6.0, "y"),
+        Annotation("a.wav", 99.0, 100.0, "z"),
+    ]
+    songs = extract_songs(recording, "a.wav", marks, stream)
+    assert [(p.onset, p.offset, p.label) for p in songs.places] == [(48_000, 72_000, "x"), (120_000, 144_000, "y")]
+    assert songs.frames.max() > 2
+    assert len(songs.background) > 0
+    assert songs.background.mean() < songs.frames.mean() / 3
+
+
+def test_cache_gives_back_what_was_stored_and_tells_inputs_apart(
+    recording: Path, stream: StreamConfig, tmp_path: Path
+) -> None:
+    """Packed songs come back equal; another channel, annotation or content has another key; a damaged file is absent."""
+    songs = extract_songs(recording, "a.wav", None, stream)
+    key = cache_key(recording, None, stream, None)
+    store_cached(tmp_path / "cache", key, pack(songs))
+    content = load_cached(tmp_path / "cache", key)
+    assert content is not None
+    again = unpack(content, "a.wav")
+    assert again.places == songs.places
+    assert np.array_equal(again.frames, songs.frames)
+    other = tmp_path / "b.wav"
+    soundfile.write(other, singing(1), RATE)
+    keys = {
+        key,
+        cache_key(recording, None, stream, 1),
+        cache_key(recording, [], stream, None),
+        cache_key(other, None, stream, None),
+    }
+    assert len(keys) == 4
+    (tmp_path / "cache" / f"{key}.npz").write_bytes(content[: len(content) // 2])
+    assert load_cached(tmp_path / "cache", key) is None
+
+
+def test_song_sets_can_be_cut_and_joined(toy_songs: Callable[..., SongSet]) -> None:
+    """A subset holds its songs' features in the order asked for."""
+    songs = toy_songs(20)
+    part = songs.subset([7, 2])
+    assert np.array_equal(part.features(0), songs.features(7))
+    assert np.array_equal(part.features(1), songs.features(2))
+    assert part.labels == [songs.labels[7], songs.labels[2]]
+    assert len(join_recordings([], 64)) == 0
+
+
+def test_whole_recordings_are_held_out() -> None:
+    """About the share asked for is held out and no recording is on both sides; few recordings give their last songs."""
+    names = [f"r{i // 10}" for i in range(200)]
+    held = hold_out(names, 0.15, np.random.default_rng(0))
+    assert 20 <= len(held) <= 40
+    assert not {names[i] for i in held} & {names[i] for i in set(range(200)) - set(held.tolist())}
+    assert hold_out(["a"] * 10 + ["b"] * 10, 0.2, np.random.default_rng(0)).tolist() == [8, 9, 18, 19]
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        (HEADER + "missing.wav,1,2,x\n", "RECORDING_MISSING"),
+        (HEADER + "a.wav,3,2,x\n", "TIMES_INVALID"),
+        (HEADER + "a.wav,one,2,x\n", "NUMBER_INVALID"),
+        ("recording,begin\n", "COLUMN_MISSING"),
+    ],
+)
+def test_wrong_annotations_are_refused_by_name(recording: Path, table: str, reason: str) -> None:
+    """Labels that name a missing recording, reversed times, words for numbers and missing columns raise InputError."""
+    (recording.parent / "songs.csv").write_text(table)
+    with pytest.raises(InputError) as raised:
+        scan_folder(recording.parent)
+    assert raised.value.reason == reason
+
+
+def test_folders_without_recordings_are_refused(tmp_path: Path) -> None:
+    """A missing folder and one without recordings raise InputError."""
+    with pytest.raises(InputError, match="not a folder"):
+        scan_folder(tmp_path / "absent")
+    with pytest.raises(InputError) as raised:
+        scan_folder(tmp_path)
+    assert raised.value.reason == "NO_RECORDINGS"
+
+
+def test_annotation_names_may_be_paths_or_file_names(tmp_path: Path) -> None:
+    """songs.csv finds recordings in sub-folders; a name that two files have must be written as a path."""
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        soundfile.write(tmp_path / folder / "a.wav", singing(n_songs=1), RATE)
+    (tmp_path / "songs.csv").write_text(HEADER + "one/a.wav,2,3,x\n")
+    found = scan_folder(tmp_path)
+    assert [(f.name, f.path.parent.name) for f in found.recordings] == [("one/a.wav", "one")]
+    assert len(scan_folder(tmp_path, "automatic").recordings) == 2
+    (tmp_path / "songs.csv").write_text(HEADER + "a.wav,2,3,x\n")
+    with pytest.raises(InputError) as raised:
+        scan_folder(tmp_path)
+    assert raised.value.reason == "RECORDING_AMBIGUOUS"
+
+
+def test_songs_that_cannot_teach_are_refused(toy_songs: Callable[..., SongSet]) -> None:
+    """Too few songs, silent songs and copies of one song raise InputError, and a few silent ones are only left out."""
+    songs = toy_songs(24)
+    with pytest.raises(InputError) as raised:
+        screen_songs(songs.subset([0]), min_songs=20)
+    assert raised.value.reason == "TOO_FEW_SONGS"
+    with pytest.raises(InputError) as raised:
+        screen_songs(songs.subset([3] * 24), min_songs=20)
+    assert raised.value.reason == "SONGS_EQUAL"
+    silenced = SongSet(songs.places, songs.lengths, songs.frames.copy(), songs.background, 1.0)
+    silenced.frames[: songs.lengths[0]] = 0
+    kept, n_silent = screen_songs(silenced, min_songs=20)
+    assert (len(kept), n_silent) == (23, 1)
+    silenced.frames[:] = 0
+    with pytest.raises(InputError, match="24 that are silent"):
+        screen_songs(silenced, min_songs=20)
+    silenced.frames[0] = np.nan
+    with pytest.raises(InputError) as raised:
+        screen_songs(silenced, min_songs=20)
+    assert raised.value.reason == "NOT_FINITE"

@@ -1,0 +1,146 @@
+"""Training on a real local Ray: bad files skipped, features cached, killed workers and drivers resumed, a bundle made."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from songcore.audio import open_recording
+from songcore.bundle import load_bundle
+from songcore.stream import StreamConfig
+from songtrain.cluster import ray_session
+from songtrain.datasets.distributed import extract_features
+from songtrain.datasets.folder import RecordingFile
+from songtrain.datasets.songs import SongSet
+from songtrain.loop.checkpoint import load_state
+from songtrain.loop.distributed import train_encoder
+from songtrain.loop.schedule import plan_epochs
+from songtrain.settings import TrainSettings
+from songtrain.synth.config import season_config
+from songtrain.synth.write import simulate
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    # Ray leaves sockets, log files and subprocesses to the interpreter's end, and deprecates parts of itself.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+TINY_TOML = """
+[encoder]
+width = 4
+n_features = 32
+dimension = 16
+[warmup]
+n_epochs = 6
+neighbours_from_epoch = 3
+[rounds]
+n_rounds = 1
+n_epochs = 2
+[run]
+batch_size = 16
+precision = "float32"
+[data]
+min_songs = 10
+"""
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """Hold one Ray of this machine for the tests of this file."""
+    with ray_session(store_bytes=128 * 2**20):
+        yield
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_bad_recording_is_skipped_and_the_rest_cached(stream: StreamConfig, tmp_path: Path) -> None:
+    """Text named .wav and a silent file do not stop the others; a second run reads all of these from disk."""
+    rng = np.random.default_rng(0)
+    tone = 0.3 * np.sin(2 * np.pi * 3000 * np.arange(24_000) / 24_000)
+    for name in ("a", "b"):
+        samples = rng.normal(0, 1e-3, 24_000 * 6)
+        samples[60_000:84_000] += tone
+        soundfile.write(tmp_path / f"{name}.wav", samples, 24_000)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(48_000), 24_000)
+    (tmp_path / "text.wav").write_text("this is no sound")
+    files = [RecordingFile(path.name, path, None) for path in sorted(tmp_path.glob("*.wav"))]
+    first = extract_features(files, stream, tmp_path / "cache")
+    assert [(s.recording, s.reason) for s in first.skipped] == [("text.wav", "NOT_AUDIO")]
+    assert sorted(first.songs.recordings) == ["a.wav", "b.wav"]
+    assert first.n_cached == 0
+    again = extract_features(files, stream, tmp_path / "cache")
+    assert again.n_cached == 3
+    assert np.array_equal(again.songs.frames, first.songs.frames)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_killed_worker_is_replaced_and_training_goes_on(
+    toy_songs: Callable[..., SongSet], tiny: TrainSettings, stream: StreamConfig, tmp_path: Path
+) -> None:
+    """After SIGKILL of the worker in the middle of a run another one takes up its last checkpoint, and no epoch is missing."""
+    pids: list[int] = []
+
+    def kill_once(event: dict[str, Any]) -> None:
+        if event["epoch"] == 1 and not pids:
+            pids.append(event["pid"])
+            os.kill(event["pid"], signal.SIGKILL)
+
+    settings = tiny.model_copy(update={"warmup": tiny.warmup.model_copy(update={"n_epochs": 4})})
+    trained = train_encoder(toy_songs(96), settings, stream, tmp_path, on_event=kill_once)
+    assert len(trained.history) == len(plan_epochs(settings))
+    assert len({row["pid"] for row in trained.history}) == 2
+    assert trained.labels.shape == (1, 96)
+
+
+def test_killed_command_goes_on_and_ends_in_a_bundle(tmp_path: Path) -> None:
+    """``songstream train`` killed after its first checkpoint goes on with the same --work and writes a bundle that loads."""
+    season = tmp_path / "season"
+    simulate(season_config("demo", n_songs=60, n_types=4, n_singers=2, recording_s=40.0, snr_db=(20.0, 30.0)), season)
+    config, work, out = tmp_path / "tiny.toml", tmp_path / "work", tmp_path / "bundle"
+    config.write_text(TINY_TOML)
+    command = [
+        sys.executable,
+        "-c",
+        "from songcore.cli import main; main()",
+        "train",
+        "--data",
+        str(season),
+        "--out",
+        str(out),
+    ]
+    command += ["--config", str(config), "--work", str(work), "--device", "cpu", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
+        deadline = time.monotonic() + 300
+        while not list(work.glob("checkpoints/*/checkpoint_*/*.safetensors")) and time.monotonic() < deadline:
+            assert killed.poll() is None, "the run ended before its first checkpoint"
+            time.sleep(0.05)
+        killed.kill()
+    assert not out.exists()
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+    newest = max(work.glob("checkpoints/*/checkpoint_*"), key=lambda path: path.name)
+    assert len({row["pid"] for row in load_state(newest)[1]}) == 2
+    assert result["n_songs"] >= 55
+    assert result["nmi"] > 0.5
+    bundle = load_bundle(out, device="cpu")
+    assert [t.id for t in bundle.types] == [f"T{n + 1:04d}" for n in range(result["n_types"])]
+    sizes = [t.n_songs for t in bundle.types]
+    assert sizes == sorted(sizes, reverse=True)
+    report = (out / "report.html").read_text()
+    assert "T0001" in report
+    assert not re.search(r'(src|href)="(?!data:|#)', report), "the page must need nothing beside it"
+    with open_recording(season / "recordings" / min(p.name for p in (season / "recordings").iterdir())) as recording:
+        songs = bundle.new_stream(recording.sample_rate_hz)
+        found = [song for block in recording.blocks() for song in songs.push(block)] + songs.finish()
+    assert {a.type_id for a in bundle.classify(found)} <= {t.id for t in bundle.types}
