@@ -75,7 +75,7 @@ def run_station(
                     channel,
                     source,
                     Station(name, "test", buffer_bytes, QUICK),
-                    rng=Random(1),  # noqa: S311 - jitter is no secret
+                    rng=Random(1),
                     now=lambda: START,
                     stop=stop,
                     on_song=on_song,
@@ -331,7 +331,7 @@ def test_playback_keeps_time(recording: Any) -> None:
 
 def test_session_ids_sort_by_time() -> None:
     """Session UUIDs are version 7, hold their time and do not repeat."""
-    rng = Random(3)  # noqa: S311 - a test
+    rng = Random(3)
     first, second = uuid7(START, rng), uuid7(START, rng)
     later = uuid7(START.replace(year=2025), rng)
     assert (first.version, first.variant) == (7, "specified in RFC 4122")

@@ -7,7 +7,7 @@ from songstation.recovery import Action, Backoff, Failure, action_for
 
 
 def _rng(seed: int) -> Random:
-    return Random(seed)  # noqa: S311 - jitter is no secret
+    return Random(seed)
 
 
 @pytest.mark.parametrize(
