@@ -73,7 +73,7 @@ class Process:
         command = [str(Path(sys.executable).with_name("songstream")), "serve", "--json", "--bundle", str(bundle)]
         command += ["--data-dir", str(data_dir), "--listen", "127.0.0.1:0", "--metrics-port", "0", *options]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        assert self._process.stdout  # noqa: S101 - for the type checker
+        assert self._process.stdout
         self.address = json.loads(self._process.stdout.readline())["address"]
         self.pid = self._process.pid
 

@@ -12,6 +12,7 @@ from songcore.bundle import Bundle
 from songcore.stream import SongStream
 
 from songserve.batching import Batcher
+from songserve.gathering import Gatherer
 from songserve.metrics import Metrics
 from songserve.queries import SongQueries
 from songserve.refusal import Refusal
@@ -48,6 +49,8 @@ class Runtime:
     metrics: Metrics
     listening: Executor
     """Threads of signal processing."""
+    gatherer: Gatherer
+    """Runs small jobs in those threads together."""
     reading: Executor
     """Threads of database reads and uploads."""
     upload_dir: Path

@@ -18,6 +18,7 @@ from songcore.errors import ConfigError
 
 from songserve.batching import Batcher, BatchLimits
 from songserve.database import DataDirectory, sqlite_has_wal_reset_bug
+from songserve.gathering import Gatherer
 from songserve.metrics import Metrics
 from songserve.queries import SongQueries
 from songserve.rpc_metrics import RpcMetrics
@@ -154,6 +155,9 @@ async def _runtime(
                     batcher=batcher,
                     metrics=metrics,
                     listening=listening,
+                    gatherer=Gatherer(
+                        listening, n_threads=settings.listen_threads, window_s=settings.listen_window_ms / 1000
+                    ),
                     reading=reading,
                     upload_dir=directory.path,
                     now=now,

@@ -58,6 +58,8 @@ class ServeSettings(BaseSettings):
     """With less than this free, nothing is written or acknowledged."""
     listen_threads: int = Field(2, ge=1, le=64)
     """Threads of signal processing."""
+    listen_window_ms: float = Field(60.0, ge=0, le=1000)
+    """How long chunks of different streams wait to be listened to together."""
     max_batch: int = Field(32, ge=1, le=1024)
     max_batch_delay_ms: float = Field(5.0, ge=0, le=1000)
     max_pending_songs: int = Field(512, ge=1)

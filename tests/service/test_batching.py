@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from songcore.assign import Assignment
 from songcore.stream import Song
 from songserve.batching import Batcher, BatchLimits
+from songserve.gathering import Gatherer
 
 T = TypeVar("T")
 
@@ -139,3 +141,22 @@ def test_nobody_waits_for_a_closed_batcher() -> None:
             model.go.set()
 
     asyncio.run(main())
+
+
+def test_jobs_that_run_together_fail_alone() -> None:
+    """Each of forty callers gets its own result or its own error."""
+
+    def job(number: int) -> int:
+        if number == 7:
+            raise ValueError("seven")
+        return number
+
+    async def main() -> list[int | BaseException]:
+        with ThreadPoolExecutor(2) as executor:
+            gatherer = Gatherer(executor, n_threads=2, window_s=0.01)
+            jobs = [gatherer.run(partial(job, number)) for number in range(40)]
+            return await asyncio.gather(*jobs, return_exceptions=True)
+
+    found = asyncio.run(main())
+    assert [result for result in found if not isinstance(result, BaseException)] == [*range(7), *range(8, 40)]
+    assert isinstance(found[7], ValueError)

@@ -6,6 +6,7 @@ one another, so its commits are in order.
 """
 
 import asyncio
+from functools import partial
 
 from songserve.intake import Chunk, Finish, Gap
 from songserve.records import Commit
@@ -20,6 +21,8 @@ from songserve.v1 import ingest_pb2
 __all__ = ["AudioStream"]
 
 RETRY_DELAY_S = 1.0
+GATHERED_S = 4.0
+"""Steps up to this length are listened to together with others; longer ones, of a backlog, would hold those up."""
 
 
 class AudioStream:
@@ -94,7 +97,7 @@ class AudioStream:
         """Go one turn of the session's circle."""
         first_arrival, self._first_arrival = self._first_arrival, None
         last_arrival = self._last_arrival
-        heard = await self._runtime.listen(self._session.listen, step)
+        heard = await self._listen(step)
         self._room.set()
         names = await self._runtime.batcher.name(heard.songs)
         commit = self._session.decide(heard, names)
@@ -107,6 +110,11 @@ class AudioStream:
                 await self._context.write(song_event(song))
         await self._acknowledge()
         self._observe_latency(heard, first_arrival, last_arrival)
+
+    async def _listen(self, step: Step) -> Heard:
+        if step.work.n_samples <= GATHERED_S * self._session.format.sample_rate_hz:
+            return await self._runtime.gatherer.run(partial(self._session.listen, step))
+        return await self._runtime.listen(self._session.listen, step)
 
     async def _store(self, commit: Commit) -> None:
         new = await asyncio.wrap_future(self._runtime.store.commit(commit))
