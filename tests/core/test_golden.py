@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundles import bundle_parts, random_encoder
+from bundles import random_encoder
 from songcore.assign import Catalogue
 from songcore.bundle import BundleParts
 from songcore.embed import Embedder
@@ -16,12 +16,6 @@ from songcore.segment import SegmenterConfig
 from songcore.stream import StreamConfig
 
 Arrays = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def parts() -> BundleParts:
-    """Return what the test bundle is made of."""
-    return bundle_parts()
 
 
 def catalogue(parts: BundleParts) -> Catalogue:
