@@ -21,7 +21,7 @@ from songcore.segment import Segment, Segmenter, SegmenterConfig
 
 __all__ = ["Checkpoint", "Song", "SongStream", "StreamConfig"]
 
-SNAPSHOT_S = 0.5
+SNAPSHOT_S = 1.0
 """Segmenter states are kept this often; a finer grid would move the watermark sooner, at more work per second."""
 
 _HEADER = struct.Struct("<16sqqq")
