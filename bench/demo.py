@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, roc_auc_score
+
 from songserve.v1 import songs_pb2, songs_pb2_grpc, types_pb2
 
 SONGSTREAM = str(Path(sys.executable).with_name("songstream"))

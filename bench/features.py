@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Annotated
 
 import typer
+
 from songcore.features import FeatureConfig
 from songcore.presets import PRESETS
 from songcore.stream import StreamConfig

@@ -19,6 +19,7 @@ import typer
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import normalize
+
 from songcore.annotations import Annotation, read_songs_csv
 from songcore.arrays import FloatArray
 from songcore.bundle import load_bundle

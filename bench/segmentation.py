@@ -19,6 +19,7 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import track
+
 from songcore.annotations import Annotation, read_songs_csv
 from songcore.arrays import FloatArray
 from songcore.audio import open_recording

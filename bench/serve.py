@@ -25,6 +25,7 @@ from typing import Any
 import grpc
 import numpy as np
 from serve_load import Load, session_name
+
 from songcore.arrays import FloatArray
 from songcore.bundle import Bundle, load_bundle
 from songserve.v1 import songs_pb2, songs_pb2_grpc, types_pb2

@@ -16,6 +16,7 @@ from uuid import UUID
 import grpc
 import numpy as np
 from google_crc32c import value as crc32c
+
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc
 
 Request = ingest_pb2.StreamAudioRequest

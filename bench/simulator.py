@@ -25,6 +25,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, normalized_mutual_info_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
+
 from songcore.arrays import FloatArray, IntArray
 from songcore.frontend import DB_PER_UNIT, FrontendConfig, LogMel
 from songcore.resample import Resampler

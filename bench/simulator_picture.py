@@ -14,6 +14,7 @@ import typer
 from matplotlib.axes import Axes
 from PIL import Image
 from scipy.signal import spectrogram
+
 from songcore.arrays import FloatArray
 from songtrain.synth.config import season_config
 from songtrain.synth.season import open_season, render_recording

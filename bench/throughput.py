@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import soundfile
+
 from songcore.arrays import FloatArray
 from songcore.audio import open_recording
 from songcore.bundle import Bundle, load_bundle, write_bundle
@@ -68,6 +69,7 @@ def write_archive(folder: Path, n_recordings: int) -> None:
 def default_encoder(n_mels: int, seed: int = 0) -> Any:
     """Return training's default network as it is served, with seeded random weights."""
     import torch
+
     from songtrain.encoders.build import build_encoder
     from songtrain.encoders.network import ServedEncoder
     from songtrain.settings import EncoderSettings

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+
 from songcore.features import FeatureConfig
 from songcore.presets import PRESETS
 from songcore.stream import StreamConfig

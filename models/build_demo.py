@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+
 from songtrain.pipeline import TrainJob, train_bundle
 from songtrain.settings import load_settings
 from songtrain.synth.config import season_config

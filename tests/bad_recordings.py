@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+
 from bundles import soundscape
 
 __all__ = ["REASONS", "write_bad_recordings"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
 from songcore.arrays import FloatArray
 from songcore.bundle import Bundle, BundleParts, write_bundle
 from songcore.features import FeatureConfig

@@ -18,6 +18,7 @@ import numpy as np
 from google.rpc.error_details_pb2 import ErrorInfo
 from google_crc32c import value as crc32c
 from grpc_status import rpc_status
+
 from songcore.arrays import FloatArray
 from songcore.bundle import Bundle
 from songserve.server import Server, serving

@@ -10,11 +10,11 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from songcore.errors import ConfigError
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.pool import QueuePool, StaticPool
 
+from songcore.errors import ConfigError
 from songserve.schema import SCHEMA_VERSION, metadata
 
 __all__ = ["DATABASE_NAME", "DataDirectory", "sqlite_has_wal_reset_bug"]

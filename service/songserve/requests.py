@@ -3,8 +3,8 @@
 import re
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from songcore.resample import check_sample_rate
 
+from songcore.resample import check_sample_rate
 from songserve.intake import Chunk, Finish, Gap
 from songserve.queries import FrequencyFilter, Position, SongFilter
 from songserve.records import AudioFormat, Encoding, SessionName, SessionOpening

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
+
 from songcore.assign import Assignment
 from songcore.bundle import Bundle
 from songcore.stream import Song
-
 from songserve.queries import Frequency, Position
 from songserve.records import SessionRecord, StoredSong
 from songserve.v1 import classification_pb2, ingest_pb2, models_pb2, songs_pb2, types_pb2

@@ -10,7 +10,6 @@ from uuid import UUID
 
 from songcore.bundle import Bundle
 from songcore.stream import SongStream
-
 from songserve.batching import Batcher
 from songserve.gathering import Gatherer
 from songserve.metrics import Metrics

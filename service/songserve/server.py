@@ -13,9 +13,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
+
 from songcore.bundle import Bundle
 from songcore.errors import ConfigError
-
 from songserve.batching import Batcher, BatchLimits
 from songserve.database import DataDirectory, sqlite_has_wal_reset_bug
 from songserve.gathering import Gatherer

@@ -16,12 +16,12 @@ from typing import Protocol
 from uuid import uuid5
 
 import numpy as np
+
 from songcore.arrays import FloatArray
 from songcore.assign import Assignment
 from songcore.audio import to_mono
 from songcore.errors import InputError
 from songcore.stream import Checkpoint, Song, SongStream
-
 from songserve.intake import Chunk, Intake, Work
 from songserve.records import AudioFormat, Commit, SessionRecord, StoredSong
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
 from songcore.embed import Device
 from songcore.errors import ConfigError
 

@@ -9,8 +9,8 @@ from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
-from songcore.errors import InputError, SongError
 
+from songcore.errors import InputError, SongError
 from songserve.refusal import Refusal
 
 __all__ = ["DOMAIN", "abort", "code_of", "internal_error"]

@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import grpc
+
 from songcore.errors import ConfigError
 from songserve.v1.ingest_pb2_grpc import IngestServiceStub
 from songserve.v1.songs_pb2_grpc import SongServiceStub
-
 from songstation.outbox import Outbox, SessionBrokenError
 from songstation.recovery import Action, Backoff, Failure, action_for
 from songstation.wire import (

@@ -9,7 +9,6 @@ from random import Random
 from uuid import UUID
 
 from songcore.errors import SongError
-
 from songstation.link import Channel, Link, LinkSettings
 from songstation.outbox import LossReason, Outbox
 from songstation.recovery import Backoff, Failure

@@ -8,7 +8,6 @@ from typing import Any
 
 from songcore.errors import ConfigError
 from songcore.resample import check_sample_rate
-
 from songstation.outbox import LossReason
 from songstation.ring import Int16Array, RingBuffer, lost_between
 from songstation.sources import Lost, chunk_samples

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
 from songcore.arrays import FloatArray
 from songcore.audio import open_recording
 from songcore.recorders import start_time_in_name
-
 from songstation.outbox import LossReason
 
 __all__ = ["Lost", "Playback", "Source", "chunk_samples", "to_pcm16"]

@@ -7,8 +7,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from google_crc32c import value as crc32c
-from songserve.v1 import ingest_pb2, songs_pb2, types_pb2
 
+from songserve.v1 import ingest_pb2, songs_pb2, types_pb2
 from songstation.outbox import End, Loss, Sound
 from songstation.recovery import Failure
 

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from bundles import bundle_parts
 from songcore.bundle import BundleParts, write_bundle
 

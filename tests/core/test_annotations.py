@@ -9,6 +9,7 @@ from typing import TextIO
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from songcore.annotation_files import read_annotations
 from songcore.annotations import Annotation, read_songs_csv, write_songs_csv
 from songcore.audacity import read_audacity, write_audacity

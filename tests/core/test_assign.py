@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
+
 from songcore.arrays import FloatArray
 from songcore.assign import Catalogue
 from songcore.errors import BundleError

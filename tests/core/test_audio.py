@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+
 from songcore.arrays import FloatArray
 from songcore.audio import AUDIO_SUFFIXES, Recording, open_recording, to_mono
 from songcore.errors import InputError

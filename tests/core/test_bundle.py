@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from bundles import N_TYPES, soundscape
 from songcore.bundle import FILES, MAX_FILE_BYTES, BundleParts, load_bundle
 from songcore.errors import BundleError

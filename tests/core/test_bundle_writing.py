@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from bundles import make_test_bundle, random_encoder
 from songcore.bundle import FILES, BundleParts, load_bundle, write_bundle
 from songcore.errors import BundleError, ConfigError, SongError

@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+
 from songcore.cli import GROUP
 
 HEAVY = ["faiss", "grpc", "librosa", "matplotlib", "numpy", "onnxruntime", "pyarrow", "ray", "scipy", "sklearn"]

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from bundles import DIMENSION, random_encoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+
+from bundles import DIMENSION, random_encoder
 from songcore.arrays import FloatArray
 from songcore.embed import MAX_BATCH, Embedder
 from songcore.errors import BundleError, ConfigError

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+
 from songcore.features import FeatureConfig, song_features
 from songcore.frontend import DB_PER_UNIT, FrontendConfig
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+
 from songcore.arrays import FloatArray
 from songcore.frontend import DB_PER_UNIT, FrontendConfig, LogMel, mel_matrix
 from songcore.presets import PRESETS
@@ -212,4 +213,4 @@ def test_impossible_configurations_are_refused(setting: dict[str, Any], word: st
 def test_a_configuration_cannot_be_changed() -> None:
     """The parameters of a model are frozen."""
     with pytest.raises(ValidationError, match="frozen"):
-        FrontendConfig().hop = 1
+        FrontendConfig().hop = 1  # type: ignore[misc]

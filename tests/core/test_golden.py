@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from bundles import random_encoder
 from songcore.assign import Catalogue
 from songcore.bundle import BundleParts

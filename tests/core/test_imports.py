@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from import_rules import (
     Module,
     ambient_problems,

@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from bundles import stream_config
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+
+from bundles import stream_config
 from songcore.manifest import EncoderInfo, Manifest, SongType
 from songcore.novelty import NoveltyConfig
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+
 from songcore.arrays import FloatArray
 from songcore.novelty import NoveltyConfig, conformal_p_values
 

@@ -5,6 +5,7 @@ import pytest
 import soxr
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from songcore.arrays import FloatArray
 from songcore.errors import InputError
 from songcore.resample import MAX_RATE_HZ, MIN_RATE_HZ, Resampler, check_sample_rate

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
+
 from songcore.arrays import FloatArray
 from songcore.frontend import DB_PER_UNIT, FrontendConfig, LogMel
 from songcore.noise import NoiseConfig, NoiseFloor

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from songcore.arrays import FloatArray
 from songcore.frontend import DB_PER_UNIT, FrontendConfig, LogMel
 from songcore.noise import Background, NoiseConfig, NoiseFloor, frame_power, noise_excess, noise_shape

@@ -6,9 +6,10 @@ from math import ceil
 
 import numpy as np
 import pytest
-from bundles import sing, soundscape, stream_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from bundles import sing, soundscape, stream_config
 from songcore.arrays import FloatArray
 from songcore.errors import InputError
 from songcore.features import FeatureConfig, song_features

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import zipfian
+
 from songcore.zipf import MAX_EXPONENT, fit_zipf, zipf_probabilities
 
 

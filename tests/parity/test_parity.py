@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from bundles import make_test_bundle, soundscape
 from google_crc32c import value as crc32c
+
+from bundles import make_test_bundle, soundscape
 from serving import ServerThread, Stream, session_name, setup
 from songcore.audio import open_recording
 from songcore.bundle import Bundle

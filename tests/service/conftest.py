@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bundles import make_test_bundle
 from serving import ServerThread
 from songcore.bundle import Bundle

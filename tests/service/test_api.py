@@ -7,11 +7,12 @@ from typing import Any
 
 import grpc
 import pytest
-from bundles import soundscape
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from bundles import soundscape
 from serving import START_MS, ServerThread, failure, session_name, setup, stream_all
 from songcore.bundle import Bundle
 from songserve.server import SERVICES

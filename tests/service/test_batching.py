@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
+
 from songcore.assign import Assignment
 from songcore.stream import Song
 from songserve.batching import Batcher, BatchLimits

@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 import soundfile
+
 from bad_recordings import REASONS, write_bad_recordings
 from bundles import soundscape
 from serving import ServerThread, failure

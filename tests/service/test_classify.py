@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+
 from bad_recordings import REASONS, sparse_wav, write_bad_recordings
 from bundles import make_test_bundle, soundscape
 from songcore.annotation_files import read_annotations

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 import pytest
+
 from songcore.errors import ConfigError, InputError
 from songcore.recorders import start_time_in_name
 from songserve.archive.pool import WorkerPool

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundles import soundscape
 from google_crc32c import value as crc32c
+
+from bundles import soundscape
 from serving import (
     START_MS,
     Chunk,

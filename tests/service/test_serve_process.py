@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+
 from bundles import soundscape
 from serving import ServerProcess, Stream, chunk_messages, finish_message, setup
 from songcore.bundle import Bundle

@@ -6,10 +6,11 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from bundles import soundscape
 from google_crc32c import value as crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from bundles import soundscape
 from songcore.assign import Assignment
 from songcore.bundle import Bundle
 from songcore.stream import SongStream

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from songcore.errors import ConfigError
 from songserve.settings import ENVIRONMENT_PREFIX, ServeSettings, load_settings
 

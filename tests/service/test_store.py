@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 import pytest
+
 from songcore.errors import ConfigError
 from songserve.database import DATABASE_NAME, DataDirectory
 from songserve.queries import FrequencyFilter, SongFilter, SongQueries

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+
 from bundles import make_test_bundle, soundscape
 from songcore.bundle import Bundle, load_bundle
 

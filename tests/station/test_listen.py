@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+
 from serving import ServerProcess, ServerThread
 from songcore.bundle import Bundle
 from songcore.errors import ConfigError

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+
 from pulse import PulseDaemon, why_no_pulse
 from serving import ServerProcess
 from songstation.microphone import Microphone

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from songstation.outbox import End, Loss, LossReason, Outbox, SessionBrokenError, Sound
 
 MAX_LOSS = 50

@@ -3,6 +3,7 @@
 from random import Random
 
 import pytest
+
 from songstation.recovery import Action, Backoff, Failure, action_for
 
 

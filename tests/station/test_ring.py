@@ -3,6 +3,7 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from songstation.ring import RingBuffer, lost_between
 
 CAPACITY = 16

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+
 from songcore.features import FeatureConfig
 from songcore.presets import PRESETS
 from songcore.stream import StreamConfig

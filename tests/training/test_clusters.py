@@ -5,6 +5,7 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 from sklearn.preprocessing import normalize
+
 from songcore.arrays import FloatArray, IntArray
 from songcore.zipf import zipf_probabilities
 from songtrain.clusterers.density import DensityClusterer, by_size, fill

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+
 from songcore.annotations import Annotation
 from songcore.arrays import FloatArray
 from songcore.errors import InputError

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from songcore.embed import Embedder
 from songcore.errors import ConfigError
 from songtrain.encoders.build import build_encoder, n_parameters

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import normalized_mutual_info_score, silhouette_score
 from sklearn.preprocessing import normalize
+
 from songcore.novelty import conformal_p_values
 from songtrain.evaluation.collapse import CollapseError, check_clusters, check_embeddings, effective_rank
 from songtrain.evaluation.novelty import check_novelty, left_out_scores, realised_false_alarms

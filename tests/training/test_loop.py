@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from songcore.stream import StreamConfig
 from songtrain.datasets.songs import SongSet
 from songtrain.encoders.light import LightEncoder

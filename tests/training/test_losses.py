@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import normalize
+
 from songtrain.losses.arcface import class_means, make_arcface
 from songtrain.losses.contrastive import nt_xent
-from torch.nn.functional import normalize
 
 
 def naive_nt_xent(first: torch.Tensor, second: torch.Tensor, temperature: float, same: np.ndarray) -> float:

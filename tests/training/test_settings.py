@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from songcore.errors import ConfigError
 from songtrain.settings import PRESETS, load_settings
 

@@ -12,13 +12,14 @@ import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
+from typer.testing import CliRunner
+
 from songcore.errors import ConfigError
 from songtrain.commands.synth import synth
 from songtrain.synth.config import PRESETS, SeasonConfig, season_config
 from songtrain.synth.repertoire import zipf_weights
 from songtrain.synth.season import open_season, render_layers, render_recording
 from songtrain.synth.write import simulate
-from typer.testing import CliRunner
 
 SMALL = SeasonConfig(n_types=6, n_songs=24, n_singers=3, n_stations=2, n_sites=1, recording_s=30.0, overlap_share=0.2)
 

@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from songcore.arrays import FloatArray
 from songtrain.synth.config import SeasonConfig, season_config
 from songtrain.synth.noise import BLOCK, Weather, band_power, render_noise

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+
 from songcore.stream import StreamConfig
 from songtrain.augment.store import FrameStore
 from songtrain.augment.views import ViewMaker

@@ -7,6 +7,7 @@ from threading import Event, Thread
 from typing import Any
 
 import ray
+
 from songcore.errors import ConfigError
 
 __all__ = ["n_local_cores", "posted_events", "ray_session"]

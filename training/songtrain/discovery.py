@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
+
 from songcore.arrays import FloatArray, IntArray
 from songcore.assign import Catalogue
 from songcore.embed import Embedder
 from songcore.manifest import SongType
 from songcore.novelty import NoveltyConfig
-
 from songtrain.clusterers.density import DensityClusterer
 from songtrain.clusterers.prototypes import make_prototypes, medoids
 from songtrain.datasets.songs import SongPlace, SongSet
@@ -55,7 +55,7 @@ def discover_types(
     embeddings = embedder.embed(train.all_features())
     s = settings.clusters
     clusterer = DensityClusterer(s.min_cluster_size, s.min_samples, s.fill_neighbours).fit(embeddings)
-    check_clusters(clusterer.core_labels_)
+    check_clusters(clusterer.core_labels_, max_share=s.max_share)
     labels = clusterer.labels_
     # Filling may change the order of sizes; ids go by the final sizes.
     order = np.argsort(-np.bincount(labels), kind="stable")

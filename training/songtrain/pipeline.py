@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
+
 from songcore.arrays import FloatArray
 from songcore.bundle import BundleParts, write_bundle
 from songcore.embed import Embedder
@@ -19,7 +20,6 @@ from songcore.novelty import NoveltyConfig
 from songcore.presets import PRESETS
 from songcore.stream import StreamConfig
 from songcore.zipf import fit_zipf
-
 from songtrain.augment.store import FrameStore
 from songtrain.cluster import ray_session
 from songtrain.datasets.distributed import FeatureRun, extract_features

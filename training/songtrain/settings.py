@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
 from songcore.errors import ConfigError
 
 __all__ = [
@@ -114,6 +115,8 @@ class ClusterSettings(_Section):
     min_samples: int = Field(default=5, ge=1)
     fill_neighbours: int = Field(default=5, ge=1)
     """Songs outside dense cores take the type of most of this many nearest core songs."""
+    max_share: float = Field(default=0.6, gt=0, le=1)
+    """A cluster with more of the songs than this counts as collapse; raise it where one type really is that common."""
     max_prototypes: int = Field(default=4, ge=1, le=64)
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from songcore.errors import ConfigError
 
+from songcore.errors import ConfigError
 from songserve.archive.recordings import FoundRecording
 
 __all__ = ["FoundSong", "Journal", "Problem", "RecordingResult", "atomic_file", "atomic_path", "create_folder"]

@@ -12,7 +12,6 @@ from songcore.annotations import SONGS_COLUMNS, Annotation
 from songcore.audacity import write_audacity
 from songcore.raven import write_raven
 from songcore.recorders import start_time_in_name
-
 from songserve.archive.results import FoundSong, RecordingResult, atomic_file, atomic_path, create_folder
 from songserve.archive.worker import BundleFacts, Outcome
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 
 from songcore.audio import Recording, open_recording
 from songcore.errors import BundleError, ConfigError, InputError
-
 from songserve.archive.recordings import FoundRecording
 from songserve.archive.results import FoundSong, Journal, Problem, RecordingResult
 

@@ -66,7 +66,6 @@ def serve(  # noqa: PLR0913 - one parameter per option
 
 async def _serve(settings: "ServeSettings", *, as_json: bool) -> None:
     from songcore.bundle import load_bundle
-
     from songserve.server import serving
 
     stop = asyncio.Event()

@@ -8,8 +8,8 @@ from functools import wraps
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
-from songcore.errors import SongError
 
+from songcore.errors import SongError
 from songserve.refusal import Refusal
 from songserve.runtime import Runtime
 from songserve.status import abort, internal_error

@@ -12,7 +12,6 @@ from songcore.audio import Recording, open_recording
 from songcore.bundle import Bundle
 from songcore.errors import InputError
 from songcore.stream import Song
-
 from songserve.refusal import Refusal
 from songserve.responses import recording_song, recording_summary
 from songserve.runtime import Runtime

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+
 from songcore.errors import ConfigError
 
 if TYPE_CHECKING:

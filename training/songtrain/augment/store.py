@@ -1,9 +1,9 @@
 """Songs as tensors: one table of frames from which batches are gathered."""
 
 import torch
-from songcore.arrays import IntArray
 from torch import Tensor
 
+from songcore.arrays import IntArray
 from songtrain.datasets.songs import SongSet
 
 __all__ = ["FrameStore"]

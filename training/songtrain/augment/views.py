@@ -6,13 +6,13 @@ noise that rises by x dB is a song x dB lower, clipped at zero. Warps gather row
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
 from songcore.arrays import IntArray
 from songcore.features import SCALE_DB, FeatureConfig
 from songcore.frontend import FrontendConfig
 from songcore.noise import noise_shape
-from torch import Tensor
-from torch.nn.functional import interpolate
-
 from songtrain.augment.store import FrameStore
 from songtrain.settings import AugmentSettings
 

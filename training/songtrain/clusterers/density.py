@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.cluster import HDBSCAN
 from sklearn.neighbors import KNeighborsClassifier
+
 from songcore.arrays import FloatArray, IntArray
 
 __all__ = ["DensityClusterer"]

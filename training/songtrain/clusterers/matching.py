@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+
 from songcore.arrays import IntArray
 
 __all__ = ["agreement", "match_labels"]

@@ -3,6 +3,7 @@
 import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
+
 from songcore.arrays import FloatArray, IntArray
 
 __all__ = ["make_prototypes", "medoids"]

@@ -37,8 +37,8 @@ def synth(  # noqa: PLR0913, PLR0917 - every option of a command is an argument 
     """
     from rich.console import Console
     from rich.progress import Progress
-    from songcore.errors import ConfigError
 
+    from songcore.errors import ConfigError
     from songtrain.synth.config import season_config
     from songtrain.synth.write import simulate
 

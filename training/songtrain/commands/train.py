@@ -85,6 +85,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 def _device(name: str) -> Any:
     import torch
+
     from songcore.errors import ConfigError
 
     if name not in {"auto", "cpu", "cuda"}:

@@ -10,11 +10,11 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+
 from songcore import annotations, audio, features, frontend, noise, resample, segment
 from songcore.annotations import Annotation
 from songcore.errors import ConfigError
 from songcore.stream import StreamConfig
-
 from songtrain.datasets import extract
 from songtrain.datasets.songs import RecordingSongs, SongPlace
 

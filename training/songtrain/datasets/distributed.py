@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import ray.data
+
 from songcore.errors import ConfigError, SongError
 from songcore.stream import StreamConfig
-
 from songtrain.datasets.cache import cache_key, load_cached, pack, store_cached, unpack
 from songtrain.datasets.extract import extract_songs
 from songtrain.datasets.folder import RecordingFile

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from songcore.annotations import Annotation
 from songcore.arrays import FloatArray, IntArray
 from songcore.audio import open_recording
@@ -14,7 +15,6 @@ from songcore.noise import NoiseFloor
 from songcore.resample import Resampler
 from songcore.segment import Segmenter
 from songcore.stream import StreamConfig
-
 from songtrain.datasets.songs import Float16Array, RecordingSongs, SongPlace
 
 __all__ = ["extract_songs", "recording_frames"]

@@ -1,8 +1,8 @@
 """Which songs can be learned from, said before an hour is spent on them."""
 
 import numpy as np
-from songcore.errors import InputError
 
+from songcore.errors import InputError
 from songtrain.datasets.songs import SongSet
 
 __all__ = ["screen_songs"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from songcore.arrays import FloatArray, IntArray
 
 __all__ = ["RecordingSongs", "SongPlace", "SongSet", "join_recordings"]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+
 from songcore.arrays import IntArray
 
 __all__ = ["hold_out"]

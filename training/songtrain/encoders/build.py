@@ -1,8 +1,8 @@
 """Encoders by name."""
 
-from songcore.errors import ConfigError
 from torch import nn
 
+from songcore.errors import ConfigError
 from songtrain.encoders.efficientnet import EfficientNetEncoder
 from songtrain.encoders.light import LightEncoder
 from songtrain.settings import EncoderSettings

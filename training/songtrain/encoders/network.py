@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 import torch
-from songcore.arrays import FloatArray
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from songcore.arrays import FloatArray
 from songtrain.encoders.efficientnet import EfficientNetEncoder
 from songtrain.encoders.light import LightEncoder
 

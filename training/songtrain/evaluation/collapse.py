@@ -4,6 +4,7 @@ Internal scores reward collapse (64 distinct points have a silhouette of 0.998),
 """
 
 import numpy as np
+
 from songcore.arrays import FloatArray, IntArray
 from songcore.errors import SongError
 
@@ -11,7 +12,6 @@ __all__ = ["CollapseError", "check_clusters", "check_embeddings", "effective_ran
 
 MIN_RANK = 8.0
 MIN_SPREAD = 0.2
-MAX_SHARE = 0.6
 
 
 class CollapseError(SongError):
@@ -49,8 +49,9 @@ def check_embeddings(embeddings: FloatArray, *, n_types: int | None = None) -> N
         )
 
 
-def check_clusters(labels: IntArray) -> None:
-    """Raise CollapseError unless labels (n,), -1 for none, hold two clusters or more and none has most of the songs."""
+def check_clusters(labels: IntArray, *, max_share: float = 0.6) -> None:
+    """Raise CollapseError unless labels (n,), -1 for none, hold two clusters or more and none has more than ``max_share`` of the
+    songs."""
     known = labels[labels >= 0]
     counts = np.bincount(known) if len(known) else np.zeros(1, np.int64)
     if np.count_nonzero(counts) < 2:
@@ -60,7 +61,8 @@ def check_clusters(labels: IntArray) -> None:
             reason="NO_TYPES",
         )
     share = counts.max() / len(labels)
-    if share > MAX_SHARE:
+    if share > max_share:
         raise CollapseError(
-            f"one cluster holds {share:.0%} of the songs (at most {MAX_SHARE:.0%} expected): training has collapsed"
+            f"one cluster holds {share:.0%} of the songs (at most {max_share:.0%} expected): training has collapsed; "
+            "give more songs, or raise clusters.max_share if one type really is that common"
         )

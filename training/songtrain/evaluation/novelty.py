@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
+
 from songcore.arrays import FloatArray, IntArray
 from songcore.novelty import conformal_p_values
 

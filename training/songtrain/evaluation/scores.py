@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sklearn import metrics
+
 from songcore.arrays import FloatArray, IntArray
 
 __all__ = ["diagnostics", "label_numbers", "label_scores"]

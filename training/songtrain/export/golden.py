@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+
 from songcore.arrays import FloatArray
 from songcore.audio import open_recording
 from songcore.errors import InputError
 from songcore.resample import Resampler
 from songcore.stream import SongStream, StreamConfig
-
 from songtrain.datasets.songs import SongPlace
 
 __all__ = ["golden_recordings"]

@@ -5,10 +5,11 @@ import warnings
 
 import numpy as np
 import torch
+from torch import nn
+
 from songcore.arrays import FloatArray
 from songcore.embed import INPUT_NAME, OUTPUT_NAME, Embedder
 from songcore.errors import SongError
-from torch import nn
 
 __all__ = ["ExportError", "check_parity", "export_onnx"]
 

@@ -1,6 +1,7 @@
 """Which songs go together into a batch."""
 
 import numpy as np
+
 from songcore.arrays import FloatArray, IntArray
 
 __all__ = ["epoch_batches", "mutual_neighbours", "sampling_weights"]

@@ -15,11 +15,11 @@ import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, prepare_model
+from torch import nn
+
 from songcore.arrays import IntArray
 from songcore.errors import SongError
 from songcore.stream import StreamConfig
-from torch import nn
-
 from songtrain.cluster import n_local_cores, posted_events
 from songtrain.datasets.songs import SongSet
 from songtrain.encoders.build import build_encoder

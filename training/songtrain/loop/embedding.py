@@ -2,9 +2,9 @@
 
 import numpy as np
 import torch
-from songcore.arrays import FloatArray, IntArray
 from torch import nn
 
+from songcore.arrays import FloatArray, IntArray
 from songtrain.augment.store import FrameStore
 
 __all__ = ["embed_store"]

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from songcore.arrays import FloatArray, IntArray
-from songcore.stream import StreamConfig
 from torch import Tensor, nn
 
+from songcore.arrays import FloatArray, IntArray
+from songcore.stream import StreamConfig
 from songtrain.augment.store import FrameStore
 from songtrain.augment.views import ViewMaker
 from songtrain.clusterers.density import DensityClusterer
@@ -170,7 +170,7 @@ class Learner:
             s = self.settings.clusters
             core = DensityClusterer(s.min_cluster_size, s.min_samples, s.fill_neighbours).fit(embeddings).core_labels_
         core = self._world.from_first(core)
-        check_clusters(core)
+        check_clusters(core, max_share=self.settings.clusters.max_share)
         kept = agreement(self.labels[-1], core) if self.labels else None
         self.labels.append(core)
         heads = self._heads()

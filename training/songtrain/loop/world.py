@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from songcore.arrays import FloatArray, IntArray
 from torch import Tensor, distributed
+
+from songcore.arrays import FloatArray, IntArray
 
 __all__ = ["World"]
 

@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import normalize
+
 from songcore.arrays import FloatArray
 
 __all__ = ["UnitComponents"]

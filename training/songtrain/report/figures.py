@@ -9,9 +9,9 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from sklearn.manifold import TSNE
+
 from songcore.arrays import FloatArray, IntArray
 from songcore.zipf import zipf_probabilities
-
 from songtrain.evaluation.novelty import NoveltyCheck
 
 __all__ = ["map_figure", "novelty_figure", "png", "sizes_figure", "song_picture", "svg", "training_figure"]
@@ -72,9 +72,11 @@ def map_figure(embeddings: FloatArray, labels: IntArray, core: IntArray, type_id
         ax.scatter(*places[own & is_core].T, s=9, c=colour, linewidths=0)
         ax.scatter(*places[own & ~is_core].T, s=9, facecolors="none", edgecolors=colour, linewidths=0.7)
         if label < N_COLOURED:
-            middle = np.median(places[own], axis=0)
-            box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.75}
-            ax.annotate(type_ids[label], middle, fontsize=8, ha="center", va="center", color=INK, bbox=box)
+            # Above the group, which may be smaller than its name.
+            above = np.median(places[own, 0]), np.quantile(places[own, 1], 0.97)
+            ax.annotate(
+                type_ids[label], above, xytext=(0, 5), textcoords="offset points", fontsize=8, ha="center", color=INK
+            )
     ax.set_axis_off()
     return figure
 
@@ -107,6 +109,7 @@ def training_figure(history: Sequence[dict[str, Any]]) -> Figure:
             fontsize=7.5,
             transform=top,
         )
+    left.xaxis.get_major_locator().set_params(integer=True)
     left.set_xlabel("epoch")
     left.set_ylabel("loss")
     rounds = [row for row in history if row["core_share"] is not None]
@@ -119,13 +122,14 @@ def training_figure(history: Sequence[dict[str, Any]]) -> Figure:
         right.annotate(
             f"{row['n_clusters']} clusters",
             (row["round"], row["core_share"]),
-            xytext=(0, 7),
+            xytext=(0, -14),
             textcoords="offset points",
             ha="center",
             fontsize=8,
         )
-    right.set_ylim(0, 1.12)
+    right.set_ylim(0, 1.05)
     right.set_xticks(numbers)
+    right.margins(x=0.15)
     right.set_xlabel("round")
     right.set_ylabel("share")
     if rounds:
@@ -157,7 +161,7 @@ def novelty_figure(check: NoveltyCheck, alpha: float) -> Figure:
     left.set_xlabel("novelty score")
     left.set_yticks([])
     left.spines["left"].set_visible(False)
-    left.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, 1.28), ncols=2)
     cuts = np.sort(np.concatenate([check.known, check.novel, [-1.0]]))[::-1]
     false = [(check.known > cut).mean() for cut in cuts]
     right.plot(false, [(check.novel > cut).mean() for cut in cuts], color=ACCENT, linewidth=1.5)

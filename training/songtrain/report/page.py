@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from songcore.features import SCALE_DB
 from songcore.stream import StreamConfig
-
 from songtrain.datasets.distributed import Skipped
 from songtrain.datasets.songs import SongSet
 from songtrain.discovery import Discovery
@@ -26,7 +26,7 @@ __all__ = ["ReportContent", "write_report"]
 MAX_GALLERY = 60
 N_PICTURES = 4
 MAX_SKIPPED = 50
-PIXELS_PER_S = 62
+PIXELS_PER_S = 48
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
 from songcore.errors import ConfigError
 
 __all__ = ["PRESETS", "SeasonConfig", "season_config"]

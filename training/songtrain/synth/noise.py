@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import irfft, next_fast_len, rfft
-from songcore.arrays import FloatArray
 
+from songcore.arrays import FloatArray
 from songtrain.synth.config import SeasonConfig
 
 __all__ = ["BAND_HZ", "Weather", "band_power", "draw_weather", "render_noise"]

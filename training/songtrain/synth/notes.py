@@ -12,6 +12,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
+
 from songcore.arrays import FloatArray
 
 __all__ = ["N_KNOTS", "Note", "PlayedNote", "Timbre", "render_notes", "render_sequence"]

@@ -1,8 +1,8 @@
 """The other birds of the place: short phrases in the manner of common species, sung now and then behind the songs."""
 
 import numpy as np
-from songcore.arrays import FloatArray
 
+from songcore.arrays import FloatArray
 from songtrain.synth.notes import N_KNOTS, Note, render_sequence
 
 __all__ = ["OTHER_BIRDS", "render_phrase"]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import irfft, next_fast_len, rfft
-from songcore.arrays import FloatArray
 
+from songcore.arrays import FloatArray
 from songtrain.synth.config import SeasonConfig
 from songtrain.synth.noise import BLOCK, band_power
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from songcore.arrays import FloatArray
 
+from songcore.arrays import FloatArray
 from songtrain.synth.config import SeasonConfig
 from songtrain.synth.noise import band_power, draw_weather, render_noise
 from songtrain.synth.others import OTHER_BIRDS, render_phrase

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from songcore.arrays import FloatArray
 
+from songcore.arrays import FloatArray
 from songtrain.synth.config import SeasonConfig
 from songtrain.synth.notes import PlayedNote, Timbre, render_notes
 from songtrain.synth.repertoire import SongType

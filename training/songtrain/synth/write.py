@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 import soundfile
-from songcore.errors import ConfigError
 
+from songcore.errors import ConfigError
 from songtrain.synth.config import SeasonConfig
 from songtrain.synth.repertoire import zipf_weights
 from songtrain.synth.season import Season, TrueSong, open_season, render_recording
