@@ -1,7 +1,7 @@
 # ruff: noqa: INP001 - a program, not a package
 """Build models/demo-v1: simulate a season of nightingales and train on it. Nothing recorded in the field is used.
 
-Run as ``python models/build_demo.py``; about fifteen minutes on two cores. The same settings give the same songs.
+Run as ``python models/build_demo.py``; about ten minutes on two cores. The same settings give the same songs.
 """
 
 import json
@@ -26,7 +26,9 @@ SEASON = season_config(
     "easy",
     seed=11,
     type_seed=11,
-    n_types=40,
+    n_types=60,
+    zipf_exponent=0.8,
+    near_variant_share=0.1,
     n_songs=1600,
     n_singers=8,
     n_stations=6,
