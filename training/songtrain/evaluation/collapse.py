@@ -50,8 +50,10 @@ def check_embeddings(embeddings: FloatArray, *, n_types: int | None = None) -> N
 
 
 def check_clusters(labels: IntArray, *, max_share: float = 0.6) -> None:
-    """Raise CollapseError unless labels (n,), -1 for none, hold two clusters or more and none has more than ``max_share`` of the
-    songs."""
+    """Raise CollapseError unless labels (n,), -1 for none, hold two clusters or more.
+
+    Nor may one of them have more than ``max_share`` of the songs.
+    """
     known = labels[labels >= 0]
     counts = np.bincount(known) if len(known) else np.zeros(1, np.int64)
     if np.count_nonzero(counts) < 2:

@@ -201,12 +201,11 @@ class Learner:
         same = (labels[:, None] == labels[None, :]) & known
         same |= torch.from_numpy(index[:, None] == index[None, :]).to(self._device)
         loss: Tensor = self.settings.rounds.contrastive_weight * self._contrastive(first, second, same)
-        if not known.any():
-            loss = loss + 0 * first.embedding.sum() + 0 * self._arcface.W.sum()
-            return loss
-        embeddings = torch.cat([first.embedding[known], second.embedding[known]]).float()
-        loss = loss + self._arcface(embeddings, labels[known].repeat(2))
-        return loss
+        if known.any():
+            embeddings = torch.cat([first.embedding[known], second.embedding[known]]).float()
+            loss = loss + self._arcface(embeddings, labels[known].repeat(2))
+        # Every parameter takes part in every step, as distributed workers expect.
+        return loss + 0 * first.embedding.sum() + 0 * self._arcface.W.sum()
 
     def _contrastive(self, first: TrainingOutput, second: TrainingOutput, same: Tensor) -> Tensor:
         return nt_xent(first.projection, second.projection, self.settings.warmup.temperature, same)
