@@ -32,7 +32,7 @@ def _load(entry: EntryPoint) -> Any:
     if isinstance(loaded, typer.Typer):
         command: Any = typer.main.get_group(loaded)
     else:
-        single = typer.Typer(add_completion=False)
+        single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
         single.command(entry.name)(loaded)
         command = typer.main.get_command(single)
     command.name = entry.name
@@ -41,6 +41,7 @@ def _load(entry: EntryPoint) -> Any:
 
 app = typer.Typer(
     cls=_Commands,
+    rich_markup_mode="markdown",  # docstrings are prose: lines reflow
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -40,7 +40,7 @@ def serve(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Serve a bundle: stations stream sound in, songs come out, are stored and counted.
 
-    Every setting can also be given as SONGSTREAM_SERVE_<NAME> in the environment or in the --config file; the command
+    Every setting can also be given as `SONGSTREAM_SERVE_<NAME>` in the environment or in the --config file; the command
     line wins over the environment, and that over the file. docs/operating.md lists all of them.
 
     Prints one line with the addresses when it is ready. SIGTERM or Ctrl-C makes it stop in order: it takes no new
