@@ -205,7 +205,8 @@ class Learner:
             embeddings = torch.cat([first.embedding[known], second.embedding[known]]).float()
             loss = loss + self._arcface(embeddings, labels[known].repeat(2))
         # Every parameter takes part in every step, as distributed workers expect.
-        return loss + 0 * first.embedding.sum() + 0 * self._arcface.W.sum()
+        unused: Tensor = 0 * first.embedding.sum() + 0 * self._arcface.W.sum()
+        return loss + unused
 
     def _contrastive(self, first: TrainingOutput, second: TrainingOutput, same: Tensor) -> Tensor:
         return nt_xent(first.projection, second.projection, self.settings.warmup.temperature, same)
