@@ -81,7 +81,11 @@ def main() -> None:
     run("train", "--data", args.out / "season", "--preset", "demo", "--out", args.out / "bundle")
     step("3  Simulate the field: other singers, all song types, three stations")
     field = args.out / "field"
-    settings = [part for setting in ("recording_s=400", "n_stations=3", "n_singers=3") for part in ("--set", setting)]
+    settings = [
+        part
+        for setting in ("recording_s=400", "n_stations=3", "n_singers=3", "far_singer_share=0")
+        for part in ("--set", setting)
+    ]
     run("synth", "--preset", "demo", "--seed", 2, "--songs", 45 * len(STATIONS), *settings, "--out", field)
     step(f"4  Serve the bundle; {len(STATIONS)} stations stream at {args.speed:g} times real time")
     songs, metrics = stream(args.out, sorted((field / "recordings").iterdir()), args.speed)

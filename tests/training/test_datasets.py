@@ -53,18 +53,31 @@ def test_segmented_songs_are_those_of_a_stream(recording: Path, stream: StreamCo
     assert trained.lengths.tolist() == [len(s.features) for s in songs]
 
 
-def test_annotated_songs_are_cut_where_they_were_marked(recording: Path, stream: StreamConfig) -> None:
+def test_songs_that_only_people_heard_are_cut_where_they_were_marked(recording: Path, stream: StreamConfig) -> None:
     """Times and labels come from the annotations, features have sound, and one behind the end is left out."""
     marks = [
-        Annotation("a.wav", 2.0, 3.0, "x"),
-        Annotation("a.wav", 5.0, 6.0, "y"),
+        Annotation("a.wav", 2.0, 2.4, "x"),
+        Annotation("a.wav", 5.0, 5.4, "y"),
         Annotation("a.wav", 99.0, 100.0, "z"),
     ]
     songs = extract_songs(recording, "a.wav", marks, stream)
-    assert [(p.onset, p.offset, p.label) for p in songs.places] == [(48_000, 72_000, "x"), (120_000, 144_000, "y")]
+    assert [(p.onset, p.offset, p.label) for p in songs.places] == [(48_000, 57_600, "x"), (120_000, 129_600, "y")]
     assert songs.frames.max() > 2
     assert len(songs.background) > 0
     assert songs.background.mean() < songs.frames.mean() / 3
+
+
+def test_annotated_songs_take_the_borders_that_serving_gives_them(recording: Path, stream: StreamConfig) -> None:
+    """A mark that overlaps a found song by half or more has that song's borders and features, and keeps its label."""
+    served = extract_songs(recording, "a.wav", None, stream)
+    marks = [
+        Annotation("a.wav", (p.onset + 1500) / RATE, (p.offset - 900) / RATE, f"{i}")
+        for i, p in enumerate(served.places)
+    ]
+    songs = extract_songs(recording, "a.wav", marks, stream)
+    assert [(p.onset, p.offset) for p in songs.places] == [(p.onset, p.offset) for p in served.places]
+    assert [p.label for p in songs.places] == ["0", "1", "2", "3"]
+    assert np.array_equal(songs.frames, served.frames)
 
 
 def test_cache_gives_back_what_was_stored_and_tells_inputs_apart(

@@ -36,7 +36,7 @@ class DataSettings(_Section):
     segmenter: Literal["song", "syllable"] = "song"
     """Preset of front end and segmenter; it becomes the bundle's."""
     segmentation: Literal["auto", "annotated", "automatic"] = "auto"
-    """auto: as annotated where there is a songs.csv, by the segmenter otherwise."""
+    """auto: the songs of songs.csv where there is one, with the borders that the segmenter gives them; else all it finds."""
     channel: int | None = Field(default=None, ge=1)
     """Channel to listen to, counted from 1; the mean of all if not given."""
     min_songs: int = Field(default=20, ge=4)

@@ -1,10 +1,15 @@
-"""One recording in, its songs with features out, by the very code that serves."""
+"""One recording in, its songs with features out, by the very code that serves.
+
+A song that was annotated and that the segmenter finds too has the segmenter's borders: those are the borders that
+serving will give it, echo and all, and an encoder that only ever saw tidier ones finds served songs strange.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from songcore.annotations import Annotation
 from songcore.arrays import FloatArray, IntArray
@@ -23,6 +28,10 @@ BACKGROUND_FRAMES = 64
 """Length of a stretch of background, about a second."""
 MAX_BACKGROUNDS = 16
 """Stretches kept of one recording: enough to know its noise, too few to fill the memory."""
+
+
+MIN_OVERLAP = 0.5
+"""Intersection over union from which an annotated and a found song are the same."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,9 @@ def extract_songs(
 ) -> RecordingSongs:
     """Return the annotated songs of a recording, or without annotations those that the segmenter finds."""
     frames = recording_frames(path, config, channel)
-    spans = _segmented(frames, config) if annotations is None else _annotated(frames, annotations, config)
+    spans = _segmented(frames, config)
+    if annotations is not None:
+        spans = _as_served(_annotated(frames, annotations, config), spans)
     songs = [song_features(frames[s.first : s.last], s.floor, config.frontend, config.features) for s in spans]
     empty = np.empty((0, config.frontend.n_mels), np.float32)
     return RecordingSongs(
@@ -91,6 +102,24 @@ def _annotated(frames: FloatArray, annotations: Sequence[Annotation], config: St
         )
         for (onset, offset, label), floor in zip(inside, floors, strict=True)
     ]
+
+
+def _as_served(annotated: Sequence[_Span], found: Sequence[_Span]) -> list[_Span]:
+    """Return the annotated songs, each with the borders of the found one that overlaps it best, by half at least."""
+    songs = list(annotated)
+    if not songs or not found:
+        return songs
+    overlaps = np.array([[_overlap(song, served) for served in found] for song in songs])
+    for i, j in zip(*linear_sum_assignment(overlaps, maximize=True), strict=True):
+        if overlaps[i, j] >= MIN_OVERLAP:
+            songs[i] = replace(found[int(j)], label=songs[i].label)
+    return songs
+
+
+def _overlap(a: _Span, b: _Span) -> float:
+    """Intersection over union."""
+    intersection = min(a.offset, b.offset) - max(a.onset, b.onset)
+    return max(0.0, intersection / (max(a.offset, b.offset) - min(a.onset, b.onset)))
 
 
 def _frame_at(sample: int, hop: int) -> int:
