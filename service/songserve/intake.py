@@ -176,6 +176,8 @@ class Intake:
         if isinstance(item, Gap):
             if item.sample_count < 1 or item.last_sequence_number < item.sequence_number:
                 raise self._bad_shape(item.sequence_number, "is a gap of no samples, or ends before it begins")
+            if item.last_sequence_number - item.sequence_number >= item.sample_count:
+                raise self._bad_shape(item.sequence_number, "is a gap of more chunks than samples")
             if item.sample_count > MAX_GAP_S * self._format.sample_rate_hz:
                 raise Refusal(
                     f"gap {item.sequence_number} is longer than {MAX_GAP_S} s; finish the session and begin a new one",

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -19,7 +19,7 @@ from songserve.session import SessionLimits
 from songserve.settings import ServeSettings
 from songserve.store import Store
 
-__all__ = ["Connected", "Runtime"]
+__all__ = ["Connected", "Runtime", "finished"]
 
 T = TypeVar("T")
 
@@ -88,8 +88,19 @@ class Runtime:
 
     async def listen(self, run: Callable[..., T], *arguments: Any) -> T:
         """Run signal processing in its threads."""
-        return await asyncio.get_running_loop().run_in_executor(self.listening, run, *arguments)
+        return await finished(self.listening.submit(run, *arguments))
 
     async def read(self, run: Callable[..., T], *arguments: Any) -> T:
         """Run something that waits for a disk in the threads for that."""
-        return await asyncio.get_running_loop().run_in_executor(self.reading, run, *arguments)
+        return await finished(self.reading.submit(run, *arguments))
+
+
+async def finished(work: Future[T]) -> T:
+    """Return what the work gives; when cancelled, end only after it has, as it still uses what the caller will close."""
+    running = asyncio.wrap_future(work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        if not work.cancel():
+            await asyncio.wait({running})
+        raise

@@ -134,6 +134,7 @@ class Session:
             songs += self._push(chunks) + self._placed(self._stream.finish())
             chunks = []
             self._origin_sample = item.start_sample + item.sample_count
+            self._skip = 0  # a resumed stream wanted the end of what is lost now
             self._stream = self._make_stream(self.format.sample_rate_hz, None)
         songs += self._push(chunks)
         checkpoint = None

@@ -79,6 +79,8 @@ class Store:
 
     def _submit(self, run: Callable[[Connection], T]) -> "Future[T]":
         future: Future[T] = Future()
+        # From here on it cannot be cancelled: a caller that leaves must not stop the thread that writes for all.
+        future.set_running_or_notify_cancel()
         self._jobs.put(_Job(run, future))
         return future
 

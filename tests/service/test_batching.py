@@ -14,6 +14,7 @@ from songcore.assign import Assignment
 from songcore.stream import Song
 from songserve.batching import Batcher, BatchLimits
 from songserve.gathering import Gatherer
+from songserve.runtime import finished
 
 T = TypeVar("T")
 
@@ -142,6 +143,33 @@ def test_nobody_waits_for_a_closed_batcher() -> None:
             model.go.set()
 
     asyncio.run(main())
+
+
+def test_who_leaves_waits_for_the_thread() -> None:
+    """A cancelled caller ends only when its work has, so that it closes no file that a thread still reads."""
+    begun, go_on, done = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        begun.set()
+        go_on.wait(10)
+        done.append(True)
+
+    async def leave() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            waiting = asyncio.ensure_future(finished(threads.submit(work)))
+            queued = asyncio.ensure_future(finished(threads.submit(work)))
+            await asyncio.to_thread(begun.wait, 10)
+            waiting.cancel()
+            queued.cancel()
+            await asyncio.sleep(0.01)
+            assert queued.done()  # had not begun
+            assert not waiting.done()
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert done == [True]
+
+    asyncio.run(leave())
 
 
 def test_jobs_that_run_together_fail_alone() -> None:

@@ -206,6 +206,10 @@ def test_a_stream_begins_with_a_setup_that_makes_sense(
             ("INVALID_ARGUMENT", "GAP_TOO_LONG"),
         ),
         (Request(gap=ingest_pb2.Gap(sequence_number=1)), ("INVALID_ARGUMENT", "CHUNK_SHAPE")),
+        (
+            Request(gap=ingest_pb2.Gap(sequence_number=1, sample_count=9, last_sequence_number=2**64 - 1)),
+            ("INVALID_ARGUMENT", "CHUNK_SHAPE"),
+        ),
     ],
 )
 def test_messages_after_the_setup_make_sense(

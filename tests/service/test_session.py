@@ -152,6 +152,39 @@ def test_a_gap_frees_everything_before_it(bundle: Bundle) -> None:
     assert session.intake.expected_sequence_number == 6
 
 
+def test_a_gap_in_place_of_the_next_chunk_shifts_nothing(bundle: Bundle) -> None:
+    """A station that comes back without its uncommitted chunk has the songs behind the gap where they were sung."""
+    chunks = chunks_of([RATE * 7 // 10] * 40)
+    checked = 0
+    for crash in range(2, len(chunks) - 2, 2):
+        memory = Memory(bundle)
+        session = memory.session()
+        for chunk in chunks[:crash]:
+            session.intake.accept(chunk)
+            memory.step(session)
+        lost = chunks[memory.record.committed_sequence_number]
+        checked += memory.record.input_sample > lost.start_sample
+        shifted = []
+        for first in (memory.session(), None):
+            other = Memory(bundle)
+            resumed = first or other.session()
+            if first is None:  # never heard anything before the gap
+                resumed.intake.accept(Gap(1, lost.sequence_number, 0, lost.start_sample + lost.sample_count))
+            else:
+                other.record = memory.record
+                resumed.intake.accept(
+                    Gap(lost.sequence_number, lost.sequence_number, lost.start_sample, lost.sample_count)
+                )
+            for chunk in chunks[lost.sequence_number :]:
+                resumed.intake.accept(chunk)
+            resumed.intake.finish(Finish(len(chunks), len(SAMPLES)))
+            other.step(resumed)
+            end = (lost.start_sample + lost.sample_count) / RATE * 24_000
+            shifted.append(sorted((row.onset, row.offset) for row in other.rows.values() if row.onset >= end))
+        assert shifted[0] == shifted[1]
+    assert checked > 0
+
+
 def test_effort_is_split_at_the_hour(bundle: Bundle) -> None:
     """Seconds on both sides of a full hour are counted in their own hours."""
     opening = replace(OPENING, capture_start_ms=3_600_000 * 10 - 2_000)

@@ -1,5 +1,6 @@
 """The store: one transaction per step, nothing twice, and a clear answer when the disk says no."""
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -144,6 +145,20 @@ def test_commits_of_many_streams_share_transactions(opened: Opened) -> None:
     for future in commits:
         future.result(10)
     assert opened.n_transactions < 100
+
+
+def test_a_caller_that_leaves_stops_neither_its_commit_nor_the_store(opened: Opened) -> None:
+    """Cancelling who waits for a write, as gRPC does when a client disconnects, leaves the writing thread at work."""
+
+    async def leave() -> None:
+        waiting = asyncio.ensure_future(asyncio.wrap_future(opened.store.open_session(opening(1))))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(leave())
+    assert opened.store.open_session(opening(1)).result(10).writer_epoch == 2
 
 
 def test_a_full_disk_acknowledges_nothing_and_recovers(opened: Opened) -> None:

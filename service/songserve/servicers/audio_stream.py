@@ -8,6 +8,7 @@ one another, so its commits are in order.
 import asyncio
 from functools import partial
 
+from songcore.errors import SongError
 from songserve.intake import Chunk, Finish, Gap
 from songserve.records import Commit
 from songserve.refusal import Refusal
@@ -59,8 +60,8 @@ class AudioStream:
         try:
             await self._work(reader)
             closed_as = "OK"
-        except Refusal as refusal:
-            closed_as = refusal.reason
+        except SongError as error:
+            closed_as = error.reason
             raise
         finally:
             reader.cancel()
@@ -102,7 +103,8 @@ class AudioStream:
         names = await self._runtime.batcher.name(heard.songs)
         commit = self._session.decide(heard, names)
         if commit:
-            await self._store(commit)
+            # Goes on when the client leaves meanwhile: what is stored is also counted.
+            await asyncio.shield(self._store(commit))
         if not (heard.checkpoint or step.work.finish):
             return
         if commit and self._wants_songs:
