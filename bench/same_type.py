@@ -5,7 +5,7 @@ judged to be renditions of one type. Every song that has a partner asks: is the 
 pairs of such songs are ranked by similarity (AUROC). The baseline needs no training: the logarithm of the modulation
 spectrum, |rFFT over time| of every band of the same features.
 
-Run as ``python bench/same_type.py --data ../shared/data/nightingale --bundle models/demo-v1``.
+Run as ``python bench/same_type.py --data DIR --bundle models/demo-v1``.
 """
 
 import csv

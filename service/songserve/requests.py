@@ -132,7 +132,7 @@ def read_frequency_filter(request: songs_pb2.QueryFrequenciesRequest) -> Frequen
     bucket_ms = None
     if request.HasField("bucket"):
         bucket_ms = request.bucket.seconds * 1000 + request.bucket.nanos // 1_000_000
-        if bucket_ms <= 0 or bucket_ms % HOUR_MS:
+        if not 0 < bucket_ms <= _MAX_SECONDS * 1000 or bucket_ms % HOUR_MS:
             raise Refusal("bucket must be a whole number of hours, at least one", reason="BUCKET_INVALID")
     return FrequencyFilter(
         start_ms=start_ms,

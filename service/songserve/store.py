@@ -71,6 +71,16 @@ class Store:
         """
         return self._submit(lambda connection: _commit(connection, commit))
 
+    def check_disk(self) -> None:
+        """Raise Refusal DISK_LOW when less than the reserve is free."""
+        free = self._directory.free_bytes
+        if free < self._min_free:
+            raise Refusal(
+                f"the data directory has {free // 2**20} MiB free and keeps {self._min_free // 2**20} MiB in reserve; "
+                "make room, or keep the audio and come back",
+                reason="DISK_LOW",
+            )
+
     def close(self) -> None:
         """Write what was submitted and stop."""
         self._jobs.put(None)
@@ -105,7 +115,7 @@ class Store:
     def _write_group(self, group: list[_Job]) -> None:
         began = time.monotonic()
         try:
-            self._check_disk()
+            self.check_disk()
             with self._connection.begin():
                 for job in group:
                     _run(job, self._connection)
@@ -120,15 +130,6 @@ class Store:
             else:
                 job.future.set_result(job.result)
         self._observe(time.monotonic() - began, len(group))
-
-    def _check_disk(self) -> None:
-        free = self._directory.free_bytes
-        if free < self._min_free:
-            raise Refusal(
-                f"the data directory has {free // 2**20} MiB free and keeps {self._min_free // 2**20} MiB in reserve; "
-                "make room, or keep the audio and come back",
-                reason="DISK_LOW",
-            )
 
 
 def read_session(connection: Connection, uuid: str) -> SessionRecord | None:

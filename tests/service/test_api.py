@@ -93,6 +93,11 @@ def test_types_and_frequencies_add_up(heard: ServerThread) -> None:
         ),
         (
             "QueryFrequencies",
+            songs_pb2.QueryFrequenciesRequest(bucket=Duration(seconds=3600 * 2**50)),
+            ("INVALID_ARGUMENT", "BUCKET_INVALID"),
+        ),
+        (
+            "QueryFrequencies",
             songs_pb2.QueryFrequenciesRequest(start_time=Timestamp(seconds=90)),
             ("INVALID_ARGUMENT", "INTERVAL_INVALID"),
         ),

@@ -119,6 +119,14 @@ def test_the_order_of_messages_is_checked(shared_server: ServerThread, requests:
     assert refusal(shared_server, requests) == ("INVALID_ARGUMENT", reason)
 
 
+def test_an_upload_leaves_the_reserve_of_disk(start_server: Any) -> None:
+    """An upload too large for memory is refused where it would take the room that commits need; a small one is not."""
+    server = start_server(min_free_disk_mb=2**40)
+    assert upload(server, wav(np.zeros(2**20)))[-1].summary.n_songs == 0
+    setup = Request(setup=classification_pb2.RecordingSetup())
+    assert refusal(server, [setup, *[Request(data=bytes(2**19))] * 17]) == ("RESOURCE_EXHAUSTED", "DISK_LOW")
+
+
 def test_a_file_has_a_largest_size(start_server: Any) -> None:
     """One byte more than the limit is refused, the limit itself is not."""
     server = start_server(max_recording_mb=1)

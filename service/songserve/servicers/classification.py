@@ -71,6 +71,8 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
                     f"{upload.name} is larger than {limit // 2**20} MiB; classify it in parts",
                     reason="MESSAGE_TOO_LARGE",
                 )
+            if n_bytes > MEMORY_BYTES:
+                self._runtime.store.check_disk()  # an upload must not take the room that commits need
             try:
                 await self._runtime.read(upload.write, request.data)
             except OSError as error:

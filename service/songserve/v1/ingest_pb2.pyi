@@ -33,7 +33,7 @@ class _LaneEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Lane.ValueType],
     """Sound recorded before, sent after an outage."""
 
 class Lane(_Lane, metaclass=_LaneEnumTypeWrapper):
-    """What a session is for, which decides how its work is scheduled and labelled."""
+    """What a session is for; metrics are labelled with it."""
 
 LANE_UNSPECIFIED: Lane.ValueType  # 0
 LANE_LIVE: Lane.ValueType  # 1
