@@ -247,6 +247,19 @@ def test_a_session_keeps_its_format(server: ServerThread, other: Request) -> Non
     assert Stream(server.channel, other).fails_with()[:2] == ("FAILED_PRECONDITION", "FORMAT_CHANGED")
 
 
+def test_a_refused_stream_leaves_the_older_one_alone(server: ServerThread, samples: Any) -> None:
+    """A second stream of a session with another format is refused, and the first goes on to its end."""
+    chunks = chunk_messages(samples, [RATE])
+    first = Stream(server.channel, setup())
+    first.send(*chunks[:5])
+    first.read_until_committed(2)
+    assert Stream(server.channel, setup(rate=48_000)).fails_with()[1] == "FORMAT_CHANGED"
+    first.send(*chunks[5:], finish_message(chunks))
+    list(first)
+    first.half_close()
+    assert len(stored_songs(server)) == 4
+
+
 def test_a_finished_session_takes_no_more(server: ServerThread, samples: Any) -> None:
     """A new chunk after finish is refused."""
     chunks = chunk_messages(samples, [RATE])

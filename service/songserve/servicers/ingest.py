@@ -53,13 +53,16 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         opening = read_setup(setup, now_ms=runtime.now_ms)
         uuid = opening.name.uuid
         stream = AudioStream(context, runtime, lane=lane_of(setup), wants_songs=wants_songs(setup))
+        # Refused before it takes a place, a stream leaves the older one alone. Answers come in the order of the epochs, and no
+        # pause lies between an answer and taking the place, so both have one order.
+        record = await asyncio.wrap_future(runtime.store.open_session(opening))
         older = runtime.streams.get(uuid)
         if older:
             older.fence()
         runtime.streams[uuid] = stream
+        if runtime.draining:
+            stream.drain()
         try:
-            # No pause lies between taking the place and asking for the epoch, so both have one order.
-            record = await asyncio.wrap_future(runtime.store.open_session(opening))
             session = await runtime.listen(self._session, record)
             answer = setup_ack(
                 record,
