@@ -1,13 +1,10 @@
-"""The docs name what the code has: reasons, commands, training settings."""
+"""The docs name what the code has: reasons and commands."""
 
 import re
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
-
-from songtrain.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("core/songcore", "service/songserve", "service/songstation", "training/songtrain")
@@ -35,22 +32,3 @@ def test_every_command_is_documented() -> None:
     names = {entry.name for entry in entry_points(group="songstream.commands")}
     assert {"classify", "listen", "serve", "synth", "train"} <= names
     assert {name for name in names if not re.search(rf"songstream {name}\b", text)} == set()
-
-
-def settings_of(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
-    """Return every setting of a tree of models with its default as the docs write it."""
-    found: dict[str, str] = {}
-    for name, field in model.model_fields.items():
-        if isinstance(field.default, BaseModel):
-            found |= settings_of(type(field.default), f"{prefix}{name}.")
-        elif isinstance(field.default, tuple):
-            found[prefix + name] = ", ".join(map(str, field.default))
-        else:
-            found[prefix + name] = "" if field.default is None else str(field.default)
-    return found
-
-
-def test_every_training_setting_is_documented() -> None:
-    """The table in docs/training.md has every setting with its default, and none that is gone."""
-    rows = re.findall(r"^\| `([a-z_.]+)` \| ?(.*?) ?\|", (ROOT / "docs" / "training.md").read_text(), re.MULTILINE)
-    assert dict(rows) == settings_of(TrainSettings)
