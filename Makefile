@@ -10,6 +10,8 @@ setup: $(READY)
 
 # torch first and by itself: with torch present, no other requirement can pull another build of it.
 $(READY): pyproject.toml
+	@$(PYTHON) -c "import ensurepip, sys; sys.exit(sys.version_info < (3, 11))" || \
+	    { echo "songstream needs Python 3.11 or newer with venv; on Debian: apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "torch==2.13.0"

@@ -203,7 +203,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure(arguments, Path(folder))))
+        result = measure(arguments, Path(folder))
+    print(json.dumps(result))
+    lost = result["lost_songs"] or result["duplicated_songs"] or not result["expected_songs"]
+    if lost or result["errors"] or result["server_exit_code"]:
+        sys.exit("the run is no measurement: songs were lost, doubled or not expected, or a program failed")
 
 
 if __name__ == "__main__":

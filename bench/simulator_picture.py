@@ -3,6 +3,7 @@
 Run as ``python bench/simulator_picture.py docs/images/simulated-songs.png``.
 """
 
+import json
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated
@@ -68,6 +69,7 @@ def main(
     figure.savefig(canvas, dpi=75)
     # 64 colours halve the file and are not seen.
     Image.open(canvas).convert("RGB").quantize(64).save(out, optimize=True)
+    print(json.dumps({"out": str(out), "bytes": out.stat().st_size}))
 
 
 if __name__ == "__main__":

@@ -78,7 +78,9 @@ class _Clock:
 
 
 def train_bundle(job: TrainJob, on_progress: Progress = lambda *_: None) -> dict[str, Any]:
-    """Train, write bundle and report, and return the run's facts and scores; nothing is written to ``out`` on failure.
+    """Train, write bundle and report, and return the run's facts and scores.
+
+    A failure before the report leaves ``out`` as it was.
 
     Raises InputError for what cannot be learned from, ConfigError for what cannot be written, CollapseError when training
     fails.
