@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from random import Random
+from typing import Any
 from uuid import UUID
 
 from songcore.errors import SongError
@@ -128,31 +129,46 @@ async def _feed(source: Source, link: Link, stop: asyncio.Event) -> str:
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({capturing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        return capturing.result() if capturing.done() else ""
+        if not capturing.done():
+            await _cancel(capturing)
+            for chunk in source.finish():
+                _put(chunk, link.outbox)
+            return ""
+        capturing.result()
     except SongError as error:
         return f"{error} [{error.reason}]"
+    else:
+        return ""
     finally:
-        for task in (capturing, stopping):
-            task.cancel()
-        await asyncio.gather(capturing, stopping, return_exceptions=True)
+        await _cancel(capturing, stopping)
         link.outbox.end()
         link.captured()
 
 
-async def _capture(source: Source, link: Link) -> str:
+async def _cancel(*tasks: "asyncio.Task[Any]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _capture(source: Source, link: Link) -> None:
     async for chunk in source.chunks():
-        if isinstance(chunk, Lost):
-            link.outbox.lose(chunk.n_samples, chunk.reason)
-            continue
-        n_samples = len(chunk) // 2
-        while not link.outbox.offer(chunk, n_samples):
-            if not source.can_wait:
-                link.outbox.lose(n_samples, LossReason.SPOOL_FULL)
-                break
+        # A source that cannot wait is never left between a chunk and the outbox: stopping would lose the chunk.
+        while not _put(chunk, link.outbox, can_wait=source.can_wait):
             link.room.clear()
             await link.room.wait()
         link.captured()
-    return ""
+
+
+def _put(chunk: bytes | Lost, outbox: Outbox, *, can_wait: bool = False) -> bool:
+    """Hand a chunk over, as a loss where there is no room; return False when it can wait for room instead."""
+    if isinstance(chunk, Lost):
+        outbox.lose(chunk.n_samples, chunk.reason)
+    elif not outbox.offer(chunk, len(chunk) // 2):
+        if can_wait:
+            return False
+        outbox.lose(len(chunk) // 2, LossReason.SPOOL_FULL)
+    return True
 
 
 def uuid7(now: datetime, rng: Random) -> UUID:

@@ -1,7 +1,7 @@
 """A microphone, through PortAudio: the callback only copies into a ring buffer, everything else happens outside of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -66,6 +66,7 @@ class Microphone:
             check_sample_rate(self.sample_rate_hz)
             self._channel = (channel or 1) - 1
             self._ring = RingBuffer(round(RING_S * self.sample_rate_hz))
+            self._pending = bytearray()
             self._previous_end_s: float | None = None
             self._stream = sounddevice.InputStream(
                 samplerate=self.sample_rate_hz,
@@ -92,30 +93,48 @@ class Microphone:
     async def chunks(self) -> AsyncIterator[bytes | Lost]:
         """Yield chunks and losses until the device is gone, which raises ConfigError DEVICE_LOST."""
         loop = asyncio.get_running_loop()
-        pending: list[bytes] = []
-        n_pending, heard_s = 0, loop.time()
+        heard_s = loop.time()
         while True:
-            n_lost, samples = self._ring.read(self._n_chunk - n_pending)
-            if n_lost:
-                if n_pending:
-                    yield b"".join(pending)
-                    pending, n_pending = [], 0
-                yield Lost(n_lost, LossReason.DEVICE_OVERRUN)
-            if len(samples):
+            # Asked before the ring is read: a device that is gone by then has nothing more to write.
+            is_active, n_before = self._stream.active, self._ring.n_read
+            for chunk in self._take():
+                yield chunk
+            if self._ring.n_read > n_before:
                 heard_s = loop.time()
-                pending.append(samples.astype("<i2", copy=False).tobytes())
-                n_pending += len(samples)
-            if n_pending == self._n_chunk:
-                yield b"".join(pending)
-                pending, n_pending = [], 0
-            elif not len(samples) and not n_lost:
-                if loop.time() - heard_s > SILENT_S or not self._stream.active:
-                    raise ConfigError(f"the device {self.name} delivers no more sound", reason="DEVICE_LOST")
-                await asyncio.sleep(self._poll_s)
+            elif loop.time() - heard_s > SILENT_S or not is_active:
+                for chunk in self.finish():
+                    yield chunk
+                raise ConfigError(f"the device {self.name} delivers no more sound", reason="DEVICE_LOST")
+            await asyncio.sleep(self._poll_s)
+
+    def finish(self) -> list[bytes | Lost]:
+        """Stop the device, and return what it gave that was not yielded, the last chunk shorter than the others."""
+        self._stream.stop()
+        return [*self._take(), *self._flush()]
 
     def close(self) -> None:
         """Stop the device."""
         self._stream.close()
+
+    def _take(self) -> Iterator[bytes | Lost]:
+        """Empty the ring: yield whole chunks and losses, and keep what is shorter than a chunk."""
+        while True:
+            n_lost, samples = self._ring.read(self._n_chunk - len(self._pending) // 2)
+            if n_lost:
+                yield from self._flush()
+                yield Lost(n_lost, LossReason.DEVICE_OVERRUN)
+            elif not len(samples):
+                return
+            self._pending += samples.astype("<i2", copy=False).tobytes()
+            if len(self._pending) == 2 * self._n_chunk:
+                yield from self._flush()
+
+    def _flush(self) -> Iterator[bytes]:
+        """Yield what is kept, if anything."""
+        chunk = bytes(self._pending)
+        self._pending.clear()
+        if chunk:
+            yield chunk
 
     def _copy(self, block: Int16Array, n_samples: int, time: Any, status: Any) -> None:
         """Take a block (n, n_channels) from PortAudio's thread."""

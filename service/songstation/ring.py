@@ -23,6 +23,11 @@ class RingBuffer:
         self._n_read = 0
         self._losses: deque[tuple[int, int]] = deque()  # samples written before the loss, samples lost
 
+    @property
+    def n_read(self) -> int:
+        """Samples that were read, the lost ones not counted."""
+        return self._n_read
+
     def write(self, samples: Int16Array) -> None:
         """Append samples (n,) int16; all of them are lost when they do not all fit."""
         capacity, begin = len(self._samples), self._n_written

@@ -1,7 +1,7 @@
 """Where sound comes from: what a source is, and the one that plays a recording."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from math import inf
@@ -41,6 +41,9 @@ class Source(Protocol):
 
     def chunks(self) -> AsyncIterator[bytes | Lost]:
         """Yield 16-bit little-endian mono chunks and losses, in order, as they become due."""
+
+    def finish(self) -> Iterable[bytes | Lost]:
+        """Take in nothing more, and return what was taken in and not yielded; `chunks` is not asked again."""
 
     def close(self) -> None:
         """Let go of device or file."""
@@ -87,6 +90,10 @@ class Playback:
             # Also when late, so that sending has its turn.
             await asyncio.sleep(max(0.0, due_s - loop.time()))
             yield to_pcm16(samples)
+
+    def finish(self) -> Iterable[bytes | Lost]:
+        """Return nothing: what was not played is still in the recording."""
+        return ()
 
     def close(self) -> None:
         """Close the file."""

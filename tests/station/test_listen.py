@@ -205,8 +205,10 @@ class Singing:
     can_wait = False
     sample_rate_hz = 24_000
 
-    def __init__(self, chunks: Sequence[bytes | Lost], *, go_on: Callable[[], bool]) -> None:
-        self._chunks, self._go_on = chunks, go_on
+    def __init__(
+        self, chunks: Sequence[bytes | Lost], *, go_on: Callable[[], bool], rest: Sequence[bytes | Lost] = ()
+    ) -> None:
+        self._chunks, self._go_on, self._rest = chunks, go_on, rest
         self.closed = False
 
     def begin(self, now: Callable[[], datetime]) -> datetime:
@@ -221,6 +223,10 @@ class Singing:
         while not self._go_on():  # noqa: ASYNC110 - what it waits for is in a thread
             await asyncio.sleep(0.01)
         yield last
+
+    def finish(self) -> Sequence[bytes | Lost]:
+        """Return what a stop finds in the ring."""
+        return self._rest
 
     def close(self) -> None:
         """Note that it was closed."""
@@ -246,6 +252,28 @@ def test_a_microphone_declares_what_it_cannot_keep(bundle: Bundle, tmp_path: Pat
             server.__exit__(None, None, None)
     assert account.captured_s == account.committed_s == pytest.approx(9.2)
     assert 3.2 <= account.lost_s <= 4.2
+    assert source.closed
+
+
+def test_a_stop_sends_what_the_microphone_still_holds(bundle: Bundle, recording: Any, tmp_path: Path) -> None:
+    """Sound and losses that were captured and not yet a chunk when the station is stopped are committed like the rest."""
+    samples, _ = soundfile.read(recording.path, dtype="int16", frames=round(recording.songs[2][0] * 48_000))
+    seconds = [samples[begin : begin + 48_000].tobytes() for begin in range(0, len(samples), 48_000)]
+    rest: list[bytes | Lost] = [
+        np.zeros(7_001, "<i2").tobytes(),
+        Lost(2_400, LossReason.DEVICE_OVERRUN),
+        np.zeros(33, "<i2").tobytes(),
+    ]
+    source = Singing([*seconds, b""], go_on=lambda: False, rest=rest)
+    source.sample_rate_hz = 48_000
+
+    def stop_at_the_first_song(_: Heard, stop: asyncio.Event) -> None:
+        stop.set()
+
+    with ServerThread(bundle, tmp_path / "data") as server:
+        account, _ = run_station(server.addresses.grpc, source, during=stop_at_the_first_song)
+    assert account.captured_s == account.committed_s == (len(samples) + 7_001 + 2_400 + 33) / 48_000
+    assert account.lost_s == 2_400 / 48_000
     assert source.closed
 
 

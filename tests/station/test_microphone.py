@@ -1,11 +1,12 @@
 """The real capture path: PortAudio records what PulseAudio plays."""
 
+import asyncio
 import json
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,11 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pulse import PulseDaemon, why_no_pulse
 from serving import ServerProcess
+from songcore.errors import ConfigError
 from songstation.microphone import Microphone
 from songstation.ring import RingBuffer
+from songstation.sources import Lost
 
 SONGSTREAM = str(Path(sys.executable).with_name("songstream"))
 RATE_HZ = 48_000
@@ -82,11 +87,85 @@ def test_devices_are_listed(pulse: PulseDaemon) -> None:
     assert all(device["name"].split(":")[0] in shown for device in devices)
 
 
+class Device:
+    """A stream of PortAudio without PortAudio: active until it is stopped."""
+
+    def __init__(self, last_block: Callable[[], None] = lambda: None) -> None:
+        self.active = True
+        self._last_block = last_block
+
+    def stop(self) -> None:
+        """Give what is on its way, as PortAudio does, and end."""
+        if self.active:
+            self._last_block()
+        self.active = False
+
+
+def microphone_on(device: Device, *, n_chunk: int = 10, n_ring: int = 100) -> Microphone:
+    """Return a microphone at 1 kHz that hears what the test writes into its ring."""
+    microphone = Microphone.__new__(Microphone)
+    microphone.name, microphone.sample_rate_hz, microphone._channel, microphone._previous_end_s = "test", 1_000, 1, None
+    microphone._ring, microphone._pending, microphone._n_chunk = RingBuffer(n_ring), bytearray(), n_chunk
+    microphone._poll_s, microphone._stream = 0.0, device
+    return microphone
+
+
+def events(chunks: Iterable[bytes | Lost]) -> list[int | None]:
+    """Return the samples in order, None for each that is lost."""
+    told: list[int | None] = []
+    for chunk in chunks:
+        told += [None] * chunk.n_samples if isinstance(chunk, Lost) else np.frombuffer(chunk, "<i2").tolist()
+    return told
+
+
+@given(st.lists(st.integers(-5, 35), max_size=30), st.integers(0, 30), st.integers(1, 12))
+def test_a_stop_at_any_time_leaves_nothing_behind(blocks: list[int], n_before: int, n_chunk: int) -> None:
+    """Samples and losses (below zero) come out complete and in order, also those that the device gives while stopping."""
+    expected: list[int | None] = []
+
+    def write(n_samples: int) -> None:
+        """Write a block, or lose one where the number is negative."""
+        block = np.arange(len(expected), len(expected) + n_samples, dtype=np.int16)
+        if n_samples < 0:
+            microphone._ring.lose(-n_samples)
+        else:
+            microphone._ring.write(block)
+        expected.extend(block.tolist() or [None] * -n_samples)
+
+    microphone = microphone_on(Device(lambda: write(3)), n_chunk=n_chunk, n_ring=2_000)
+    for n_samples in blocks[:n_before]:
+        write(n_samples)
+    taken = list(microphone._take())
+    for n_samples in blocks[n_before:]:
+        write(n_samples)
+    taken += microphone.finish()
+    assert events(taken) == expected
+    assert all(len(chunk) <= 2 * n_chunk for chunk in taken if isinstance(chunk, bytes))
+    assert microphone.finish() == []
+
+
+def test_a_device_that_goes_leaves_what_it_gave() -> None:
+    """The samples before a device disappears are yielded, the short last chunk too, and then the loss of it is raised."""
+    device = Device()
+    microphone = microphone_on(device)
+    microphone._ring.write(np.arange(14, dtype=np.int16))
+    heard: list[bytes | Lost] = []
+
+    async def hear() -> None:
+        async for chunk in microphone.chunks():
+            heard.append(chunk)
+            device.active = False
+
+    with pytest.raises(ConfigError, match="no more sound") as caught:
+        asyncio.run(hear())
+    assert caught.value.reason == "DEVICE_LOST"
+    assert [len(chunk) // 2 for chunk in heard if isinstance(chunk, bytes)] == [10, 4]
+    assert events(heard) == [*range(14)]
+
+
 def test_the_callback_copies_and_counts_overflows() -> None:
     """A block goes into the ring as it is, its channel chosen; an overflow becomes as many lost samples as time says."""
-    microphone = Microphone.__new__(Microphone)
-    microphone.sample_rate_hz, microphone._channel, microphone._previous_end_s = 1_000, 1, None
-    microphone._ring = RingBuffer(100)
+    microphone = microphone_on(Device())
     block = np.stack([np.zeros(10), np.arange(10)], axis=1).astype(np.int16)
     for begin_s, overflow in [(5.0, False), (5.01, False), (5.05, True)]:
         clock, status = SimpleNamespace(inputBufferAdcTime=begin_s), SimpleNamespace(input_overflow=overflow)
