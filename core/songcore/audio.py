@@ -28,6 +28,9 @@ AUDIO_SUFFIXES = frozenset(
 
 MAX_CHANNELS = 64
 
+LENGTH_UNKNOWN = 2**63 - 1
+"""What libsndfile gives as the length of a FLAC whose header has none; it then fails at the file's end."""
+
 MAX_ENERGY = 1e30
 """Sum of squares of a block up to which no power overflows float32; files scaled to 32-bit integers stay far below."""
 
@@ -93,6 +96,12 @@ class Recording:
             raise InputError(
                 f"{self.name} holds no samples; the recorder wrote no more than a header", reason="EMPTY_RECORDING"
             )
+        if self.n_samples == LENGTH_UNKNOWN:
+            raise InputError(
+                f"{self.name} has no length in its header, as encoders leave it that write to a pipe; decode it and "
+                "encode it again, into a file",
+                reason="LENGTH_MISSING",
+            )
         to_mono(np.zeros((0, self.n_channels), np.float32), self.channel)
         with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
             self._is_cut_short = is_cut_short(file)
@@ -145,7 +154,7 @@ class Recording:
 def open_recording(source: Path | str | BinaryIO, *, channel: int | None = None) -> Recording:
     """Open a recording from a path or a seekable binary file.
 
-    Raises InputError: NOT_FOUND, EMPTY_RECORDING, NOT_AUDIO, FORMAT_UNSUPPORTED or CHANNEL_MISSING.
+    Raises InputError: NOT_FOUND, EMPTY_RECORDING, NOT_AUDIO, FORMAT_UNSUPPORTED, LENGTH_MISSING or CHANNEL_MISSING.
     """
     return Recording(Path(source) if isinstance(source, str) else source, channel=channel)
 

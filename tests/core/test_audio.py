@@ -257,6 +257,33 @@ def test_open_length_is_not_truncated(length: int) -> None:
     assert len(read(data)) == 3 * 48_000
 
 
+def without_length(flac: bytes) -> bytes:
+    """Return a FLAC whose header leaves its number of samples open: 36 bits of STREAMINFO (RFC 9639, section 8.2)."""
+    return flac[:21] + bytes([flac[21] & 0xF0, 0, 0, 0, 0]) + flac[26:]
+
+
+def test_flac_without_a_length(tmp_path: Path) -> None:
+    """A FLAC from a pipe is refused when it is opened, with what to do, and is not called truncated, even where it is."""
+    whole = encoded(chirp(), form="FLAC")
+    piped = tmp_path / "piped.flac"
+    piped.write_bytes(without_length(whole))
+    for source in (piped, piped.read_bytes(), piped.read_bytes()[: len(whole) // 2]):
+        reason, message = refusal(source)
+        assert reason == "LENGTH_MISSING"
+        assert "no length in its header" in message
+        assert "encode it again" in message
+    with pytest.raises(InputError, match="no length"):
+        open_recording(piped)
+
+
+@pytest.mark.parametrize("n_missing", [1, 1_000, 20_000])
+def test_flac_that_lost_its_end_is_truncated(n_missing: int) -> None:
+    """A FLAC with a length in its header that ends early, by one byte or many, is truncated as ever."""
+    whole = encoded(chirp(), form="FLAC")
+    assert len(read(whole)) == 3 * 48_000
+    assert refusal(whole[:-n_missing])[0] == "TRUNCATED"
+
+
 def test_wav_with_other_chunks() -> None:
     """Chunks before and after the data, also of odd length, neither hide a missing end nor invent one."""
     data = encoded(chirp())
