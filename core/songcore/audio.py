@@ -5,6 +5,7 @@ is then heard, and nothing depends on which decoder ran. Where channels carry di
 1 and the bird on 2, say), choose.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,7 +20,7 @@ from songcore.errors import InputError
 from songcore.resample import check_sample_rate
 from songcore.truncation import is_cut_short
 
-__all__ = ["AUDIO_SUFFIXES", "Recording", "open_recording", "to_mono"]
+__all__ = ["AUDIO_SUFFIXES", "Recording", "open_recording", "recordings_below", "to_mono"]
 
 AUDIO_SUFFIXES = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".w64", ".rf64", ".au", ".caf"}
@@ -157,6 +158,18 @@ def open_recording(source: Path | str | BinaryIO, *, channel: int | None = None)
     Raises InputError: NOT_FOUND, EMPTY_RECORDING, NOT_AUDIO, FORMAT_UNSUPPORTED, LENGTH_MISSING or CHANNEL_MISSING.
     """
     return Recording(Path(source) if isinstance(source, str) else source, channel=channel)
+
+
+def recordings_below(folder: Path) -> list[Path]:
+    """Return the files of `AUDIO_SUFFIXES` in the folder and its subfolders, sorted.
+
+    Hidden files and folders are left out: macOS writes a ``._`` twin beside each recording.
+    """
+    found: list[Path] = []
+    for place, subfolders, names in os.walk(folder):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        found += [Path(place, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
 
 
 def _explain(source: Path | BinaryIO, name: str, error: Exception) -> InputError:

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from songcore.arrays import FloatArray
-from songcore.audio import AUDIO_SUFFIXES, Recording, open_recording, to_mono
+from songcore.audio import AUDIO_SUFFIXES, Recording, open_recording, recordings_below, to_mono
 from songcore.errors import InputError
 
 SOUNDSCAPE = Path(__file__).parents[3] / "shared" / "data" / "soundscape"
@@ -303,6 +303,18 @@ def test_closing() -> None:
     with pytest.raises(InputError):
         Recording(file)
     assert not file.closed  # the caller's file stays the caller's
+
+
+def test_a_folder_is_searched(tmp_path: Path) -> None:
+    """Recordings of all subfolders are found, sorted; hidden files, hidden folders, other files and folders are not."""
+    names = ["b/x.WAV", "a/y.flac", "a/._y.flac", ".trash/z.wav", ".z.wav", "a/.old/deep/z.wav", "notes.txt", "c.mp3"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.wav").mkdir()
+    found = [str(path.relative_to(tmp_path)) for path in recordings_below(tmp_path)]
+    assert found == ["a/y.flac", "b/x.WAV", "c.mp3"]
+    assert [path.name for path in recordings_below(tmp_path / ".trash")] == ["z.wav"]
 
 
 def test_suffixes_are_readable() -> None:

@@ -150,6 +150,17 @@ def test_folders_without_recordings_are_refused(tmp_path: Path) -> None:
     assert raised.value.reason == "NO_RECORDINGS"
 
 
+def test_hidden_files_teach_nothing(recording: Path) -> None:
+    """The twins that macOS writes beside recordings, and folders in the trash, are not taken, annotated or not."""
+    folder = recording.parent
+    (folder / ".Trashes").mkdir()
+    for name in ("._a.wav", ".Trashes/a.wav"):
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    assert [f.name for f in scan_folder(folder).recordings] == ["a.wav"]
+    (folder / "songs.csv").write_text(HEADER + "a.wav,2,3,x\n")
+    assert [f.path for f in scan_folder(folder).recordings] == [recording]
+
+
 def test_annotation_names_may_be_paths_or_file_names(tmp_path: Path) -> None:
     """songs.csv finds recordings in sub-folders; a name that two files have must be written as a path."""
     for folder in ("one", "two"):

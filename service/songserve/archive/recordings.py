@@ -1,11 +1,11 @@
 """Which recordings an archive holds."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from songcore.audio import AUDIO_SUFFIXES
+from songcore.audio import AUDIO_SUFFIXES, recordings_below
 from songcore.errors import InputError
 
 __all__ = ["FoundRecording", "find_recordings"]
@@ -25,9 +25,9 @@ class FoundRecording:
 def find_recordings(paths: Sequence[Path]) -> list[FoundRecording]:
     """Return the recordings among files and, recursively, folders, each once, ordered by name.
 
-    A folder contributes its files of `AUDIO_SUFFIXES`, hidden ones left out (macOS writes a ``._`` twin beside each
-    recording); a file is taken whatever it is called. Names are relative to the folder, or to what several paths have in
-    common. Raises InputError NOT_FOUND for a path that does not exist, NO_RECORDINGS when there is nothing to do.
+    A folder contributes what `recordings_below` finds; a file is taken whatever it is called. Names are relative to the
+    folder, or to what several paths have in common. Raises InputError NOT_FOUND for a path that does not exist,
+    NO_RECORDINGS when there is nothing to do.
     """
     for path in paths:
         if not path.exists():
@@ -54,17 +54,9 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps '..'
 
 
-def _files(path: Path) -> Iterator[Path]:
+def _files(path: Path) -> list[Path]:
     path = _absolute(path)
-    if not path.is_dir():
-        yield path
-        return
-    for folder, subfolders, names in os.walk(path):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in names:
-            file = Path(folder, name)
-            if file.suffix.lower() in AUDIO_SUFFIXES and not name.startswith(".") and file.is_file():
-                yield file
+    return recordings_below(path) if path.is_dir() else [path]
 
 
 def _name(file: Path, root: Path) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from songcore.annotations import Annotation, read_songs_csv
-from songcore.audio import AUDIO_SUFFIXES
+from songcore.audio import AUDIO_SUFFIXES, recordings_below
 from songcore.errors import InputError
 
 __all__ = ["DataFolder", "RecordingFile", "scan_folder"]
@@ -30,7 +30,7 @@ class DataFolder:
 
 
 def scan_folder(folder: Path, segmentation: Literal["auto", "annotated", "automatic"] = "auto") -> DataFolder:
-    """Return the recordings below ``folder``; a recording that songs.csv never names is left out when it is used.
+    """Return the recordings below ``folder``, hidden files and those that songs.csv, when it is used, never names left out.
 
     Raises InputError: NOT_FOUND, NO_RECORDINGS, RECORDING_MISSING when songs.csv names what is not there, RECORDING_AMBIGUOUS,
     and whatever reading songs.csv raises.
@@ -39,7 +39,7 @@ def scan_folder(folder: Path, segmentation: Literal["auto", "annotated", "automa
         raise InputError(
             f"{folder} is not a folder; give one with recordings, and songs.csv if there is one", reason="NOT_FOUND"
         )
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    files = recordings_below(folder)
     if not files:
         raise InputError(
             f"no recordings below {folder}; expected {', '.join(sorted(AUDIO_SUFFIXES))}", reason="NO_RECORDINGS"
