@@ -260,9 +260,12 @@ def test_a_full_disk_stops_the_run(bundle: Path, archive: Path, tmp_path: Path) 
 
 
 def test_wrong_usage(bundle: Path, archive: Path, tmp_path: Path) -> None:
-    """An unknown format or a path that does not exist is wrong usage, status 2, and nothing is written."""
+    """An unknown format, none, or a path that does not exist is wrong usage, status 2, and nothing is written."""
     out = tmp_path / "out"
-    assert classify(archive, "--bundle", bundle, "--out", out, "--format", "csv,excel").returncode == 2
+    for formats in ("csv,excel", "", " , "):
+        ended = classify(archive, "--bundle", bundle, "--out", out, "--format", formats)
+        assert ended.returncode == 2
+        assert all(name in ended.stderr for name in ("csv", "parquet", "raven", "audacity"))
     assert classify(tmp_path / "absent", "--bundle", bundle, "--out", out).returncode == 2
     assert not out.exists()
 

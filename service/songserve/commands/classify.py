@@ -91,6 +91,8 @@ def _formats(text: str) -> list[str]:
     unknown = [name for name in chosen if name not in FORMATS]
     if unknown:
         raise typer.BadParameter(f"unknown format {', '.join(unknown)}; expected any of {', '.join(FORMATS)}")
+    if not chosen:
+        raise typer.BadParameter(f"no format is named; expected any of {', '.join(FORMATS)}")
     return list(dict.fromkeys(chosen))
 
 
