@@ -240,7 +240,7 @@ class Learner:
                 group["lr"] = rate * group.get("rate", 1.0)
             self._optimizer.zero_grad(set_to_none=True)
             loss = loss_of(index)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
             if self._arcface is not None:
                 world.average_gradients([self._arcface.W])
             nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)

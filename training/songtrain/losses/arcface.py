@@ -18,7 +18,7 @@ class _ArcFace(ArcFaceLoss):  # type: ignore[misc]  # the library has no types
     """The library's loss, with a finite gradient where an embedding lies exactly on its proxy or opposite."""
 
     def get_angles(self, cosine_of_target_classes: Tensor) -> Tensor:
-        return super().get_angles(cosine_of_target_classes.clamp(-POLE, POLE))  # type: ignore[no-any-return]
+        return super().get_angles(cosine_of_target_classes.clamp(-POLE, POLE))  # type: ignore[no-any-return]  # as above
 
 
 def make_arcface(means: Tensor, *, margin_degrees: float, scale: float) -> ArcFaceLoss:
