@@ -1,6 +1,7 @@
 """Requests of `songserve.v1` to domain values; what makes no sense is refused here."""
 
 import re
+from collections.abc import Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -26,6 +27,8 @@ __all__ = [
 MAX_CHANNELS = 64
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
+MAX_FILTER_IDS = 1000
+"""Far below what SQLite takes in one statement."""
 HOUR_MS = 3_600_000
 # Of Timestamp, by its definition: the years 1 to 9999. Before 1970 nothing was recorded that is streamed.
 _MAX_SECONDS = 253_402_300_799
@@ -123,7 +126,7 @@ def read_page(request: songs_pb2.ListSongsRequest) -> tuple[SongFilter, Position
 
 
 def read_frequency_filter(request: songs_pb2.QueryFrequenciesRequest) -> FrequencyFilter:
-    """Return what to count; raises Refusal NAME_INVALID, INTERVAL_INVALID or BUCKET_INVALID."""
+    """Return what to count; raises Refusal NAME_INVALID, FILTER_TOO_LONG, INTERVAL_INVALID or BUCKET_INVALID."""
     start_ms, end_ms = _interval(request)
     if any(bound is not None and bound % HOUR_MS for bound in (start_ms, end_ms)):
         raise Refusal(
@@ -138,8 +141,8 @@ def read_frequency_filter(request: songs_pb2.QueryFrequenciesRequest) -> Frequen
         start_ms=start_ms,
         end_ms=end_ms,
         bucket_ms=bucket_ms,
-        stations=[_id_in(name, "stations") for name in request.stations],
-        type_ids=[_id_in(name, "songTypes") for name in request.song_types],
+        stations=_ids_in(request.stations, "stations"),
+        type_ids=_ids_in(request.song_types, "songTypes"),
     )
 
 
@@ -164,6 +167,15 @@ def _id_in(name: str, collection: str) -> str:
     if found is None:
         raise Refusal(f"name {name!r} is not of the form {collection}/{{id}}", reason="NAME_INVALID")
     return found[1]
+
+
+def _ids_in(names: Sequence[str], collection: str) -> list[str]:
+    if len(names) > MAX_FILTER_IDS:
+        raise Refusal(
+            f"{len(names)} {collection} are asked for, at most {MAX_FILTER_IDS} are taken; ask in parts, or for all with none",
+            reason="FILTER_TOO_LONG",
+        )
+    return [_id_in(name, collection) for name in names]
 
 
 def _interval(request: songs_pb2.ListSongsRequest | songs_pb2.QueryFrequenciesRequest) -> tuple[int | None, int | None]:

@@ -71,6 +71,14 @@ def test_types_and_frequencies_add_up(heard: ServerThread) -> None:
     types = stub.ListSongTypes(songs_pb2.ListSongTypesRequest()).song_types
     assert sum(song_type.n_songs for song_type in types) == n_known
     seconds = {bucket.station: bucket.recorded_s for bucket in buckets}
+    many = [f"s{n}" for n in range(999)]  # with the one that is there, as many as are taken
+    named = stub.QueryFrequencies(
+        songs_pb2.QueryFrequenciesRequest(
+            stations=["stations/north", *(f"stations/{name}" for name in many)],
+            song_types=[*(song_type.name for song_type in types), *(f"songTypes/{name}" for name in many)][:1_000],
+        )
+    ).buckets
+    assert {bucket.station: bucket.recorded_s for bucket in named} == {"stations/north": seconds["stations/north"]}
     assert seconds["stations/north"] == pytest.approx(len(soundscape([0, 1, 2, 3, 4, 5], 31)[0]) / RATE)
     assert buckets[0].start_time.ToMilliseconds() == START_MS - START_MS % 3_600_000
 
@@ -95,6 +103,16 @@ def test_types_and_frequencies_add_up(heard: ServerThread) -> None:
             "QueryFrequencies",
             songs_pb2.QueryFrequenciesRequest(bucket=Duration(seconds=3600 * 2**50)),
             ("INVALID_ARGUMENT", "BUCKET_INVALID"),
+        ),
+        (
+            "QueryFrequencies",
+            songs_pb2.QueryFrequenciesRequest(stations=[f"stations/s{n}" for n in range(1_001)]),
+            ("INVALID_ARGUMENT", "FILTER_TOO_LONG"),
+        ),
+        (
+            "QueryFrequencies",
+            songs_pb2.QueryFrequenciesRequest(song_types=[f"songTypes/T{n}" for n in range(40_000)]),
+            ("INVALID_ARGUMENT", "FILTER_TOO_LONG"),
         ),
         (
             "QueryFrequencies",

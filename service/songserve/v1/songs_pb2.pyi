@@ -175,11 +175,11 @@ class QueryFrequenciesRequest(_message.Message):
 
     @_builtins.property
     def stations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """`stations/{station}`; empty for all."""
+        """`stations/{station}`, at most 1,000; empty for all."""
 
     @_builtins.property
     def song_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """`songTypes/{id}`; empty for all."""
+        """`songTypes/{id}`, at most 1,000; empty for all."""
 
     def __init__(
         self,
