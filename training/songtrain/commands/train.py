@@ -16,7 +16,10 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter per option
     config: Annotated[Path | None, typer.Option(help="TOML file with run parameters.")] = None,
     preset: Annotated[str, typer.Option(help="Parameters to start from: default or demo.")] = "default",
     work: Annotated[
-        Path | None, typer.Option(help="Folder for features and checkpoints; kept, so that a killed run goes on.")
+        Path | None,
+        typer.Option(
+            help="Folder for features and checkpoints; kept.  [default: .OUT.work beside --out, removed when done]"
+        ),
     ] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster; this machine alone if not given.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -31,7 +34,8 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter per option
 
         songstream train --data season --out bundle
 
-    A bad recording is reported and skipped. With --work a run that was killed goes on where it was when started again.
+    A bad recording is reported and skipped. A run that was killed goes on where it was when the same command is started
+    again.
     """
     from datetime import UTC, datetime
     from importlib.metadata import version
