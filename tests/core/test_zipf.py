@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.stats import zipfian
+from scipy.stats import chi2, chisquare, zipfian
 
-from songcore.zipf import MAX_EXPONENT, fit_zipf, zipf_probabilities
+from songcore.zipf import MAX_EXPONENT, chi_squared, fit_zipf, zipf_probabilities
 
 
 def counts(exponent: float, n_types: int, n_songs: int, seed: int) -> list[int]:
@@ -66,17 +66,47 @@ def test_order_and_unseen_types_do_not_matter(values: list[int], seed: int) -> N
     assert 0 <= fit.exponent <= MAX_EXPONENT
     assert 0 <= fit.ks_distance <= 1
     assert 0 < fit.p_value <= 1
+    assert fit.chi_squared >= 0
+    assert 0 < fit.chi_squared_p <= 1
 
 
 @pytest.mark.parametrize(("exponent", "n_types", "n_songs"), [(1.0, 30, 600), (1.2, 60, 400)])
 def test_p_values_keep_their_promise(exponent: float, n_types: int, n_songs: int) -> None:
-    """Of 60 samples from the law few are rejected at 5 %, and p-values are not all large, also with types unseen."""
-    p_values = []
-    for seed in range(60):
-        sample = counts(exponent, n_types, n_songs, seed)
-        p_values.append(fit_zipf(sample, rng=np.random.default_rng(seed), n_bootstrap=39).p_value)
-    assert np.mean(np.asarray(p_values) <= 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
-    assert 0.25 < np.median(p_values) < 0.75
+    """Of 300 samples from the law at most 8 % are rejected at 5 % by either test, also with types unseen; p is spread out."""
+    fits = [
+        fit_zipf(counts(exponent, n_types, n_songs, seed), rng=np.random.default_rng(seed), n_bootstrap=39)
+        for seed in range(300)
+    ]
+    for p_values in ([fit.p_value for fit in fits], [fit.chi_squared_p for fit in fits]):
+        assert np.mean(np.asarray(p_values) <= 0.05) <= 0.08
+        assert 0.25 < np.median(p_values) < 0.75
+
+
+def test_chi_squared_is_pearsons() -> None:
+    """Where 5 songs or more are expected everywhere it is scipy's statistic; the exact law has none."""
+    law = zipf_probabilities(12, 0.9)
+    sample = np.sort(np.random.default_rng(0).multinomial(500, law))[::-1]
+    assert chi_squared(sample, law) == pytest.approx(chisquare(sample, 500 * law).statistic)
+    assert chi_squared(np.asarray([60, 30, 20]), zipf_probabilities(3, 1.0)) == pytest.approx(0, abs=1e-9)
+
+
+def test_chi_squared_pools_rare_ranks() -> None:
+    """Neighbours are pooled until 5 songs are expected, the last pool takes the rest, and one pool says nothing."""
+    law = np.asarray([0.5, 0.2, 0.1, 0.1, 0.1])
+    assert chi_squared(np.asarray([70, 10, 10, 5, 5]), law) == pytest.approx(20**2 / 50 + 10**2 / 20 + 2 * 5**2 / 10)
+    # 15, 6 and 3 + 3 + 3.
+    assert chi_squared(np.asarray([18, 9, 1, 1, 1]), law) == pytest.approx(3**2 / 15 + 3**2 / 6 + 6**2 / 9)
+    # 10, then 4 + 2, after which 2 + 2 are too few for a pool.
+    assert chi_squared(np.asarray([13, 4, 1, 1, 1]), law) == pytest.approx(2 * 3**2 / 10)
+    assert chi_squared(np.asarray([5, 1, 1, 1, 1]), law) == 0
+
+
+def test_bootstrap_agrees_with_the_chi_squared_distribution() -> None:
+    """Where ranks are far apart and none is pooled, p is that of chi-squared with ranks - 2 degrees of freedom, to 0.1."""
+    for seed in range(4):
+        sample = counts(1.5, 6, 20_000, seed)
+        fit = fit_zipf(sample, rng=np.random.default_rng(seed), n_bootstrap=400)
+        assert fit.chi_squared_p == pytest.approx(chi2.sf(fit.chi_squared, 4), abs=0.1)
 
 
 ranks = np.arange(40)
@@ -88,11 +118,24 @@ ranks = np.arange(40)
     ids=["geometric .9", "geometric .8", "two levels", "one hit", "linear"],
 )
 def test_other_laws_are_rejected(law: NDArray[np.float64]) -> None:
-    """2000 songs of geometric, two-level, nearly uniform and linear frequencies are not taken for Zipf's."""
+    """2000 songs of geometric, two-level, nearly uniform and linear frequencies are not taken for Zipf's by either test."""
     for seed in range(5):
         rng = np.random.default_rng(seed)
         sample = rng.multinomial(2_000, law / law.sum())
-        assert fit_zipf(sample.tolist(), rng=rng, n_bootstrap=39).p_value <= 0.05
+        fit = fit_zipf(sample.tolist(), rng=rng, n_bootstrap=39)
+        assert fit.p_value <= 0.05
+        assert fit.chi_squared_p <= 0.05
+
+
+@pytest.mark.parametrize("kind", ["log-normal", "near-uniform"])
+def test_random_frequencies_are_rejected(kind: str) -> None:
+    """11,000 songs of 64 types of log-normal frequencies, or of equal ones give or take 15 %, fail both tests."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        law = rng.lognormal(0, 1, 64) if kind == "log-normal" else rng.normal(1, 0.15, 64)
+        fit = fit_zipf(rng.multinomial(11_000, law / law.sum()).tolist(), rng=rng, n_bootstrap=39)
+        assert fit.p_value <= 0.05
+        assert fit.chi_squared_p <= 0.05
 
 
 def test_equal_frequencies_are_the_law_with_exponent_zero() -> None:
@@ -111,15 +154,17 @@ def test_same_generator_same_result() -> None:
 
 @pytest.mark.parametrize("values", [[], [0], [7], [0, 0, 3]])
 def test_fewer_than_two_types_say_nothing(values: list[int]) -> None:
-    """No or one type has exponent 0, distance 0 and p = 1."""
+    """No or one type has exponent 0, distances 0 and p = 1."""
     fit = fit_zipf(values, rng=np.random.default_rng(0))
     assert (fit.exponent, fit.ks_distance, fit.p_value) == (0.0, 0.0, 1.0)
+    assert (fit.chi_squared, fit.chi_squared_p) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("values", [[5, 5], [9, 3], [1, 1], [1, 1, 1]])
 def test_two_types_always_fit(values: list[int]) -> None:
     """Two counts fit some exponent exactly, and are never evidence against the law."""
-    assert fit_zipf(values, rng=np.random.default_rng(0), n_bootstrap=30).p_value == 1
+    fit = fit_zipf(values, rng=np.random.default_rng(0), n_bootstrap=30)
+    assert (fit.p_value, fit.chi_squared_p) == (1, 1)
 
 
 def test_one_type_nearly_alone() -> None:
