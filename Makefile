@@ -22,7 +22,7 @@ demo: setup
 	$(BIN)/python bench/demo.py --out demo-out
 
 test: setup
-	./deploy/install-audio.sh
+	./deploy/install-test-tools.sh
 	$(BIN)/python -m pytest
 
 check: setup

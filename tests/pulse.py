@@ -18,7 +18,7 @@ def why_no_pulse() -> str:
     """Return why no daemon can be started here, or nothing."""
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
     if missing:
-        return f"{', '.join(missing)} not installed; deploy/install-audio.sh installs them"
+        return f"{', '.join(missing)} not installed; deploy/install-test-tools.sh installs them"
     try:
         import sounddevice  # noqa: F401 - loads the library
     except OSError as error:

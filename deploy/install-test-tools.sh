@@ -1,0 +1,41 @@
+#!/bin/sh
+# Installs what some tests need and pip cannot bring, from Debian's own archive: PortAudio, a PulseAudio daemon and paplay
+# for capture, and promtool (package prometheus) for the alert rules. No daemon is wanted, and none is left running.
+# Done at once when all is there. Where nothing may be installed it says so and succeeds: those tests then skip and
+# give the same reason.
+set -u
+
+PACKAGES="libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils prometheus"
+
+missing=""
+for package in $PACKAGES; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
+done
+# promtool may have come another way.
+command -v promtool >/dev/null 2>&1 && missing=$(printf '%s' "$missing" | sed 's/ prometheus$//')
+[ -z "$missing" ] && exit 0
+
+skip() {
+    echo "install-test-tools: not installed:$missing ($1); the tests that need them will skip" >&2
+    exit 0
+}
+
+command -v apt-get >/dev/null 2>&1 || skip "no apt-get on this system"
+as_root=""
+if [ "$(id -u)" -ne 0 ]; then
+    sudo -n true 2>/dev/null || skip "neither root nor passwordless sudo"
+    as_root="sudo -n"
+fi
+
+export DEBIAN_FRONTEND=noninteractive
+# The package lists of a container image are often absent, so a first failure is answered by fetching them.
+install() {
+    # shellcheck disable=SC2086  # lists of words
+    $as_root apt-get install -qq -y --no-install-recommends $missing >/dev/null 2>&1
+}
+install || { $as_root apt-get update -qq >/dev/null 2>&1 && install; } || skip "apt-get could not install them"
+# On a machine with systemd the package starts a Prometheus of its own, which nobody asked for.
+case "$missing" in
+*" prometheus"*) [ -d /run/systemd/system ] && $as_root systemctl disable --quiet --now prometheus 2>/dev/null ;;
+esac
+echo "install-test-tools: installed$missing" >&2
