@@ -14,14 +14,24 @@ from songcore.arrays import FloatArray, IntArray
 from songcore.zipf import zipf_probabilities
 from songtrain.evaluation.novelty import NoveltyCheck
 
-__all__ = ["map_figure", "novelty_figure", "png", "sizes_figure", "song_picture", "svg", "training_figure"]
+__all__ = [
+    "map_figure",
+    "new_figure",
+    "novelty_figure",
+    "png",
+    "sizes_figure",
+    "song_picture",
+    "svg",
+    "training_figure",
+]
 
 INK, ACCENT, SECOND, FAINT = "#22303c", "#1b7f79", "#d1603d", "#b8c2cc"
 MAX_MAP_SONGS = 3000
 N_COLOURED = 20
 
 
-def _figure(width: float, height: float, n_columns: int = 1) -> tuple[Figure, list[Any]]:
+def new_figure(width: float, height: float, n_columns: int = 1) -> tuple[Figure, list[Any]]:
+    """Return a figure of this size in inches with its axes side by side, in the style of all reports."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = [figure.add_subplot(1, n_columns, number + 1) for number in range(n_columns)]
     for ax in axes:
@@ -42,7 +52,7 @@ def song_picture(features: FloatArray, ceiling: float) -> bytes:
 
 def sizes_figure(counts: Sequence[int], exponent: float, p_value: float) -> Figure:
     """Return songs per type by rank beside the fitted Zipf law."""
-    figure, (ax,) = _figure(5.2, 3.4)
+    figure, (ax,) = new_figure(5.2, 3.4)
     sizes = np.sort(np.asarray(counts))[::-1]
     ranks = np.arange(1, len(sizes) + 1)
     ax.loglog(ranks, sizes, "o", color=ACCENT, markersize=5, label="types found")
@@ -60,7 +70,7 @@ def sizes_figure(counts: Sequence[int], exponent: float, p_value: float) -> Figu
 
 def map_figure(embeddings: FloatArray, labels: IntArray, core: IntArray, type_ids: Sequence[str], seed: int) -> Figure:
     """Return the songs in two dimensions (t-SNE), the largest types coloured and named."""
-    figure, (ax,) = _figure(7.2, 6.0)
+    figure, (ax,) = new_figure(7.2, 6.0)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(embeddings))[:MAX_MAP_SONGS])
     perplexity = float(min(30, max(2, (len(chosen) - 1) // 4)))
     places = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(embeddings[chosen])
@@ -83,7 +93,7 @@ def map_figure(embeddings: FloatArray, labels: IntArray, core: IntArray, type_id
 
 def training_figure(history: Sequence[dict[str, Any]]) -> Figure:
     """Return the loss per epoch, stages shaded, and what every round found."""
-    figure, (left, right) = _figure(9.0, 3.2, 2)
+    figure, (left, right) = new_figure(9.0, 3.2, 2)
     losses = [row["loss"] for row in history]
     stages = [row["round"] for row in history]
     epochs = np.arange(1, len(losses) + 1)
@@ -139,7 +149,7 @@ def training_figure(history: Sequence[dict[str, Any]]) -> Figure:
 
 def novelty_figure(check: NoveltyCheck, alpha: float) -> Figure:
     """Return the scores of known songs and of songs of types left out, and the trade-off between them."""
-    figure, (left, right) = _figure(9.0, 3.2, 2)
+    figure, (left, right) = new_figure(9.0, 3.2, 2)
     top = float(max(check.known.max(), check.novel.max()))
     bins = np.linspace(0, top, 40)
     left.hist(check.known, bins, density=True, color=ACCENT, alpha=0.75, label="held-out songs")

@@ -1,0 +1,213 @@
+"""The laboratory from end to end on a real Ray: rows kept, failures as rows, one page, scores that mean what they say."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import normalized_mutual_info_score
+from typer.testing import CliRunner
+
+from songcore.errors import ConfigError, InputError
+from songcore.stream import StreamConfig
+from songtrain.cluster import ray_session
+from songtrain.commands.lab import lab
+from songtrain.datasets.songs import SongSet
+from songtrain.lab.report import leaderboard, write_lab_report
+from songtrain.lab.results import Row, read_rows, write_rows
+from songtrain.lab.run import LabJob, run_systems
+from songtrain.lab.scoring import agreement_with_labels, score_labels, stability
+from songtrain.lab.systems import System, choose_systems, part
+from songtrain.lab.trial import cluster_points, place_songs
+from songtrain.synth.config import season_config
+from songtrain.synth.write import simulate
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    # Ray leaves sockets, log files and subprocesses to the interpreter's end, and deprecates parts of itself.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+ToySongs = Callable[..., SongSet]
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """Hold one Ray of this machine for the tests of this file."""
+    with ray_session(store_bytes=128 * 2**20):
+        yield
+
+
+def job(out: Path, *names: str, n_seeds: int = 2, n_clusters: int | None = 6) -> LabJob:
+    """Return a job for these systems."""
+    return LabJob(Path("unused"), out, choose_systems(names), n_seeds, n_clusters)
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_rows_are_kept_failures_tried_again_and_changes_seen(
+    toy_songs: ToySongs, stream: StreamConfig, tmp_path: Path
+) -> None:
+    """A finished row stays, a failed one is a row with its reason and runs again, another K is another row."""
+    songs, seen = toy_songs(48), []
+    names = ("modulation-kmeans", "classical-floor")
+
+    def note(row: Row, n_done: int, n_all: int) -> None:
+        assert n_done <= n_all
+        seen.append(row.key)
+
+    first = run_systems(songs, stream, job(tmp_path, *names, n_clusters=49), note)
+    assert first.n_kept == 0
+    assert len(seen) == 4
+    failed = [row for row in first.rows if row.error]
+    assert {row.system for row in failed} == {"modulation-kmeans"}
+    assert all("49 clusters are asked of 48 songs" in row.error for row in failed)
+    assert all(row.error.endswith("[TOO_FEW_SONGS]") for row in failed)
+    assert read_rows(tmp_path) == sorted(first.rows, key=lambda row: row.key)
+    seen.clear()
+    second = run_systems(songs, stream, job(tmp_path, *names), note)
+    assert second.n_kept == 2
+    assert sorted(seen) == [("modulation-kmeans", 0), ("modulation-kmeans", 1)]
+    assert all(row.scores["ari"] > 0.5 and row.n_clusters == 6 for row in second.rows if "kmeans" in row.system)
+    assert all(row.seconds and row.peak_memory_mib for row in second.rows)
+    assert run_systems(songs, stream, job(tmp_path, *names)).n_kept == 4
+    with pytest.raises(ConfigError, match="other songs"):
+        run_systems(toy_songs(48, seed=1), stream, job(tmp_path, *names))
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_failure_before_the_clusterer_is_a_row(toy_songs: ToySongs, stream: StreamConfig, tmp_path: Path) -> None:
+    """Songs that are all equal fail in the shared first task, and every system that waits for it says why."""
+    songs = toy_songs(8)
+    same = songs.subset(np.zeros(8, np.int64))
+    rows = run_systems(same, stream, job(tmp_path, "modulation-kmeans", "classical-floor", n_seeds=1)).rows
+    assert all(row.error.endswith("[SONGS_EQUAL]") for row in rows)
+    page = write_lab_report(tmp_path, datetime(2026, 5, 1, tzinfo=UTC)).read_text()
+    assert page.count("all songs have the same features") == 2
+
+
+def test_command_runs_resumes_and_reports(tmp_path: Path) -> None:
+    """``songstream lab run`` on a simulated season prints scores, keeps all runs the second time, and writes one page."""
+    season, out = tmp_path / "season", tmp_path / "lab"
+    simulate(season_config("demo", n_songs=36, n_types=4, zipf_exponent=0.0, n_singers=1, snr_db=(20.0, 30.0)), season)
+    program = [sys.executable, "-c", "from songcore.cli import main; main()", "lab"]
+    command = [*program, "run", "--data", str(season), "--out", str(out), "--seeds", "2", "--clusters", "4", "--json"]
+    command += ["--systems", "classical-floor,basenet-kmeans,chroma-dbscan"]
+
+    def result(arguments: list[str]) -> dict[str, Any]:
+        done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+
+    first = result(command)
+    assert (first["n_runs"], first["n_kept"], first["n_failed"], first["n_songs"]) == (6, 0, 0, 36)
+    assert first["scores"]["classical-floor"]["ari"] > 0.5
+    again = result(command)
+    assert (again["n_kept"], again["scores"]) == (6, first["scores"])
+    (out / "report.html").unlink()
+    assert CliRunner().invoke(lab, ["report", "--out", str(out)]).exit_code == 0
+    page = (out / "report.html").read_text()
+    assert "classical-floor" in page
+    assert page.count("<svg") >= 2
+    assert not re.search(r'(src|href)="(?!data:|#)', page), "the page must need nothing beside it"
+
+
+def test_list_and_unknown_names() -> None:
+    """``lab list`` prints every system; a name that is none is answered with the choices."""
+    listed = CliRunner().invoke(lab, ["list", "--json"])
+    assert [line["name"] for line in json.loads(listed.stdout)] == [s.name for s in choose_systems([])]
+    assert "classical-floor" in CliRunner().invoke(lab, ["list"]).stdout
+    wrong = CliRunner().invoke(lab, ["run", "--data", "x", "--out", "y", "--systems", "nothing"])
+    assert isinstance(wrong.exception, ConfigError)
+    assert "classical-floor" in str(wrong.exception)
+
+
+def test_one_song_and_broken_features_are_told(toy_songs: ToySongs, stream: StreamConfig) -> None:
+    """One song is nothing to tell apart, and NaN is named before any estimator sees it."""
+    floor = choose_systems(["classical-floor"])[0]
+    with pytest.raises(InputError) as raised:
+        place_songs(toy_songs(1), floor, 0, stream)
+    assert raised.value.reason == "SONGS_EQUAL"
+    songs = toy_songs(8)
+    broken = replace(songs, frames=np.full_like(songs.frames, np.nan))
+    with pytest.raises(InputError) as raised:
+        place_songs(broken, floor, 0, stream)
+    assert raised.value.reason == "NOT_FINITE"
+
+
+def test_a_part_of_every_kind_can_be_exchanged(toy_songs: ToySongs, stream: StreamConfig) -> None:
+    """Systems declared on the spot, with any features, reducer and clusterer, find the toy types better than chance."""
+    songs = toy_songs(48)
+    for features, reducer, clusterer in (("mfcc", "l2", "agglomerative"), ("log-mel", "none", "kmeans")):
+        chain = part(features), None, part(reducer), part(clusterer, n_clusters=6)
+        system = System("own", "", *chain)
+        found = cluster_points(place_songs(songs, system, 0, stream), system, 0)
+        assert found.scores["ari"] > 0.5
+        assert found.scores["nmi"] > found.scores["random_nmi"]
+
+
+def test_scores_in_both_norms_and_songs_in_no_cluster() -> None:
+    """Geometric and arithmetic NMI are scikit-learn's, and leaving songs out is scored as one cluster more."""
+    truth = np.repeat(np.arange(4), 10)
+    found = np.where(truth < 2, truth, -1)
+    points = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    scores = score_labels(points, found, truth, seed=0)
+    for name, method in (("nmi", "arithmetic"), ("nmi_geometric", "geometric")):
+        assert scores[name] == pytest.approx(normalized_mutual_info_score(truth, found, average_method=method))
+    assert scores["nmi"] != pytest.approx(scores["nmi_geometric"])
+    assert scores["accuracy"] == pytest.approx(0.75)
+
+
+def made_row(system: str, seed: int, labels: tuple[int, ...] = (), **scores: float) -> Row:
+    """Return a row with these scores."""
+    return Row(system, seed, "", "songs", len(labels), n_clusters=2, scores=scores, labels=labels)
+
+
+def test_stability_and_rank_correlation_of_known_rows() -> None:
+    """Seeds that agree have stability 1, a silhouette in the reverse order of ARI has -1, a constant score is left out."""
+    rows = [
+        made_row("a", 0, (0, 0, 1, 1), ari=0.9, silhouette=0.1, calinski_harabasz=5.0),
+        made_row("a", 1, (1, 1, 0, 0), ari=0.8, silhouette=0.2, calinski_harabasz=5.0),
+        made_row("b", 0, (0, 1, 0, 1), ari=0.3, silhouette=0.5, calinski_harabasz=5.0),
+        replace(made_row("b", 1), error="broken [X]"),
+    ]
+    assert stability(rows) == {"a": 1.0}
+    (only,) = agreement_with_labels(rows)
+    assert (only.score, only.n_runs) == ("silhouette", 3)
+    assert only.rho == pytest.approx(-1)
+    lines = leaderboard(rows)
+    assert [line.name for line in lines] == ["a", "b"]
+    assert str(lines[0].scores["ari"]) == "0.850 ± 0.071"
+    assert (lines[1].n_worked, lines[1].n_runs, lines[1].stability) == (1, 2, "–")
+
+
+def test_table_of_results_comes_back_whole(tmp_path: Path) -> None:
+    """Rows come back as they were written; what is no table of ours is named, as is a folder that takes nothing."""
+    rows = [made_row("a", 0, (0, -1, 1), ari=0.5), replace(made_row("a", 1), error="broken [X]", n_clusters=None)]
+    assert read_rows(tmp_path) == []
+    write_rows(tmp_path, rows[::-1])
+    assert read_rows(tmp_path) == rows
+    (tmp_path / "results.parquet").write_text("no table")
+    with pytest.raises(InputError, match="no table of results"):
+        read_rows(tmp_path)
+    with pytest.raises(ConfigError) as raised:
+        write_rows(tmp_path / "results.parquet", rows)
+    assert raised.value.reason == "OUTPUT_NOT_WRITABLE"
+    with pytest.raises(InputError, match="lab run"):
+        write_lab_report(tmp_path / "nothing", datetime(2026, 5, 1, tzinfo=UTC))
+
+
+def test_songs_without_labels_give_a_page_without_a_winner(tmp_path: Path) -> None:
+    """Without labels the page ranks nothing, whatever the silhouette."""
+    write_rows(tmp_path, [made_row(name, 0, (0, 0, 1), silhouette=0.9) for name in ("b", "a")])
+    page = write_lab_report(tmp_path, datetime(2026, 5, 1, tzinfo=UTC)).read_text()
+    assert "nothing here says which system is best" in page
+    assert page.index("<td>a</td>") < page.index("<td>b</td>")

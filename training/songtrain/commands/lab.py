@@ -1,0 +1,112 @@
+"""``songstream lab``: compare systems on the same songs."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["lab"]
+
+lab = typer.Typer(
+    rich_markup_mode="markdown",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Compare ways of finding song types on the same songs and seeds.",
+)
+
+
+@lab.command("list")
+def list_systems(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line.")] = False,
+) -> None:
+    """Print the systems: where they come from, and the parts that they are made of."""
+    from songtrain.lab.systems import SYSTEMS
+
+    if as_json:
+        lines = [{"name": s.name, "source": s.source, "parts": s.chain, "note": s.note} for s in SYSTEMS.values()]
+        print(json.dumps(lines))
+        return
+    for system in SYSTEMS.values():
+        print(f"{system.name:18} {system.chain}\n{'':18} {system.source}{'; ' if system.note else ''}{system.note}")
+
+
+@lab.command()
+def run(  # noqa: PLR0913, PLR0917 - one parameter per option
+    data: Annotated[Path, typer.Option(help="Folder with recordings, and songs.csv where songs are annotated.")],
+    out: Annotated[Path, typer.Option(help="Folder for results.parquet, report.html and the features.")],
+    systems: Annotated[str, typer.Option(help="Names, with commas between; all if not given.")] = "",
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs of every system.")] = 3,
+    clusters: Annotated[
+        int | None, typer.Option(min=1, help="Clusters for the systems that are given a number; else their own number.")
+    ] = None,
+    segmenter: Annotated[str, typer.Option(help="Front end and segmenter: song or syllable.")] = "song",
+    channel: Annotated[int | None, typer.Option(min=1, help="Channel to listen to; the mean of all else.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster; this machine alone if not given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line about the run.")] = False,
+) -> None:
+    """Run systems on the songs of a folder and print who is best.
+
+    Labels in songs.csv only score the results. Finished runs are kept: the same command goes on where it was stopped, and
+    tries failed runs again.
+
+        songstream lab run --data season --systems classical-floor,basenet-kmeans --out lab
+    """
+    from datetime import UTC, datetime
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from songcore.errors import ConfigError
+    from songtrain.lab.report import leaderboard, write_lab_report
+    from songtrain.lab.results import Row
+    from songtrain.lab.run import LabJob, run_laboratory
+    from songtrain.lab.systems import choose_systems
+
+    if segmenter not in {"song", "syllable"}:
+        raise ConfigError(f"--segmenter {segmenter}: expected song or syllable")
+    job = LabJob(
+        data=data,
+        out=out,
+        systems=choose_systems([name.strip() for name in systems.split(",") if name.strip()]),
+        n_seeds=seeds,
+        n_clusters=clusters,
+        segmenter=segmenter,  # type: ignore[arg-type]  # checked above
+        channel=channel,
+        address=address,
+    )
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("runs", total=None)
+
+        def show(row: Row, n_done: int, n_all: int) -> None:
+            progress.update(task, completed=n_done, total=n_all)
+            if row.error:
+                progress.console.print(f"{row.system}, seed {row.seed}: {row.error}", markup=False)
+
+        done = run_laboratory(job, show)
+    report = write_lab_report(out, datetime.now(UTC).replace(microsecond=0))
+    n_failed = sum(bool(row.error) for row in done.rows)
+    lines = leaderboard(done.rows)
+    if as_json:
+        scores = {line.name: {k: round(v.mean, 4) for k, v in line.scores.items() if v is not None} for line in lines}
+        facts = {"n_runs": len(done.rows), "n_kept": done.n_kept, "n_failed": n_failed}
+        facts |= {"n_songs": done.rows[0].n_songs, "n_silent": done.n_silent, "n_skipped": done.n_skipped}
+        print(json.dumps({**facts, "scores": scores, "report": str(report)}))
+        return
+    for line in lines:
+        ari, nmi = line.scores["ari"], line.scores["nmi"]
+        words = f"ARI {ari}, NMI {nmi}" if ari else f"{line.n_worked} of {line.n_runs} runs worked"
+        print(f"{line.name:18} {words}, {line.n_clusters} clusters, {line.seconds} s")
+    print(f"{len(done.rows)} runs, {done.n_kept} of them from before, {n_failed} failed: {report}")
+
+
+@lab.command()
+def report(
+    out: Annotated[Path, typer.Option(help="Folder of a `songstream lab run`.")],
+) -> None:
+    """Write report.html anew from the results in a folder."""
+    from datetime import UTC, datetime
+
+    from songtrain.lab.report import write_lab_report
+
+    print(write_lab_report(out, datetime.now(UTC).replace(microsecond=0)))

@@ -1,0 +1,101 @@
+"""The table of results: one row per system and seed, in a Parquet file that is rewritten whole after every row."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from songcore.errors import ConfigError, InputError
+
+__all__ = ["FILE_NAME", "SCORES", "Key", "Row", "read_rows", "write_rows"]
+
+FILE_NAME = "results.parquet"
+Key: TypeAlias = tuple[str, int]
+"""System and seed."""
+
+SCORES = (
+    *("nmi", "nmi_geometric", "ami", "ari", "v_measure", "accuracy", "random_nmi"),
+    *("silhouette", "calinski_harabasz", "davies_bouldin"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one system did with one seed; ``error`` is empty unless it failed."""
+
+    system: str
+    seed: int
+    description: str
+    """Every parameter of every part: a row counts only for the system that it was made by."""
+    songs: str
+    """Digest of the songs."""
+    n_songs: int
+    n_clusters_given: int | None = None
+    n_clusters: int | None = None
+    """Clusters found, those left out of all not counted as one."""
+    unclustered_share: float | None = None
+    seconds: float | None = None
+    peak_memory_mib: float | None = None
+    """Of the larger of the two processes that worked for the row, libraries included."""
+    error: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+    """Those of `SCORES` that there are."""
+    labels: tuple[int, ...] = ()
+    """The cluster of every song, -1 for none."""
+
+    @property
+    def key(self) -> Key:
+        """What the row is the result of."""
+        return self.system, self.seed
+
+
+_SCHEMA = pa.schema(
+    [
+        *[(name, pa.string()) for name in ("system", "description", "songs", "error")],
+        *[(name, pa.int64()) for name in ("seed", "n_songs", "n_clusters_given", "n_clusters")],
+        *[(name, pa.float64()) for name in ("unclustered_share", "seconds", "peak_memory_mib", *SCORES)],
+        ("labels", pa.list_(pa.int32())),
+    ]
+)
+
+
+def write_rows(folder: Path, rows: Iterable[Row]) -> None:
+    """Write the rows in order of system and seed, whole or not at all; ConfigError when the disk does not take them."""
+    flat = []
+    for row in sorted(rows, key=lambda row: row.key):
+        values = asdict(row)
+        flat.append(values | dict.fromkeys(SCORES) | values.pop("scores"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(flat, _SCHEMA), folder / f".{FILE_NAME}.partial")
+        (folder / f".{FILE_NAME}.partial").rename(folder / FILE_NAME)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write results to {folder} ({error}); make room, or choose another folder",
+            reason="OUTPUT_NOT_WRITABLE",
+        ) from error
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Return the rows of the folder, none when there is no table; InputError when the table is not one of ours."""
+    path = folder / FILE_NAME
+    if not path.exists():
+        return []
+    try:
+        table = pq.read_table(path, partitioning=None).cast(_SCHEMA).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(
+            f"{path} is no table of results ({error}); delete it, or choose another folder", reason="NOT_A_TABLE"
+        ) from error
+    names = [f.name for f in fields(Row) if f.name not in {"scores", "labels"}]
+    return [
+        Row(
+            **{name: line[name] for name in names},
+            scores={name: line[name] for name in SCORES if line[name] is not None},
+            labels=tuple(line["labels"]),
+        )
+        for line in table
+    ]
