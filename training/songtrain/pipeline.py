@@ -19,7 +19,6 @@ from songcore.manifest import EncoderInfo
 from songcore.novelty import NoveltyConfig
 from songcore.presets import PRESETS
 from songcore.stream import StreamConfig
-from songcore.zipf import fit_zipf
 from songtrain.augment.store import FrameStore
 from songtrain.cluster import ray_session
 from songtrain.datasets.distributed import FeatureRun, extract_features
@@ -32,6 +31,7 @@ from songtrain.encoders.build import n_parameters
 from songtrain.encoders.network import ServedEncoder
 from songtrain.evaluation.novelty import NoveltyCheck, check_novelty
 from songtrain.evaluation.scores import diagnostics, label_numbers, label_scores
+from songtrain.evaluation.zipf_alternatives import zipf_scores
 from songtrain.export.golden import golden_recordings
 from songtrain.export.onnx import check_parity, export_onnx
 from songtrain.loop.distributed import TrainedEncoder, train_encoder
@@ -212,8 +212,7 @@ def _scores(train: SongSet, held_out: SongSet, found: Discovery, settings: Train
     scores["core_share"] = float((found.core_labels >= 0).mean())
     # Serving names by the nearest prototype: how often that is the cluster the song was found in.
     scores["prototype_agreement"] = float((named[: len(train)] == found.labels).mean())
-    zipf = fit_zipf([t.n_songs for t in found.types], rng=rng)
-    return scores | {"zipf_exponent": zipf.exponent, "zipf_ks": zipf.ks_distance, "zipf_p": zipf.p_value}
+    return scores | zipf_scores([t.n_songs for t in found.types], rng=rng)
 
 
 def _novelty_scores(check: NoveltyCheck) -> dict[str, float]:
