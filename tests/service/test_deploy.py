@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
-import yaml  # type: ignore[import-untyped]  # no stubs are installed
+import yaml
 
 from bundles import soundscape
 from serving import ServerThread
