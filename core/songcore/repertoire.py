@@ -75,18 +75,20 @@ def good_turing_coverage(counts: Sequence[int]) -> float:
 
     Good and Turing's 1 - f1 / N (Good 1953, Biometrika 40: 237-264) in the form with less bias of Chao & Jost (2012,
     Ecology 93: 2533-2547, equation 4a): 1 - f1/N · (N - 1) f1 / ((N - 1) f1 + 2 f2), f1 and f2 the numbers of types heard
-    once and twice. Where f2 is 0 the fraction is (N - 1)(f1 - 1) / ((N - 1)(f1 - 1) + 2), as there.
+    once and twice. Where f2 is 0 the fraction is (N - 1)(f1 - 1) / ((N - 1)(f1 - 1) + 2); of a single type heard once that
+    would make full coverage, so there it is 1, as Good and Turing had it.
     """
     heard = _heard(counts)
     total, once, twice = _rare(heard)
     if once == total:
         # Each song was of another type: nothing says that any will come again.
         return 0.0
-    if twice:
-        weight = (total - 1) * once / ((total - 1) * once + 2 * twice)
-    else:
-        expected = (total - 1) * max(once - 1, 0)
-        weight = expected / (expected + 2)
+    if once == 0:
+        return 1.0
+    if once == 1 and twice == 0:
+        return 1.0 - 1.0 / total
+    expected = (total - 1) * (once if twice else once - 1)
+    weight = expected / (expected + 2 * max(twice, 1))
     return 1.0 - once / total * weight
 
 

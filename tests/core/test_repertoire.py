@@ -65,10 +65,13 @@ def test_estimates_stay_in_their_ranges(counts: list[int]) -> None:
 
 
 def test_coverage_has_its_closed_form() -> None:
-    """Three types once, two twice and one of 93 songs: 1 - 3/100 · 99·3 / (99·3 + 4); without pairs the other form."""
+    """Three types once, two twice and one of 93 songs: 1 - 3/100 · 99·3 / (99·3 + 4); without pairs the other forms."""
     assert good_turing_coverage([93, 2, 2, 1, 1, 1]) == pytest.approx(1 - 3 / 100 * 297 / 301)
     assert good_turing_coverage([97, 1, 1, 1]) == pytest.approx(1 - 3 / 100 * 198 / 200)
+    assert good_turing_coverage([99, 1]) == pytest.approx(1 - 1 / 100)
     assert good_turing_coverage([5, 5, 2]) == 1
+    assert good_turing_coverage([5, 5]) == 1
+    assert good_turing_coverage([2]) == 1
     assert good_turing_coverage([1, 1, 1]) == 0
     assert good_turing_coverage([]) == 0
 
