@@ -74,7 +74,7 @@ def good_turing_coverage(counts: Sequence[int]) -> float:
     """Return the estimated probability that the next song is of a type already heard; 0 when nothing was heard.
 
     Good and Turing's 1 - f1 / N (Good 1953, Biometrika 40: 237-264) in the form with less bias of Chao & Jost (2012,
-    Ecology 93: 2533-2547, equation 4a): 1 - f1/N · (N - 1) f1 / ((N - 1) f1 + 2 f2), f1 and f2 the numbers of types heard
+    Ecology 93: 2533-2547): 1 - f1/N · (N - 1) f1 / ((N - 1) f1 + 2 f2), f1 and f2 the numbers of types heard
     once and twice. Where f2 is 0 the fraction is (N - 1)(f1 - 1) / ((N - 1)(f1 - 1) + 2); of a single type heard once that
     would make full coverage, so there it is 1, as Good and Turing had it.
     """
@@ -96,7 +96,7 @@ def chao1(counts: Sequence[int], confidence: float = 0.95) -> RepertoireSize:
     """Return the number of types by bias-corrected Chao1, S + f1 (f1 - 1) / (2 (f2 + 1)), with its usual interval.
 
     Chao (1987, Biometrics 43: 783-791) with variances and intervals as in Colwell's EstimateS User's Guide, appendix B: the
-    number of missing types is log-normal (equations 6, 7 and 13); where none seems to be missing, equations 8 and 14.
+    number of missing types is log-normal; where none seems to be missing, it rests on the counts alone.
     """
     heard = _heard(counts)
     n_heard = len(heard)
