@@ -53,13 +53,13 @@ class ServeSettings(BaseSettings):
     """Seconds that streams have to end after SIGTERM."""
     commit_interval_s: float = Field(2.0, gt=0, le=60)
     """Seconds of audio after which a stream commits even if no song ended."""
-    group_window_ms: float = Field(20.0, ge=0, le=1000)
+    group_window_ms: float = Field(50.0, ge=0, le=1000)
     """How long a transaction waits for commits of other streams."""
     min_free_disk_mb: int = Field(64, ge=0)
     """With less than this free, nothing is written or acknowledged."""
     listen_threads: int = Field(2, ge=1, le=64)
     """Threads of signal processing."""
-    listen_window_ms: float = Field(50.0, ge=0, le=1000)
+    listen_window_ms: float = Field(150.0, ge=0, le=1000)
     """How long chunks of different streams wait to be listened to together."""
     max_batch: int = Field(32, ge=1, le=1024)
     max_batch_delay_ms: float = Field(5.0, ge=0, le=1000)
