@@ -24,7 +24,7 @@ from songtrain.lab.report import leaderboard, write_lab_report
 from songtrain.lab.results import Row, read_rows, write_rows
 from songtrain.lab.run import LabJob, run_systems
 from songtrain.lab.scoring import agreement_with_labels, score_labels, stability
-from songtrain.lab.systems import System, choose_systems, part
+from songtrain.lab.systems import SYSTEMS, System, choose_systems, part, read_systems
 from songtrain.lab.trial import cluster_points, place_songs
 from songtrain.synth.config import season_config
 from songtrain.synth.write import simulate
@@ -128,6 +128,29 @@ def test_list_and_unknown_names() -> None:
     wrong = CliRunner().invoke(lab, ["run", "--data", "x", "--out", "y", "--systems", "nothing"])
     assert isinstance(wrong.exception, ConfigError)
     assert "classical-floor" in str(wrong.exception)
+
+
+def test_systems_of_ones_own_are_declared_in_a_file(tmp_path: Path) -> None:
+    """A file's systems join those that ship; the shipped file is such a file; what is wrong in one is named."""
+    text = CliRunner().invoke(lab, ["list", "--toml"]).stdout
+    assert read_systems(text, "all") == SYSTEMS
+    file = tmp_path / "own.toml"
+    file.write_text('[mine]\nfeatures = "mfcc"\nclusterer = { part = "kmeans", n_clusters = 3 }\n')
+    (mine,) = choose_systems([], file)
+    assert (mine.chain, mine.reducer) == ("mfcc → none → kmeans(n_clusters=3)", part("none"))
+    assert [s.name for s in choose_systems(["recipe", "mine"], file)] == ["recipe", "mine"]
+    for broken, words in (
+        ("[a]\nfeatures = 'mfcc'", "clusterer: Field required"),
+        ("[a]\nclusterer = 'kmeans'", "neither features nor an encoder"),
+        ("[a]\nfeatures = 'mfcc'\nclusterer = {n = 1}", "does not say which part"),
+        ("[a", "not TOML"),
+    ):
+        file.write_text(broken)
+        with pytest.raises(ConfigError, match=words) as raised:
+            choose_systems([], file)
+        assert raised.value.reason == "SYSTEM_INVALID"
+    with pytest.raises(ConfigError, match="cannot read"):
+        choose_systems([], tmp_path / "none.toml")
 
 
 def test_one_song_and_broken_features_are_told(toy_songs: ToySongs, stream: StreamConfig) -> None:

@@ -17,10 +17,10 @@ from songcore.errors import ConfigError
 from songcore.frontend import FrontendConfig, mel_matrix
 from songcore.stream import StreamConfig
 from songtrain.datasets.songs import SongSet
-from songtrain.lab.encoders import SelfLabelledEncoder
 from songtrain.lab.features import Cepstra, Chroma, LogMelImage, ModulationSpectrum
 from songtrain.lab.parts import PARTS, Kind, build, describe, n_clusters_asked, with_clusters
 from songtrain.lab.systems import SYSTEMS, System, choose_systems, part
+from songtrain.methods.self_labelled import SelfLabelledEncoder
 from songtrain.reducers.projections import Components, NeighbourMap, UniformMap
 from songtrain.settings import TrainSettings
 
@@ -36,10 +36,10 @@ def balls(n_each: int = 20, seed: int = 0) -> tuple[FloatArray, IntArray]:
 def test_image_is_the_song_cut_or_padded() -> None:
     """A short song is followed by silence, a long one cut, and nothing is longer than the longest song."""
     short, long = np.ones((3, 4), np.float32), np.full((9, 4), 2, np.float32)
-    images = LogMelImage(n_frames=5).fit_transform([short, long]).reshape(2, 5, 4)
+    images = LogMelImage(n_frames=5).fit_transform([short, long])
     assert np.array_equal(images[0], np.vstack([short, np.zeros((2, 4))]))
     assert np.array_equal(images[1], long[:5])
-    assert LogMelImage().fit_transform([short, long]).shape == (2, 9 * 4)
+    assert LogMelImage().fit_transform([short, long]).shape == (2, 9, 4)
 
 
 @settings(max_examples=25, deadline=None)
@@ -53,8 +53,8 @@ def test_modulation_spectrum_forgets_where_the_song_begins(shift: int, rate: int
     wave = np.cos(2 * np.pi * rate * np.arange(32) / 32)[:, None].astype(np.float32)
     expected = np.zeros(17)
     expected[rate] = 16
-    np.testing.assert_allclose(ModulationSpectrum(32, 17).fit_transform([wave])[0], expected, atol=1e-4)
-    loud = ModulationSpectrum(32, 17, logarithm=True).fit_transform([wave])[0]
+    np.testing.assert_allclose(ModulationSpectrum(32, 17).fit_transform([wave])[0, :, 0], expected, atol=1e-4)
+    loud = ModulationSpectrum(32, 17, logarithm=True).fit_transform([wave])[0, :, 0]
     np.testing.assert_allclose(loud, np.log1p(expected), atol=1e-4)
 
 
@@ -63,9 +63,9 @@ def test_cepstra_are_librosas_and_can_be_undone() -> None:
     from librosa.feature import mfcc
 
     song = np.random.default_rng(0).random((7, 64), np.float32)
-    ours = Cepstra(n_coefficients=20).fit_transform([song]).reshape(7, 20)
+    ours = Cepstra(n_coefficients=20).fit_transform([song])[0]
     np.testing.assert_allclose(ours, mfcc(S=song.T, n_mfcc=20).T, rtol=1e-4, atol=1e-5)
-    every = Cepstra(n_coefficients=64).fit_transform([song]).reshape(7, 64)
+    every = Cepstra(n_coefficients=64).fit_transform([song])[0]
     np.testing.assert_allclose(idct(every, norm="ortho", axis=1), song, atol=1e-5)
 
 
@@ -76,7 +76,7 @@ def test_chroma_names_the_pitch_class_of_a_tone(hz: float) -> None:
     song = np.zeros((2, 256), np.float32)
     nearest = round(hz * frontend.n_fft / frontend.sample_rate_hz)
     song[0, mel_matrix(frontend)[nearest].argmax()] = 4.0
-    chroma = Chroma(frontend=frontend).fit_transform([song]).reshape(2, 12)
+    chroma = Chroma(frontend=frontend).fit_transform([song])[0]
     assert chroma[0].argmax() == round(12 * np.log2(hz / 440) + 9) % 12
     assert chroma[0].max() == 1
     assert not chroma[1].any()
@@ -115,7 +115,7 @@ def test_umap_that_is_not_installed_is_said() -> None:
     assert raised.value.reason == "PART_MISSING"
 
 
-@pytest.mark.parametrize("name", PARTS["clusterer"])
+@pytest.mark.parametrize("name", sorted(set(PARTS["clusterer"]) - {"argmax"}))
 def test_every_clusterer_finds_separate_groups(name: str) -> None:
     """Four far groups come out as four clusters from every clusterer, told their number or not."""
     points, truth = balls()

@@ -19,10 +19,14 @@ lab = typer.Typer(
 @lab.command("list")
 def list_systems(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line.")] = False,
+    as_toml: Annotated[bool, typer.Option("--toml", help="Print the file that declares them.")] = False,
 ) -> None:
     """Print the systems: where they come from, and the parts that they are made of."""
-    from songtrain.lab.systems import SYSTEMS
+    from songtrain.lab.systems import SYSTEMS, shipped_declarations
 
+    if as_toml:
+        print(shipped_declarations(), end="")
+        return
     if as_json:
         lines = [{"name": s.name, "source": s.source, "parts": s.chain, "note": s.note} for s in SYSTEMS.values()]
         print(json.dumps(lines))
@@ -36,6 +40,9 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     data: Annotated[Path, typer.Option(help="Folder with recordings, and songs.csv where songs are annotated.")],
     out: Annotated[Path, typer.Option(help="Folder for results.parquet, report.html and the features.")],
     systems: Annotated[str, typer.Option(help="Names, with commas between; all if not given.")] = "",
+    file: Annotated[
+        Path | None, typer.Option(help="TOML file that declares systems of your own, as `lab list --toml` shows them.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs of every system.")] = 3,
     clusters: Annotated[
         int | None, typer.Option(min=1, help="Clusters for the systems that are given a number; else their own number.")
@@ -68,7 +75,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     job = LabJob(
         data=data,
         out=out,
-        systems=choose_systems([name.strip() for name in systems.split(",") if name.strip()]),
+        systems=choose_systems([name.strip() for name in systems.split(",") if name.strip()], file),
         n_seeds=seeds,
         n_clusters=clusters,
         segmenter=segmenter,  # type: ignore[arg-type]  # checked above

@@ -1,7 +1,7 @@
 """What a song looks like to a system without a network: images and spectra of one size for all songs.
 
 Every part takes songs as serving sees them, a list of (n_frames, n_mels) float32 in units of 10 dB above the noise floor, and
-gives one flat row per song. Songs are cut, or padded with silence, to the longest of the fitted songs or ``n_frames``.
+gives one image per song. Songs are cut, or padded with silence, to the longest of the fitted songs or ``n_frames``.
 """
 
 from collections.abc import Sequence
@@ -31,9 +31,8 @@ class _OfFixedLength(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
         return self
 
     def transform(self, X: Sequence[FloatArray]) -> FloatArray:  # noqa: N803 - scikit-learn's signature
-        """Return one row per song, (n, n_values) float32."""
-        rows = np.stack([self._describe(self._fixed(song)).ravel() for song in X])
-        return np.ascontiguousarray(rows, np.float32)
+        """Return one image per song, (n, n_rows, n_values) float32: rows are frames, or rates of change."""
+        return np.stack([self._describe(self._fixed(song)) for song in X]).astype(np.float32, copy=False)
 
     def _fixed(self, song: FloatArray) -> FloatArray:
         song = song[: self.n_frames_]

@@ -1,64 +1,63 @@
 """All parts by name, and how a declared part becomes an estimator."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
 from typing import Any, Literal, TypeAlias
 
 from sklearn.base import BaseEstimator
-from sklearn.cluster import DBSCAN, OPTICS, AgglomerativeClustering, KMeans, MeanShift
-from sklearn.mixture import GaussianMixture
-from sklearn.preprocessing import FunctionTransformer, Normalizer
 
 from songcore.errors import ConfigError
 from songcore.stream import StreamConfig
-from songtrain.clusterers.density import DensityClusterer
-from songtrain.clusterers.spherical import SphericalKMeans
-from songtrain.lab.features import Cepstra, Chroma, LogMelImage, ModulationSpectrum
 from songtrain.lab.systems import Part, System
-from songtrain.reducers.components import UnitComponents
-from songtrain.reducers.projections import Components, NeighbourMap, UniformMap
 
 __all__ = ["PARTS", "Kind", "build", "describe", "n_clusters_asked", "with_clusters"]
 
 Kind: TypeAlias = Literal["features", "encoder", "reducer", "clusterer"]
 
 
-def _self_labelled() -> BaseEstimator:
-    # Brings torch, which costs every process without a network seconds and hundreds of megabytes.
-    from songtrain.lab.encoders import SelfLabelledEncoder
-
-    return SelfLabelledEncoder()
-
-
-PARTS: Mapping[Kind, Mapping[str, Callable[[], BaseEstimator]]] = {
+PARTS: Mapping[Kind, Mapping[str, str]] = {
     "features": {
-        "log-mel": LogMelImage,
-        "modulation": ModulationSpectrum,
-        "chroma": Chroma,
-        "mfcc": Cepstra,
+        "log-mel": "songtrain.lab.features:LogMelImage",
+        "modulation": "songtrain.lab.features:ModulationSpectrum",
+        "chroma": "songtrain.lab.features:Chroma",
+        "mfcc": "songtrain.lab.features:Cepstra",
     },
-    "encoder": {"self-labelled": _self_labelled},
+    "encoder": {
+        "self-labelled": "songtrain.methods.self_labelled:SelfLabelledEncoder",
+    },
     "reducer": {
-        "none": FunctionTransformer,
-        "l2": Normalizer,
-        "pca": Components,
-        "unit-pca": UnitComponents,
-        "tsne": NeighbourMap,
-        "umap": UniformMap,
+        "none": "sklearn.preprocessing:FunctionTransformer",
+        "l2": "sklearn.preprocessing:Normalizer",
+        "pca": "songtrain.reducers.projections:Components",
+        "unit-pca": "songtrain.reducers.components:UnitComponents",
+        "tsne": "songtrain.reducers.projections:NeighbourMap",
+        "umap": "songtrain.reducers.projections:UniformMap",
     },
     "clusterer": {
-        "kmeans": lambda: KMeans(n_init=3),
-        "spherical-kmeans": SphericalKMeans,
-        "optics": OPTICS,
-        "dbscan": DBSCAN,
-        "hdbscan": DensityClusterer,
-        "meanshift": MeanShift,
-        "agglomerative": lambda: AgglomerativeClustering(linkage="average"),
-        "gmm": lambda: GaussianMixture(covariance_type="diag"),
+        "kmeans": "sklearn.cluster:KMeans",
+        "spherical-kmeans": "songtrain.clusterers.spherical:SphericalKMeans",
+        "optics": "sklearn.cluster:OPTICS",
+        "dbscan": "sklearn.cluster:DBSCAN",
+        "hdbscan": "songtrain.clusterers.density:DensityClusterer",
+        "meanshift": "sklearn.cluster:MeanShift",
+        "agglomerative": "sklearn.cluster:AgglomerativeClustering",
+        "gmm": "sklearn.mixture:GaussianMixture",
+        "argmax": "songtrain.clusterers.argmax:LargestShare",
     },
 }
-"""Scikit-learn's own estimators where it has them, with its parameters; songtrain's own have the same habits."""
+"""Where the estimators are: scikit-learn's own, with its parameters, where it has them; songtrain's have the same habits.
+
+Imported when first built, since torch costs every process without a network seconds and hundreds of megabytes.
+"""
+
+BETTER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "kmeans": {"n_init": 3},
+    "agglomerative": {"linkage": "average"},
+    "gmm": {"covariance_type": "diag"},
+}
+"""Where scikit-learn's own are not what anyone wants of thousands of songs."""
 
 SEEDS = ("random_state", "seed")
 COUNTS = ("n_clusters", "n_components")
@@ -72,7 +71,8 @@ def build(kind: Kind, part: Part, *, seed: int = 0, stream: StreamConfig | None 
     """
     if part.name not in PARTS[kind]:
         raise ConfigError(f"no {kind} {part.name!r}: choose among {', '.join(PARTS[kind])}", reason="PART_UNKNOWN")
-    estimator = PARTS[kind][part.name]()
+    module, _, attribute = PARTS[kind][part.name].partition(":")
+    estimator: BaseEstimator = getattr(import_module(module), attribute)(**BETTER_DEFAULTS.get(part.name, {}))
     known = estimator.get_params(deep=False)
     unknown = [name for name, _ in part.parameters if name not in known]
     if unknown:

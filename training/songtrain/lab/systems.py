@@ -1,12 +1,17 @@
 """What a system is, and those that ship: a short declaration of parts, from songs to clusters."""
 
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from songcore.errors import ConfigError
 
-__all__ = ["SYSTEMS", "Part", "System", "choose_systems", "part"]
+__all__ = ["SYSTEMS", "Part", "System", "choose_systems", "part", "read_systems", "shipped_declarations"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ def part(name: str, **parameters: Any) -> Part:
 
 @dataclass(frozen=True)
 class System:
-    """Songs → features or encoder → reducer → clusterer."""
+    """Songs → features or encoder, or features → encoder, → reducer → clusterer."""
 
     name: str
     source: str
@@ -51,76 +56,76 @@ class System:
         return " → ".join(str(part) for part in parts if part is not None)
 
 
-_BASENET = part("pca", n_components=128, whiten=True)
-_CHROMA = part("pca", n_components=144, unit=False)
-_FLOOR = part("pca", n_components=64)
-_DEEP = "songtrain: contrastive warm-up, ArcFace on dense cores"
+class _Declaration(BaseModel):
+    """A system as it stands in a file."""
 
-_ALL = (
-    System(
-        "classical-floor",
-        "songtrain: what a network has to beat",
-        part("modulation"),
-        None,
-        _FLOOR,
-        part("hdbscan"),
-        "finds the number of types",
-    ),
-    System(
-        "modulation-kmeans",
-        "the classical floor with the clusterer of the sources",
-        part("modulation"),
-        None,
-        _FLOOR,
-        part("kmeans", n_clusters=64),
-    ),
-    System(
-        "basenet-kmeans",
-        "BASENet",
-        part("log-mel"),
-        None,
-        _BASENET,
-        part("kmeans", n_clusters=64),
-        "the source tries 64 to 2048 clusters",
-    ),
-    System("basenet-optics", "BASENet", part("log-mel"), None, _BASENET, part("optics", min_samples=5)),
-    System(
-        "chroma-kmeans",
-        "chroma baseline",
-        part("chroma"),
-        None,
-        _CHROMA,
-        part("kmeans", n_clusters=64),
-        "the source tries 2 to 20 clusters",
-    ),
-    System(
-        "chroma-dbscan",
-        "chroma baseline",
-        part("chroma"),
-        None,
-        part("pca", n_components=144),
-        part("dbscan", eps=0.5, min_samples=5),
-        "the source saw it collapse into one cluster",
-    ),
-    System("recipe", _DEEP, None, part("self-labelled"), part("unit-pca"), part("hdbscan"), "as songstream train"),
-    System(
-        "recipe-kmeans",
-        _DEEP,
-        None,
-        part("self-labelled"),
-        part("unit-pca"),
-        part("kmeans", n_clusters=64),
-        "as recipe",
-    ),
-)
-SYSTEMS: dict[str, System] = {system.name: system for system in _ALL}
+    model_config = ConfigDict(extra="forbid")
+
+    source: str = ""
+    features: str | dict[str, Any] | None = None
+    encoder: str | dict[str, Any] | None = None
+    reducer: str | dict[str, Any] = "none"
+    clusterer: str | dict[str, Any]
+    note: str = ""
 
 
-def choose_systems(names: Sequence[str]) -> tuple[System, ...]:
-    """Return the systems of these names, each once, or all when there is no name; ConfigError lists the choices."""
-    unknown = [name for name in names if name not in SYSTEMS]
+def read_systems(text: str, where: str) -> dict[str, System]:
+    """Return the systems that TOML ``text`` declares, by name; ConfigError names what is wrong in ``where``."""
+    try:
+        return {name: _system(name, _Declaration.model_validate(table)) for name, table in tomllib.loads(text).items()}
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'system'}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{where}: {problems}", reason="SYSTEM_INVALID") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where} is not TOML ({error})", reason="SYSTEM_INVALID") from error
+
+
+def choose_systems(names: Sequence[str], file: Path | None = None) -> tuple[System, ...]:
+    """Return the systems of these names, each once, or all when there is no name; ConfigError lists the choices.
+
+    The systems of ``file`` come after those that ship, or instead of those with the same names; when no name is given, they
+    alone are chosen.
+    """
+    own: Mapping[str, System] = {}
+    if file is not None:
+        try:
+            own = read_systems(file.read_text(encoding="utf-8"), str(file))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read {file} ({error})", reason="CONFIG_UNREADABLE") from error
+    known = SYSTEMS | dict(own)
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigError(
-            f"no system {', '.join(map(repr, unknown))}: choose among {', '.join(SYSTEMS)}", reason="SYSTEM_UNKNOWN"
+            f"no system {', '.join(map(repr, unknown))}: choose among {', '.join(known)}", reason="SYSTEM_UNKNOWN"
         )
-    return tuple(SYSTEMS[name] for name in dict.fromkeys(names or SYSTEMS))
+    return tuple(known[name] for name in dict.fromkeys(names or own or known))
+
+
+def _system(name: str, declared: _Declaration) -> System:
+    return System(
+        name=name,
+        source=declared.source,
+        features=None if declared.features is None else _part(name, declared.features),
+        encoder=None if declared.encoder is None else _part(name, declared.encoder),
+        reducer=_part(name, declared.reducer),
+        clusterer=_part(name, declared.clusterer),
+        note=declared.note,
+    )
+
+
+def _part(system: str, declared: str | dict[str, Any]) -> Part:
+    if isinstance(declared, str):
+        return Part(declared)
+    parameters = dict(declared)
+    name = parameters.pop("part", None)
+    if not isinstance(name, str):
+        raise ConfigError(f'{system}: {declared} does not say which part; add part = "name"', reason="SYSTEM_INVALID")
+    return part(name, **parameters)
+
+
+def shipped_declarations() -> str:
+    """Return the TOML text of the systems that ship."""
+    return files("songtrain.lab").joinpath("systems.toml").read_text(encoding="utf-8")
+
+
+SYSTEMS: dict[str, System] = read_systems(shipped_declarations(), "systems.toml")

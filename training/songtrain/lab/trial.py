@@ -54,6 +54,7 @@ def place_songs(songs: SongSet, system: System, seed: int, stream: StreamConfig)
         values = songs
     if system.encoder is not None:
         values = build("encoder", system.encoder, seed=seed, stream=stream).fit_transform(values)
+    values = values.reshape(len(values), -1)
     _check_differ(values)
     values = np.asarray(build("reducer", system.reducer, seed=seed).fit_transform(values), np.float32)
     _check_differ(values)

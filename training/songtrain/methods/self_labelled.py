@@ -1,9 +1,8 @@
-"""Networks as parts: fitted on a set of songs, they give one vector per song."""
+"""The encoder of ``songstream train`` as an estimator: fitted on a set of songs, it gives one vector per song."""
 
 from typing import Self
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from songcore.arrays import FloatArray
@@ -16,6 +15,7 @@ from songtrain.loop.embedding import embed_store
 from songtrain.loop.learner import Learner
 from songtrain.loop.schedule import plan_epochs
 from songtrain.loop.world import World
+from songtrain.methods.fitting import local_device
 from songtrain.settings import TrainSettings
 
 __all__ = ["SelfLabelledEncoder"]
@@ -37,15 +37,11 @@ class SelfLabelledEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc
     def fit(self, X: SongSet, y: None = None) -> Self:  # noqa: N803, ARG002 - scikit-learn's signature
         """Train on the songs; CollapseError when training loses what tells them apart."""
         settings = self.settings.model_copy(update={"seed": self.random_state})
-        learner = Learner(X, settings, self.stream, device=self._device(), world=World())
+        learner = Learner(X, settings, self.stream, device=local_device(), world=World())
         self.history_ = [learner.run_epoch(epoch) for epoch in plan_epochs(settings)]
         self.encoder_ = learner.network.encoder.eval()
         return self
 
     def transform(self, X: SongSet) -> FloatArray:  # noqa: N803 - scikit-learn's signature
         """Return pooled features (n, n_features) float32."""
-        return embed_store(self.encoder_, FrameStore(X, self._device()), np.arange(len(X), dtype=np.int64))
-
-    @staticmethod
-    def _device() -> torch.device:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return embed_store(self.encoder_, FrameStore(X, local_device()), np.arange(len(X), dtype=np.int64))

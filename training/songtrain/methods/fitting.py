@@ -1,0 +1,81 @@
+"""The loop that the networks of the literature share: epochs of batches until they are done, converged or out of time."""
+
+from collections.abc import Callable
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from songcore.arrays import FloatArray, IntArray
+from songtrain.evaluation.collapse import CollapseError
+
+__all__ = ["EpochEnd", "encode", "fit_network", "local_device", "shuffled"]
+
+EpochEnd = Callable[[int, float], bool]
+"""Called with the epoch's number from 0 and its mean loss; True ends the training."""
+
+
+def local_device() -> torch.device:
+    """Return the GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def shuffled(n_songs: int, batch_size: int, rng: np.random.Generator) -> list[IntArray]:
+    """Return all songs in random order, in batches of at least two: what is normalised over a batch needs two."""
+    order = rng.permutation(n_songs)
+    return np.array_split(order, max(1, min(n_songs // 2, round(n_songs / batch_size))))
+
+
+def fit_network(
+    loss_of: Callable[[IntArray], Tensor],
+    optimizer: torch.optim.Optimizer,
+    batches_of: Callable[[int], list[IntArray]],
+    *,
+    n_epochs: int,
+    max_minutes: float | None = None,
+    on_epoch: EpochEnd = lambda *_: False,
+) -> list[float]:
+    """Train for up to ``n_epochs`` and return the mean loss of every epoch that was finished.
+
+    ``batches_of`` gives the song indices of an epoch's batches; ``loss_of`` the loss of such a batch. After ``max_minutes`` no
+    batch more is begun, so that slow networks can be compared for what they reach in the same time. CollapseError when
+    the loss is not finite.
+    """
+    begin = perf_counter()
+    losses: list[float] = []
+    for epoch in range(n_epochs):
+        total, n_seen = 0.0, 0
+        for index in batches_of(epoch):
+            if max_minutes is not None and perf_counter() - begin > 60 * max_minutes:
+                return losses
+            optimizer.zero_grad(set_to_none=True)
+            loss = loss_of(index)
+            if not torch.isfinite(loss):
+                raise CollapseError(
+                    f"the loss of epoch {epoch + 1} is {float(loss)}; lower the learning rate",
+                    reason="TRAINING_DIVERGED",
+                )
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
+            optimizer.step()
+            total, n_seen = total + float(loss.detach()) * len(index), n_seen + len(index)
+        losses.append(total / n_seen)
+        if on_epoch(epoch, losses[-1]):
+            break
+    return losses
+
+
+def encode(network: nn.Module | Callable[[Tensor], Tensor], images: FloatArray, batch_size: int = 128) -> FloatArray:
+    """Return the network's output (n, d) float32 for images (n, ...), in evaluation mode, without gradients."""
+    device = local_device()
+    was_training = isinstance(network, nn.Module) and network.training
+    if isinstance(network, nn.Module):
+        network.eval()
+    with torch.inference_mode():
+        rows = [
+            network(torch.from_numpy(images[i : i + batch_size]).to(device)).float().cpu().numpy()
+            for i in range(0, len(images), batch_size)
+        ]
+    if isinstance(network, nn.Module):
+        network.train(was_training)
+    return np.concatenate(rows)
