@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator
 
 from songcore.errors import ConfigError
 from songcore.stream import StreamConfig
+from songtrain.datasets.sound import SoundSource
 from songtrain.lab.systems import Part, System
 
 __all__ = ["PARTS", "Kind", "build", "describe", "n_clusters_asked", "with_clusters"]
@@ -64,8 +65,10 @@ COUNTS = ("n_clusters", "n_components")
 """What clusterers call the number of clusters that they are given."""
 
 
-def build(kind: Kind, part: Part, *, seed: int = 0, stream: StreamConfig | None = None) -> BaseEstimator:
-    """Return the estimator that the part declares, with seed and front end where it takes one.
+def build(
+    kind: Kind, part: Part, *, seed: int = 0, stream: StreamConfig | None = None, sound: SoundSource | None = None
+) -> BaseEstimator:
+    """Return the estimator that the part declares, with seed, front end and source of the songs' sound where it takes one.
 
     ConfigError lists the choices when name or parameter is unknown.
     """
@@ -82,6 +85,8 @@ def build(kind: Kind, part: Part, *, seed: int = 0, stream: StreamConfig | None 
     given: dict[str, Any] = {name: seed for name in SEEDS if name in known}
     if stream is not None:
         given |= {name: value for name, value in (("frontend", stream.frontend), ("stream", stream)) if name in known}
+    if sound is not None and "sound" in known:
+        given["sound"] = sound
     return estimator.set_params(**(given | dict(part.parameters)))
 
 

@@ -19,6 +19,7 @@ from songtrain.datasets.distributed import extract_features
 from songtrain.datasets.folder import scan_folder
 from songtrain.datasets.screening import screen_songs
 from songtrain.datasets.songs import SongSet
+from songtrain.datasets.sound import SoundSource, sound_source
 from songtrain.lab.parts import build, describe, n_clusters_asked, with_clusters
 from songtrain.lab.results import Key, Row, read_rows, write_rows
 from songtrain.lab.systems import System
@@ -71,14 +72,19 @@ def run_laboratory(job: LabJob, on_row: Callable[[Row, int, int], None] = lambda
     with ray_session(job.address):
         features = extract_features(folder.recordings, stream, job.out / "features", channel=job.channel)
         songs, n_silent = screen_songs(features.songs, min_songs=MIN_SONGS)
-        run = run_systems(songs, stream, job, on_row)
+        sound = sound_source(folder.recordings, stream.frontend.sample_rate_hz, job.channel)
+        run = run_systems(songs, stream, job, on_row, sound)
     return LabRun(run.rows, run.n_kept, n_silent, len(features.skipped))
 
 
 def run_systems(
-    songs: SongSet, stream: StreamConfig, job: LabJob, on_row: Callable[[Row, int, int], None] = lambda *_: None
+    songs: SongSet,
+    stream: StreamConfig,
+    job: LabJob,
+    on_row: Callable[[Row, int, int], None] = lambda *_: None,
+    sound: SoundSource | None = None,
 ) -> LabRun:
-    """Run the job's systems on these songs; needs a Ray connection."""
+    """Run the job's systems on these songs; needs a Ray connection, and ``sound`` where a part hears the songs."""
     systems = [s if job.n_clusters is None else with_clusters(s, job.n_clusters) for s in job.systems]
     digest = _digest(songs)
     blank = {
@@ -99,7 +105,7 @@ def run_systems(
             f"{job.out} holds results of other songs; choose another folder, or delete it", reason="OUTPUT_EXISTS"
         )
     kept = {key for key, row in blank.items() if key in rows and _is_done(rows[key], row)}
-    running = _start(systems, songs, stream, [key for key in blank if key not in kept])
+    running = _start(systems, songs, stream, sound, [key for key in blank if key not in kept])
     n_done = len(kept)
     while running:
         (task,), _ = ray.wait(list(running), num_returns=1)
@@ -115,7 +121,9 @@ def _is_done(row: Row, wanted: Row) -> bool:
     return not row.error and row.description == wanted.description
 
 
-def _start(systems: Sequence[System], songs: SongSet, stream: StreamConfig, keys: Sequence[Key]) -> dict[Any, Key]:
+def _start(
+    systems: Sequence[System], songs: SongSet, stream: StreamConfig, sound: SoundSource | None, keys: Sequence[Key]
+) -> dict[Any, Key]:
     """Start two tasks per row, the first shared by all rows that need the same points."""
     by_name = {system.name: system for system in systems}
     stored = ray.put(songs)
@@ -127,12 +135,13 @@ def _start(systems: Sequence[System], songs: SongSet, stream: StreamConfig, keys
         shared = (system.features, system.encoder, system.reducer, seed)
         if shared not in points:
             place = _place.options(num_gpus=n_gpus if system.encoder is not None else 0)
-            points[shared] = place.remote(stored, system, seed, stream)
+            points[shared] = place.remote(stored, system, seed, stream, sound)
         running[_cluster.remote(points[shared], system, seed)] = (name, seed)
     return running
 
 
-_place = ray.remote(num_cpus=1)(place_songs)
+# Any: of a function with an optional argument Ray's types know the shorter form alone.
+_place: Any = ray.remote(num_cpus=1)(place_songs)
 _cluster = ray.remote(num_cpus=1)(cluster_points)
 
 

@@ -12,6 +12,7 @@ from songcore.errors import InputError
 from songcore.stream import StreamConfig
 from songtrain.clusterers.density import by_size
 from songtrain.datasets.songs import SongSet
+from songtrain.datasets.sound import SoundSource
 from songtrain.evaluation.scores import label_numbers
 from songtrain.lab.parts import build, n_clusters_asked
 from songtrain.lab.scoring import score_labels
@@ -44,16 +45,20 @@ class Clustering:
     peak_memory_mib: float
 
 
-def place_songs(songs: SongSet, system: System, seed: int, stream: StreamConfig) -> Points:
+def place_songs(
+    songs: SongSet, system: System, seed: int, stream: StreamConfig, sound: SoundSource | None = None
+) -> Points:
     """Return the songs as points; InputError when the features of all songs are the same or not finite."""
     begin = perf_counter()
     _forget_peak()
     if system.features is not None:
-        values = build("features", system.features, seed=seed, stream=stream).fit_transform(songs.all_features())
+        values = build("features", system.features, seed=seed, stream=stream, sound=sound).fit_transform(
+            songs.all_features()
+        )
     else:
         values = songs
     if system.encoder is not None:
-        values = build("encoder", system.encoder, seed=seed, stream=stream).fit_transform(values)
+        values = build("encoder", system.encoder, seed=seed, stream=stream, sound=sound).fit_transform(values)
     values = values.reshape(len(values), -1)
     _check_differ(values)
     values = np.asarray(build("reducer", system.reducer, seed=seed).fit_transform(values), np.float32)
