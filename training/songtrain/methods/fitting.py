@@ -1,6 +1,7 @@
 """The loop that the networks of the literature share: epochs of batches until they are done, converged or out of time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from songcore.arrays import FloatArray, IntArray
 from songtrain.evaluation.collapse import CollapseError
 
-__all__ = ["EpochEnd", "encode", "fit_network", "local_device", "shuffled"]
+__all__ = ["EpochEnd", "encode", "fit_network", "local_device", "shuffled", "torch_seed"]
 
 EpochEnd = Callable[[int, float], bool]
 """Called with the epoch's number from 0 and its mean loss; True ends the training."""
@@ -19,6 +20,15 @@ EpochEnd = Callable[[int, float], bool]
 def local_device() -> torch.device:
     """Return the GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def torch_seed(seed: int) -> Iterator[None]:
+    """Let torch's own draws, of weights and dropout, follow from the seed, and leave its generators as they were."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def shuffled(n_songs: int, batch_size: int, rng: np.random.Generator) -> list[IntArray]:
