@@ -63,7 +63,7 @@ def fit_network(
             loss = loss_of(index)
             if not torch.isfinite(loss):
                 raise CollapseError(
-                    f"the loss of epoch {epoch + 1} is {float(loss)}; lower the learning rate",
+                    f"the loss of epoch {epoch + 1} is {float(loss.detach())}; lower the learning rate",
                     reason="TRAINING_DIVERGED",
                 )
             loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
