@@ -33,7 +33,7 @@ PLACES: dict[str, dict[str, str]] = {
     "ray": {
         "songtrain.cluster": "starts or joins Ray",
         "songtrain.datasets.distributed": "features by Ray Data",
-        "songtrain.lab.run": "a task per system and seed",
+        "songtrain.lab.tasks": "two tasks per system and seed",
         "songtrain.loop.distributed": "the loop on Ray Train",
     },
     "onnxruntime": {"songcore.embed": "the only runner of encoders"},

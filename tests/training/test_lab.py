@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -48,6 +46,15 @@ def ray_here() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def season(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a simulated season of 36 songs of four types."""
+    folder = tmp_path_factory.mktemp("season") / "songs"
+    config = season_config("demo", n_songs=36, n_types=4, zipf_exponent=0.0, n_singers=1, snr_db=(20.0, 30.0))
+    simulate(config, folder)
+    return folder
+
+
 def job(out: Path, *names: str, n_seeds: int = 2, n_clusters: int | None = 6) -> LabJob:
     """Return a job for these systems."""
     return LabJob(Path("unused"), out, choose_systems(names), n_seeds, n_clusters)
@@ -76,7 +83,7 @@ def test_rows_are_kept_failures_tried_again_and_changes_seen(
     seen.clear()
     second = run_systems(songs, stream, job(tmp_path, *names), note)
     assert second.n_kept == 2
-    assert sorted(seen) == [("modulation-kmeans", 0), ("modulation-kmeans", 1)]
+    assert sorted(seen) == [("modulation-kmeans", "", 0), ("modulation-kmeans", "", 1)]
     assert all(row.scores["ari"] > 0.5 and row.n_clusters == 6 for row in second.rows if "kmeans" in row.system)
     assert all(row.seconds and row.peak_memory_mib for row in second.rows)
     assert run_systems(songs, stream, job(tmp_path, *names)).n_kept == 4
@@ -95,16 +102,16 @@ def test_a_failure_before_the_clusterer_is_a_row(toy_songs: ToySongs, stream: St
     assert page.count("all songs have the same features") == 2
 
 
-def test_command_runs_resumes_and_reports(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ray_here")
+def test_command_runs_resumes_and_reports(season: Path, tmp_path: Path) -> None:
     """``songstream lab run`` on a simulated season prints scores, keeps all runs the second time, and writes one page."""
-    season, out = tmp_path / "season", tmp_path / "lab"
-    simulate(season_config("demo", n_songs=36, n_types=4, zipf_exponent=0.0, n_singers=1, snr_db=(20.0, 30.0)), season)
-    program = [sys.executable, "-c", "from songcore.cli import main; main()", "lab"]
-    command = [*program, "run", "--data", str(season), "--out", str(out), "--seeds", "2", "--clusters", "4", "--json"]
+    out = tmp_path / "lab"
+    command = ["run", "--data", str(season), "--out", str(out), "--seeds", "2", "--clusters", "4", "--json"]
     command += ["--systems", "classical-floor,basenet-kmeans,chroma-dbscan"]
 
     def result(arguments: list[str]) -> dict[str, Any]:
-        done = subprocess.run(arguments, check=True, capture_output=True, text=True)
+        done = CliRunner().invoke(lab, arguments)
+        assert done.exit_code == 0, done.exception
         return dict(json.loads(done.stdout.splitlines()[-1]))
 
     first = result(command)
@@ -197,15 +204,16 @@ def made_row(system: str, seed: int, labels: tuple[int, ...] = (), **scores: flo
 def test_stability_and_rank_correlation_of_known_rows() -> None:
     """Seeds that agree have stability 1, a silhouette in the reverse order of ARI has -1, a constant score is left out."""
     rows = [
-        made_row("a", 0, (0, 0, 1, 1), ari=0.9, silhouette=0.1, calinski_harabasz=5.0),
-        made_row("a", 1, (1, 1, 0, 0), ari=0.8, silhouette=0.2, calinski_harabasz=5.0),
-        made_row("b", 0, (0, 1, 0, 1), ari=0.3, silhouette=0.5, calinski_harabasz=5.0),
+        made_row("a", 0, (0, 0, 1, 1), ari=0.9, nmi=0.9, silhouette=0.1, calinski_harabasz=5.0),
+        made_row("a", 1, (1, 1, 0, 0), ari=0.8, nmi=0.7, silhouette=0.2, calinski_harabasz=5.0),
+        made_row("b", 0, (0, 1, 0, 1), ari=0.3, nmi=0.8, silhouette=0.5, calinski_harabasz=5.0),
         replace(made_row("b", 1), error="broken [X]"),
     ]
-    assert stability(rows) == {"a": 1.0}
+    assert stability(rows) == {("a", ""): 1.0}
     (only,) = agreement_with_labels(rows)
     assert (only.score, only.n_runs) == ("silhouette", 3)
     assert only.rho == pytest.approx(-1)
+    assert only.rho_nmi == pytest.approx(-0.5)
     lines = leaderboard(rows)
     assert [line.name for line in lines] == ["a", "b"]
     assert str(lines[0].scores["ari"]) == "0.850 ± 0.071"

@@ -18,7 +18,8 @@ from songcore.frontend import FrontendConfig, mel_matrix
 from songcore.stream import StreamConfig
 from songtrain.datasets.songs import SongSet
 from songtrain.lab.features import Cepstra, Chroma, LogMelImage, ModulationSpectrum
-from songtrain.lab.parts import PARTS, Kind, build, describe, n_clusters_asked, with_clusters
+from songtrain.lab.options import n_clusters_given, with_clusters
+from songtrain.lab.parts import PARTS, Kind, build, describe, n_clusters_asked
 from songtrain.lab.systems import SYSTEMS, System, choose_systems, part
 from songtrain.methods.self_labelled import SelfLabelledEncoder
 from songtrain.reducers.projections import Components, NeighbourMap, UniformMap
@@ -164,7 +165,7 @@ def test_every_system_is_made_of_parts_that_exist(name: str, stream: StreamConfi
     """Every declaration builds, and its description changes with the number of clusters where one is given."""
     system = SYSTEMS[name]
     changed = with_clusters(system, 7)
-    asked = n_clusters_asked(build("clusterer", changed.clusterer))
+    asked = n_clusters_given(changed)
     assert asked == (7 if "kmeans" in name else None)
     assert (describe(system, stream) != describe(changed, stream)) == ("kmeans" in name)
 

@@ -47,6 +47,9 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     clusters: Annotated[
         int | None, typer.Option(min=1, help="Clusters for the systems that are given a number; else their own number.")
     ] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Training time of every network; each its own if not given.")
+    ] = None,
     segmenter: Annotated[str, typer.Option(help="Front end and segmenter: song or syllable.")] = "song",
     channel: Annotated[int | None, typer.Option(min=1, help="Channel to listen to; the mean of all else.")] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster; this machine alone if not given.")] = None,
@@ -78,6 +81,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         systems=choose_systems([name.strip() for name in systems.split(",") if name.strip()], file),
         n_seeds=seeds,
         n_clusters=clusters,
+        max_minutes=max_minutes,
         segmenter=segmenter,  # type: ignore[arg-type]  # checked above
         channel=channel,
         address=address,

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib import import_module
 from typing import Any, Literal, TypeAlias
 
@@ -13,7 +12,7 @@ from songcore.stream import StreamConfig
 from songtrain.datasets.sound import SoundSource
 from songtrain.lab.systems import Part, System
 
-__all__ = ["PARTS", "Kind", "build", "describe", "n_clusters_asked", "with_clusters"]
+__all__ = ["PARTS", "Kind", "build", "describe", "n_clusters_asked", "parts_of"]
 
 Kind: TypeAlias = Literal["features", "encoder", "reducer", "clusterer"]
 
@@ -70,12 +69,10 @@ def build(
 ) -> BaseEstimator:
     """Return the estimator that the part declares, with seed, front end and source of the songs' sound where it takes one.
 
-    ConfigError lists the choices when name or parameter is unknown.
+    A name like ``package.module:Class`` is an estimator of one's own, imported from there. ConfigError lists the choices
+    when name or parameter is unknown.
     """
-    if part.name not in PARTS[kind]:
-        raise ConfigError(f"no {kind} {part.name!r}: choose among {', '.join(PARTS[kind])}", reason="PART_UNKNOWN")
-    module, _, attribute = PARTS[kind][part.name].partition(":")
-    estimator: BaseEstimator = getattr(import_module(module), attribute)(**BETTER_DEFAULTS.get(part.name, {}))
+    estimator = _estimator(kind, part.name)
     known = estimator.get_params(deep=False)
     unknown = [name for name, _ in part.parameters if name not in known]
     if unknown:
@@ -90,33 +87,43 @@ def build(
     return estimator.set_params(**(given | dict(part.parameters)))
 
 
+def _estimator(kind: Kind, name: str) -> BaseEstimator:
+    where = name if ":" in name else PARTS[kind].get(name)
+    if where is None:
+        raise ConfigError(f"no {kind} {name!r}: choose among {', '.join(PARTS[kind])}", reason="PART_UNKNOWN")
+    module, _, attribute = where.partition(":")
+    try:
+        estimator: BaseEstimator = getattr(import_module(module), attribute)(**BETTER_DEFAULTS.get(name, {}))
+    except (ModuleNotFoundError, AttributeError) as error:
+        if where != name:
+            raise
+        raise ConfigError(
+            f"{kind} {name!r} cannot be imported ({error}); is its package installed?", reason="PART_UNKNOWN"
+        ) from error
+    return estimator
+
+
 def n_clusters_asked(clusterer: BaseEstimator) -> int | None:
     """Return how many clusters the clusterer is told to find, None when it finds their number."""
     known = clusterer.get_params(deep=False)
     return next((int(known[name]) for name in COUNTS if known.get(name) is not None), None)
 
 
-def with_clusters(system: System, n_clusters: int) -> System:
-    """Return the system asked for that many clusters, itself when its clusterer finds their number."""
-    known = build("clusterer", system.clusterer).get_params(deep=False)
-    name = next((name for name in COUNTS if name in known), None)
-    if name is None:
-        return system
-    parameters = dict(system.clusterer.parameters) | {name: n_clusters}
-    return replace(system, clusterer=Part(system.clusterer.name, tuple(sorted(parameters.items()))))
-
-
-def describe(system: System, stream: StreamConfig) -> str:
-    """Return every parameter of every part, defaults included: two systems with one description give the same labels."""
+def parts_of(system: System) -> dict[Kind, Part]:
+    """Return the system's parts by kind, in the order in which songs pass them."""
     chosen: dict[Kind, Part | None] = {
         "features": system.features,
         "encoder": system.encoder,
         "reducer": system.reducer,
         "clusterer": system.clusterer,
     }
+    return {kind: part for kind, part in chosen.items() if part is not None}
+
+
+def describe(system: System, stream: StreamConfig) -> str:
+    """Return every parameter of every part, defaults included: two systems with one description give the same labels."""
     parts = {
         kind: [part.name, build(kind, part, stream=stream).get_params(deep=False)]
-        for kind, part in chosen.items()
-        if part is not None
+        for kind, part in parts_of(system).items()
     }
     return json.dumps(parts, default=str, sort_keys=True)

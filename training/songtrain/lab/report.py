@@ -43,7 +43,7 @@ def leaderboard(rows: Sequence[Row]) -> list[Line]:
     for row in rows:
         of[row.system].append(row)
     stable = stability(rows)
-    lines = [_line(name, own, stable.get(name)) for name, own in of.items()]
+    lines = [_line(name, own, stable.get((name, ""))) for name, own in of.items()]
 
     def place(line: Line) -> tuple[float, str]:
         ari = line.scores["ari"]

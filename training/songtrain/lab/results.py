@@ -1,25 +1,44 @@
-"""The table of results: one row per system and seed, in a Parquet file that is rewritten whole after every row."""
+"""The table of results: one row per system, parameters and seed, in a Parquet file that is rewritten whole after every row."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from songcore.errors import ConfigError, InputError
 
-__all__ = ["FILE_NAME", "SCORES", "Key", "Row", "read_rows", "write_rows"]
+__all__ = [
+    "FILE_NAME",
+    "LABEL_FREE",
+    "LABEL_SCORES",
+    "SCORES",
+    "Key",
+    "Row",
+    "parameters_text",
+    "read_rows",
+    "write_rows",
+]
 
 FILE_NAME = "results.parquet"
-Key: TypeAlias = tuple[str, int]
-"""System and seed."""
+Key: TypeAlias = tuple[str, str, int]
+"""System, its swept parameters as text, and seed."""
 
-SCORES = (
-    *("nmi", "nmi_geometric", "ami", "ari", "v_measure", "accuracy", "random_nmi"),
-    *("silhouette", "calinski_harabasz", "davies_bouldin"),
+LABEL_SCORES = ("nmi", "nmi_geometric", "ami", "ari", "v_measure", "accuracy", "random_nmi")
+LABEL_FREE = (
+    *("silhouette", "calinski_harabasz", "davies_bouldin", "inertia", "inertia_share"),
+    *("stability_halves", "neighbour_agreement", "effective_rank", "largest_share", "n_distinct"),
+    *("k_low", "k_high"),
 )
+SCORES = (*LABEL_SCORES, *LABEL_FREE)
+
+
+def parameters_text(parameters: Iterable[tuple[str, Any]]) -> str:
+    """Return swept parameters as one text, the same in whatever order they are given."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(parameters))
 
 
 @dataclass(frozen=True)
@@ -33,33 +52,42 @@ class Row:
     songs: str
     """Digest of the songs."""
     n_songs: int
+    parameters: dict[str, Any] = field(default_factory=dict)
+    """What a sweep changed in the system, as ``clusterer.n_clusters``; empty for the system itself."""
     n_clusters_given: int | None = None
     n_clusters: int | None = None
     """Clusters found, those left out of all not counted as one."""
     unclustered_share: float | None = None
+    n_epochs_asked: int | None = None
+    n_epochs: int | None = None
+    """Epochs that a network finished; None without a network."""
     seconds: float | None = None
     peak_memory_mib: float | None = None
     """Of the larger of the two processes that worked for the row, libraries included."""
     error: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     """Those of `SCORES` that there are."""
+    history: tuple[dict[str, float], ...] = ()
+    """One dict per epoch that the encoder finished, as it tells of itself."""
     labels: tuple[int, ...] = ()
     """The cluster of every song, -1 for none."""
 
     @property
     def key(self) -> Key:
         """What the row is the result of."""
-        return self.system, self.seed
+        return self.system, parameters_text(self.parameters.items()), self.seed
 
 
 _SCHEMA = pa.schema(
     [
-        *[(name, pa.string()) for name in ("system", "description", "songs", "error")],
+        *[(name, pa.string()) for name in ("system", "description", "songs", "error", "parameters", "history")],
         *[(name, pa.int64()) for name in ("seed", "n_songs", "n_clusters_given", "n_clusters")],
+        *[(name, pa.int64()) for name in ("n_epochs_asked", "n_epochs")],
         *[(name, pa.float64()) for name in ("unclustered_share", "seconds", "peak_memory_mib", *SCORES)],
         ("labels", pa.list_(pa.int32())),
     ]
 )
+_AS_JSON = ("parameters", "history")
 
 
 def write_rows(folder: Path, rows: Iterable[Row]) -> None:
@@ -67,6 +95,7 @@ def write_rows(folder: Path, rows: Iterable[Row]) -> None:
     flat = []
     for row in sorted(rows, key=lambda row: row.key):
         values = asdict(row)
+        values |= {name: json.dumps(values[name]) for name in _AS_JSON}
         flat.append(values | dict.fromkeys(SCORES) | values.pop("scores"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,10 +119,12 @@ def read_rows(folder: Path) -> list[Row]:
         raise InputError(
             f"{path} is no table of results ({error}); delete it, or choose another folder", reason="NOT_A_TABLE"
         ) from error
-    names = [f.name for f in fields(Row) if f.name not in {"scores", "labels"}]
+    names = [f.name for f in fields(Row) if f.name not in {"scores", "labels", *_AS_JSON}]
     return [
         Row(
             **{name: line[name] for name in names},
+            parameters=json.loads(line["parameters"]),
+            history=tuple(json.loads(line["history"])),
             scores={name: line[name] for name in SCORES if line[name] is not None},
             labels=tuple(line["labels"]),
         )

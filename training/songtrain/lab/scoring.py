@@ -10,13 +10,19 @@ from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_rand_score
 
 from songcore.arrays import FloatArray, IntArray
+from songtrain.evaluation.collapse import effective_rank
+from songtrain.evaluation.over_k import inertia
 from songtrain.evaluation.scores import diagnostics, label_scores
-from songtrain.lab.results import Row
+from songtrain.evaluation.stability import k_range, stability_between_halves
+from songtrain.lab.parts import build, n_clusters_asked
+from songtrain.lab.results import LABEL_FREE, Key, Row
+from songtrain.lab.systems import System, part
 
-__all__ = ["RankAgreement", "agreement_with_labels", "score_labels", "stability"]
+__all__ = ["RankAgreement", "agreement_with_labels", "label_free_scores", "score_labels", "stability"]
 
-LABEL_FREE = ("silhouette", "calinski_harabasz", "davies_bouldin", "stability")
 MIN_RUNS = 3
+N_RANK_SONGS = 1000
+"""The effective rank is taken of so many songs: it needs a full decomposition."""
 
 
 def score_labels(points: FloatArray, found: IntArray, truth: IntArray, seed: int) -> dict[str, float]:
@@ -25,15 +31,65 @@ def score_labels(points: FloatArray, found: IntArray, truth: IntArray, seed: int
     Songs in no cluster count as one cluster more, as scikit-learn has it: leaving songs out is no way to a better score.
     """
     scores = label_scores(truth, found, rng=np.random.default_rng([seed, 5]))
-    return scores | diagnostics(points, found)
+    within, share = inertia(points, found)
+    return scores | diagnostics(points, found) | {"inertia": within, "inertia_share": share}
 
 
-def stability(rows: Sequence[Row]) -> dict[str, float]:
-    """Return for each system the mean ARI between the labels of its seeds; systems with one seed that worked have none."""
-    labels: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+def label_free_scores(points: FloatArray, found: IntArray, system: System, seed: int) -> dict[str, float]:
+    """Return signs of collapse, and what the system's clusterer finds in halves of the points and with other smallest sizes.
+
+    Largest share: songs of the largest cluster, or in none, where these are more. Distinct points are told apart by more
+    than a hundred-thousandth of the points' spread.
+    """
+    rng = np.random.default_rng([seed, 7])
+    chosen = rng.permutation(len(points))[:N_RANK_SONGS]
+    spread = float(points.std()) or 1.0
+    scores = {
+        "effective_rank": effective_rank(points[chosen]),
+        "largest_share": float(np.unique(found, return_counts=True)[1].max() / len(found)),
+        "n_distinct": float(len(np.unique(np.round(points / spread, 5), axis=0))),
+    }
+    halves = _halves(points, system, seed, rng)
+    if halves is not None:
+        scores["stability_halves"] = halves
+    clusterer = build("clusterer", system.clusterer, seed=seed)
+    known = clusterer.get_params(deep=False)
+    # One seed is enough: density clustering has no chance in it, and four fits cost more than the row itself.
+    if seed == 0 and "min_cluster_size" in known and len(points) > 2 * MIN_RUNS:
+        low, high = _sizes(points, system, known["min_cluster_size"])
+        scores |= {"k_low": float(low), "k_high": float(high)}
+    return scores
+
+
+def _halves(points: FloatArray, system: System, seed: int, rng: np.random.Generator) -> float | None:
+    """None where the encoder is what assigns songs, or a half has fewer songs than clusters are asked for."""
+    clusterer = build("clusterer", system.clusterer, seed=seed)
+    asked = n_clusters_asked(clusterer)
+    if system.clusterer.name == "argmax" or (asked or 2) > len(points) // 2:
+        return None
+
+    def cluster(rows: FloatArray) -> IntArray:
+        return np.asarray(build("clusterer", system.clusterer, seed=seed).fit_predict(rows), np.int64)
+
+    return stability_between_halves(points, cluster, rng)
+
+
+def _sizes(points: FloatArray, system: System, min_cluster_size: int | None) -> tuple[int, int]:
+    given = dict(system.clusterer.parameters)
+
+    def cluster(size: int) -> IntArray:
+        changed = part(system.clusterer.name, **(given | {"min_cluster_size": size}))
+        return np.asarray(build("clusterer", changed).fit_predict(points), np.int64)
+
+    return k_range(cluster, min_cluster_size or max(5, round(0.002 * len(points))))
+
+
+def stability(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
+    """Return the mean ARI between the labels of a system's seeds, by system and swept parameters, where two or more worked."""
+    labels: dict[tuple[str, str], list[tuple[int, ...]]] = defaultdict(list)
     for row in rows:
         if not row.error:
-            labels[row.system].append(row.labels)
+            labels[row.key[:2]].append(row.labels)
     return {
         system: float(np.mean([adjusted_rand_score(a, b) for a, b in combinations(found, 2)]))
         for system, found in labels.items()
@@ -48,24 +104,30 @@ class RankAgreement:
     score: str
     rho: float
     """Spearman's, with ARI; 1 for the same order, -1 for the reverse."""
+    rho_nmi: float
+    """The same with NMI."""
     n_runs: int
 
 
 def agreement_with_labels(rows: Sequence[Row]) -> list[RankAgreement]:
-    """Return the rank correlation of each label-free score with ARI over all runs that have both.
+    """Return the rank correlation of each label-free score with ARI and NMI over all runs that have them.
 
-    Davies-Bouldin is better when low: a score worth believing has rho near -1 there. A score with fewer than three runs, or
-    always the same, is left out.
+    Davies-Bouldin, inertia and the largest share are better when low: one worth believing has rho near -1 there. A score
+    with fewer than three runs, or always the same, is left out.
     """
     stable = stability(rows)
+    labelled = [row for row in rows if not row.error and {"ari", "nmi"} <= row.scores.keys()]
     agreements = []
-    for score in LABEL_FREE:
-        pairs = []
-        for row in rows:
-            value = stable.get(row.system) if score == "stability" else row.scores.get(score)
-            if not row.error and value is not None and "ari" in row.scores:
-                pairs.append((value, row.scores["ari"]))
-        free, ari = np.asarray(pairs, np.float64).reshape(-1, 2).T
-        if len(pairs) >= MIN_RUNS and np.ptp(free) > 0 and np.ptp(ari) > 0:
-            agreements.append(RankAgreement(score, float(spearmanr(free, ari).statistic), len(pairs)))
+    for score in (*LABEL_FREE, "stability_seeds"):
+        values = [(_value(row, score, stable), row) for row in labelled]
+        free = [value for value, _ in values if value is not None]
+        ari, nmi = ([row.scores[name] for value, row in values if value is not None] for name in ("ari", "nmi"))
+        if len(free) >= MIN_RUNS and all(np.ptp(column) > 0 for column in (free, ari, nmi)):
+            rhos = [float(spearmanr(free, column).statistic) for column in (ari, nmi)]
+            agreements.append(RankAgreement(score, rhos[0], rhos[1], len(free)))
     return agreements
+
+
+def _value(row: Row, score: str, stable: dict[tuple[str, str], float]) -> float | None:
+    key: Key = row.key
+    return stable.get(key[:2]) if score == "stability_seeds" else row.scores.get(score)

@@ -1,9 +1,11 @@
 """One system on one set of songs: first the points that stand for the songs, then the clusters among them."""
 
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +16,15 @@ from songtrain.clusterers.density import by_size
 from songtrain.datasets.songs import SongSet
 from songtrain.datasets.sound import SoundSource
 from songtrain.evaluation.scores import label_numbers
+from songtrain.lab.chain import Chain
+from songtrain.lab.copies import agreement_with_copies
 from songtrain.lab.parts import build, n_clusters_asked
-from songtrain.lab.scoring import score_labels
+from songtrain.lab.scoring import label_free_scores, score_labels
 from songtrain.lab.systems import System
 
 __all__ = ["Clustering", "Points", "cluster_points", "place_songs"]
+
+N_RECONSTRUCTIONS = 6
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,13 @@ class Points:
     """(n,) annotated types as numbers, -1 for none."""
     seconds: float
     peak_memory_mib: float
+    history: tuple[dict[str, float], ...] = ()
+    """What a network tells of each epoch that it finished."""
+    n_epochs_asked: int | None = None
+    """None where no network is trained."""
+    reconstructions: FloatArray | None = None
+    """(2, k, n_frames, d) a few songs as an autoencoder got them, and as it gave them back."""
+    neighbour_agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,8 @@ class Clustering:
     seconds: float
     """Of this system alone, shared work included; scoring is not."""
     peak_memory_mib: float
+    history: tuple[dict[str, float], ...] = ()
+    n_epochs_asked: int | None = None
 
 
 def place_songs(
@@ -51,19 +66,19 @@ def place_songs(
     """Return the songs as points; InputError when the features of all songs are the same or not finite."""
     begin = perf_counter()
     _forget_peak()
-    if system.features is not None:
-        values = build("features", system.features, seed=seed, stream=stream, sound=sound).fit_transform(
-            songs.all_features()
-        )
-    else:
-        values = songs
-    if system.encoder is not None:
-        values = build("encoder", system.encoder, seed=seed, stream=stream, sound=sound).fit_transform(values)
-    values = values.reshape(len(values), -1)
-    _check_differ(values)
-    values = np.asarray(build("reducer", system.reducer, seed=seed).fit_transform(values), np.float32)
-    _check_differ(values)
-    return Points(values, label_numbers(songs.labels), perf_counter() - begin, _peak_memory_mib())
+    chain = Chain(system, seed, stream, sound)
+    values = chain.fit(songs)
+    seconds, peak = perf_counter() - begin, _peak_memory_mib()
+    return Points(
+        values=values,
+        truth=label_numbers(songs.labels),
+        seconds=seconds,
+        peak_memory_mib=peak,
+        history=_history(chain.encoder),
+        n_epochs_asked=None if chain.encoder is None else chain.encoder.get_params(deep=False).get("n_epochs"),
+        reconstructions=_reconstructions(chain, songs),
+        neighbour_agreement=agreement_with_copies(chain, songs, values, np.random.default_rng([seed, 6])),
+    )
 
 
 def cluster_points(points: Points, system: System, seed: int) -> Clustering:
@@ -77,16 +92,31 @@ def cluster_points(points: Points, system: System, seed: int) -> Clustering:
             f"{asked} clusters are asked of {n} songs; give more songs or ask for fewer", reason="TOO_FEW_SONGS"
         )
     labels = by_size(np.asarray(clusterer.fit_predict(points.values), np.int64))
-    seconds = perf_counter() - begin + points.seconds
+    seconds, peak = perf_counter() - begin + points.seconds, max(points.peak_memory_mib, _peak_memory_mib())
     scores = score_labels(points.values, labels, points.truth, seed)
-    return Clustering(labels, scores, seconds, max(points.peak_memory_mib, _peak_memory_mib()))
+    scores |= label_free_scores(points.values, labels, system, seed)
+    if points.neighbour_agreement is not None:
+        scores["neighbour_agreement"] = points.neighbour_agreement
+    return Clustering(labels, scores, seconds, peak, points.history, points.n_epochs_asked)
 
 
-def _check_differ(values: FloatArray) -> None:
-    if not np.isfinite(values).all():
-        raise InputError("features hold NaN or infinity; check the recordings", reason="NOT_FINITE")
-    if not np.ptp(values, axis=0).any():
-        raise InputError("all songs have the same features; there is nothing to tell apart", reason="SONGS_EQUAL")
+def _history(encoder: Any) -> tuple[dict[str, float], ...]:
+    """Return what the encoder tells of its epochs, numbers only."""
+    told: list[Mapping[str, Any]] = [
+        asdict(epoch) if is_dataclass(epoch) and not isinstance(epoch, type) else epoch
+        for epoch in getattr(encoder, "history_", [])
+    ]
+    numbers = (int, float, np.integer, np.floating)
+    return tuple({name: float(value) for name, value in epoch.items() if isinstance(value, numbers)} for epoch in told)
+
+
+def _reconstructions(chain: Chain, songs: SongSet) -> FloatArray | None:
+    """Return a few songs, spread over the set, beside what an autoencoder makes of them; None for other encoders."""
+    if not hasattr(chain.encoder, "reconstruct"):
+        return None
+    chosen = np.unique(np.linspace(0, len(songs) - 1, N_RECONSTRUCTIONS).round().astype(np.int64))
+    images = chain.encoder_input(songs.subset(chosen))
+    return np.stack([np.asarray(images, np.float32), np.asarray(chain.encoder.reconstruct(images), np.float32)])
 
 
 def _forget_peak() -> None:

@@ -1,0 +1,235 @@
+"""What the laboratory does around its rows: time limits, lost processes and nodes, one command per folder, tables beside."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import soundfile
+from ray.cluster_utils import Cluster
+
+from songcore.errors import ConfigError
+from songcore.stream import StreamConfig
+from songtrain.cluster import ray_session
+from songtrain.datasets.songs import SongPlace, SongSet
+from songtrain.datasets.sound import SoundSource
+from songtrain.lab.chain import Chain
+from songtrain.lab.copies import agreement_with_copies, altered, shared_neighbours
+from songtrain.lab.keepsakes import keep_songs, read_points, read_songs
+from songtrain.lab.ledger import held_folder
+from songtrain.lab.options import n_clusters_given, with_clusters, with_minutes, with_parameters
+from songtrain.lab.results import read_rows
+from songtrain.lab.run import LabJob, run_systems
+from songtrain.lab.systems import System, choose_systems, part
+from songtrain.lab.tasks import describe_songs
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    # Ray leaves sockets, log files and subprocesses to the interpreter's end, and deprecates parts of itself.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+ToySongs = Callable[..., SongSet]
+
+OWN_PARTS = '''
+import os, signal
+from pathlib import Path
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.cluster import KMeans
+
+class Deadly(KMeans):
+    """Kills its process as often as `file` has lines left."""
+    def __init__(self, file="", n_clusters=6, random_state=0):
+        super().__init__(n_clusters, random_state=random_state)
+        self.file = file
+
+    def fit_predict(self, X, y=None):
+        lives = Path(self.file)
+        if left := int(lives.read_text()):
+            lives.write_text(str(left - 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().fit_predict(X)
+
+class Echo(BaseEstimator):
+    """An autoencoder that gives half of everything back, one epoch of three being done."""
+    def __init__(self, n_epochs=3, max_minutes=None):
+        self.n_epochs, self.max_minutes = n_epochs, max_minutes
+
+    def fit_transform(self, X):
+        self.history_ = [{"loss": np.float32(0.5), "nmi": 0.9, "stage": "warm-up"}]
+        return X
+
+    def transform(self, X):
+        return X
+
+    def reconstruct(self, X):
+        return X / 2
+'''
+
+
+@pytest.fixture(scope="module")
+def own_parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Put a package of estimators of one's own on the path of this process and of Ray's workers."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own_parts.py").write_text(OWN_PARTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        patch.setenv("PYTHONPATH", str(folder))
+        yield
+
+
+@pytest.fixture(scope="module")
+def ray_here(own_parts: None) -> Iterator[None]:  # noqa: ARG001 - must be on the path before workers start
+    """Hold one Ray of this machine for the tests of this file."""
+    with ray_session(store_bytes=128 * 2**20):
+        yield
+
+
+def system(name: str, **options: object) -> System:
+    """Return a system of log-mel images whose clusterer, or encoder, is one's own."""
+    return System(name, "", part("log-mel", n_frames=96), None, part("pca"), part("own_parts:Deadly", **options))
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_killed_worker_is_replaced_once(toy_songs: ToySongs, stream: StreamConfig, tmp_path: Path) -> None:
+    """A row whose process is killed once is made by another process; killed twice it is a row that says so, others go on."""
+    once, always = tmp_path / "once", tmp_path / "always"
+    once.write_text("1")
+    always.write_text("9")
+    systems = [system("once", file=str(once)), system("always", file=str(always)), *choose_systems(["classical-floor"])]
+    rows = run_systems(toy_songs(48), stream, LabJob(Path("unused"), tmp_path, systems, 1)).rows
+    assert [row.error[-13:] for row in rows] == ["", "[WORKER_LOST]", ""]
+    assert rows[0].n_clusters == 6
+    assert always.read_text() == "7", "two tries, not more"
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_networks_tell_of_their_epochs_and_give_songs_back(
+    toy_songs: ToySongs, stream: StreamConfig, tmp_path: Path
+) -> None:
+    """A row says how many epochs were done of how many and what each lost; a few songs and their copies are kept beside."""
+    parts = part("log-mel", n_frames=96), part("own_parts:Echo"), part("pca"), part("kmeans", n_clusters=6)
+    job = LabJob(Path("unused"), tmp_path, [System("an/echo", "", *parts)], 2, max_minutes=0.5)
+    row, other = run_systems(toy_songs(48), stream, job).rows
+    assert (row.n_epochs, row.n_epochs_asked) == (1, 3)
+    assert row.history == ({"loss": 0.5, "nmi": 0.9},)
+    assert json.loads(row.description)["encoder"][1]["max_minutes"] == 0.5
+    assert read_rows(tmp_path) == [row, other]
+    kept = read_points(tmp_path, "an/echo")
+    assert kept is not None
+    assert kept.reconstructions is not None
+    assert kept.reconstructions.shape == (2, 6, 96, 64)
+    assert np.array_equal(kept.reconstructions[1], kept.reconstructions[0] / 2)
+    assert len(kept.values) == len(kept.chosen) == 48
+    assert read_points(tmp_path, "nothing") is None
+    assert {"neighbour_agreement", "stability_halves", "effective_rank", "largest_share"} <= row.scores.keys()
+    assert row.scores["n_distinct"] == 48
+
+
+def test_one_command_per_folder(tmp_path: Path) -> None:
+    """While a command holds a folder another one is refused, by name; afterwards it is let in."""
+    with (
+        held_folder(tmp_path / "out"),
+        pytest.raises(ConfigError, match="another") as raised,
+        held_folder(tmp_path / "out"),
+    ):
+        pass
+    assert raised.value.reason == "OUTPUT_IN_USE"
+    with held_folder(tmp_path / "out"):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError) as raised, held_folder(tmp_path / "file"):
+        pass
+    assert raised.value.reason == "OUTPUT_NOT_WRITABLE"
+
+
+def test_parameters_of_systems_are_changed_by_name() -> None:
+    """Clusters and minutes reach the parts that take them and no others; a name that is none is answered with the choices."""
+    floor, kmeans = choose_systems(["classical-floor", "modulation-kmeans"])
+    assert with_clusters(floor, 7) == with_minutes(floor, 1.0) == floor
+    assert n_clusters_given(floor) is None
+    assert n_clusters_given(with_clusters(kmeans, 7)) == 7
+    changed = with_parameters(kmeans, {"reducer.n_components": 8, "clusterer.n_clusters": 9})
+    assert changed.chain == "modulation → pca(n_components=8) → kmeans(n_clusters=9)"
+    for wrong, words in (
+        ({"reducer.wrong": 1}, "no parameter wrong"),
+        ({"encoder.width": 1}, "features, reducer, clusterer"),
+        ({"n_clusters": 1}, "PART.PARAMETER"),
+    ):
+        with pytest.raises(ConfigError, match=words) as raised:
+            with_parameters(kmeans, wrong)
+        assert raised.value.reason == "PART_UNKNOWN"
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        with_parameters(System("a", "", part("mfcc"), None, part("none"), part("no.such:Thing")), {"clusterer.a": 1})
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_table_of_songs_has_durations_labels_and_sound(stream: StreamConfig, tmp_path: Path) -> None:
+    """Songs are written with what is known of their sound; recordings that are gone leave the rest of the table."""
+    t = np.arange(24_000) / 24_000
+    soundfile.write(tmp_path / "a.wav", np.concatenate([0.5 * np.sin(2 * np.pi * 3000 * t), np.zeros(24_000)]), 24_000)
+    places = (SongPlace("a.wav", 0, 24_000, "tone"), SongPlace("a.wav", 30_000, 42_000, "silence"))
+    songs = SongSet(places, np.array([2, 2]), np.zeros((4, 64), np.float16), np.zeros((0, 64), np.float16), 2.0)
+    found = describe_songs(places, stream.frontend, SoundSource({"a.wav": tmp_path / "a.wav"}, 24_000))
+    assert found[0].zero_crossings_hz == pytest.approx(6000, rel=0.01)
+    keep_songs(tmp_path, songs, 24_000, found, "digest")
+    table = read_songs(tmp_path)
+    assert table is not None
+    assert table.labels == ("tone", "silence")
+    assert table.duration_s.tolist() == [1.0, 0.5]
+    assert table.statistics["rms_db"] == pytest.approx([-9.03, -120], abs=0.05)
+    assert describe_songs(places, stream.frontend, SoundSource({"a.wav": tmp_path / "gone.wav"}, 24_000)) == []
+    assert describe_songs(places, stream.frontend, None) == []
+
+
+def test_copies_of_songs_share_neighbours_when_points_say_what_is_sung(
+    toy_songs: ToySongs, stream: StreamConfig
+) -> None:
+    """A point shares all neighbours with itself, few with another one; altered songs keep more of them than by chance."""
+    points = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
+    chosen = np.arange(0, 100, 2)
+    assert shared_neighbours(points, chosen, points[chosen]) == 1
+    assert shared_neighbours(points, chosen, points[chosen[::-1]]) < 0.3
+    assert shared_neighbours(points, chosen, np.full((50, 8), np.nan)) == 0
+    songs, rng = toy_songs(48), np.random.default_rng(0)
+    copies = altered(songs, rng)
+    assert np.array_equal(copies.lengths, songs.lengths)
+    assert not np.array_equal(copies.frames, songs.frames)
+    floor = choose_systems(["classical-floor"])[0]
+    chain = Chain(floor, 0, stream)
+    share = agreement_with_copies(chain, songs, chain.fit(songs), rng)
+    assert share is not None
+    assert 0.3 < share <= 1, "five of 47 at random would share 0.1"
+    map_only = Chain(System("map", "", part("log-mel"), None, part("tsne"), part("kmeans")), 0, stream)
+    assert agreement_with_copies(map_only, songs, points, rng) is None
+
+
+def test_lost_node_costs_no_row(own_parts: None, toy_songs: ToySongs, stream: StreamConfig, tmp_path: Path) -> None:  # noqa: ARG001
+    """On a cluster a node that dies in the middle of the rows loses none of them: its work is done by the other."""
+    if ray.is_initialized():
+        ray.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    other = cluster.add_node(num_cpus=1)
+    removed: list[bool] = []
+    try:
+        with ray_session(cluster.address):
+            job = LabJob(Path("unused"), tmp_path, choose_systems(["modulation-kmeans"]), 4, 6)
+
+            def lose(*_: object) -> None:
+                if not removed:
+                    removed.append(True)
+                    cluster.remove_node(other, allow_graceful=False)
+
+            rows = run_systems(toy_songs(48), stream, job, lose).rows
+    finally:
+        ray.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]  # Ray has none here
+    assert removed
+    assert [row.error for row in rows] == [""] * 4
+    assert read_rows(tmp_path) == list(rows)

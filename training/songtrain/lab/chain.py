@@ -1,0 +1,87 @@
+"""The parts of a system before its clusterer, from songs to points."""
+
+from typing import Any
+
+import numpy as np
+
+from songcore.arrays import FloatArray
+from songcore.errors import InputError
+from songcore.stream import StreamConfig
+from songtrain.datasets.songs import SongSet
+from songtrain.datasets.sound import SoundSource
+from songtrain.lab.parts import Kind, build, parts_of
+from songtrain.lab.systems import System
+
+__all__ = ["Chain"]
+
+
+class Chain:
+    """Features and encoder, as far as the system has them, and its reducer."""
+
+    def __init__(self, system: System, seed: int, stream: StreamConfig, sound: SoundSource | None = None) -> None:
+        self._parts: dict[Kind, Any] = {
+            kind: build(kind, part, seed=seed, stream=stream, sound=sound)
+            for kind, part in parts_of(system).items()
+            if kind != "clusterer"
+        }
+
+    @property
+    def encoder(self) -> Any:
+        """The encoder, or None."""
+        return self._parts.get("encoder")
+
+    @property
+    def hears(self) -> bool:
+        """Whether a part takes the sound of the songs itself: songs made up by changing features are none for it."""
+        return any("sound" in part.get_params(deep=False) for part in self._parts.values())
+
+    @property
+    def places_others(self) -> bool:
+        """Whether songs that it was not fitted on can be placed; t-SNE places no others."""
+        return all(hasattr(part, "transform") for part in self._parts.values())
+
+    def fit(self, songs: SongSet) -> FloatArray:
+        """Return the songs as points (n, d) float32.
+
+        Raises InputError SONGS_EQUAL or NOT_FINITE when what a part gives tells no song from another.
+        """
+        values: Any = songs
+        for kind, estimator in self._parts.items():
+            if kind == "reducer":
+                values = _flat(values)
+                _check_differ(values)
+            values = estimator.fit_transform(_as_taken(kind, estimator, values))
+        points = np.asarray(values, np.float32)
+        _check_differ(points)
+        return points
+
+    def transform(self, songs: SongSet) -> FloatArray:
+        """Return other songs as points (n, d) float32."""
+        values = self.encoder_input(songs)
+        for kind in ("encoder", "reducer"):
+            if kind in self._parts:
+                values = self._parts[kind].transform(_flat(values) if kind == "reducer" else values)
+        return np.asarray(values, np.float32)
+
+    def encoder_input(self, songs: SongSet) -> Any:
+        """Return what the encoder gets of songs: images (n, n_frames, d), or the songs themselves."""
+        features = self._parts.get("features")
+        return songs if features is None else features.transform(_as_taken("features", features, songs))
+
+
+def _as_taken(kind: Kind, estimator: Any, values: Any) -> Any:
+    """Features are made from every song's frames, or from the songs where the part hears them itself."""
+    if kind == "features" and "sound" not in estimator.get_params(deep=False):
+        return values.all_features()
+    return values
+
+
+def _flat(values: Any) -> FloatArray:
+    return np.asarray(values).reshape(len(values), -1)
+
+
+def _check_differ(values: FloatArray) -> None:
+    if not np.isfinite(values).all():
+        raise InputError("features hold NaN or infinity; check the recordings", reason="NOT_FINITE")
+    if not np.ptp(values, axis=0).any():
+        raise InputError("all songs have the same features; there is nothing to tell apart", reason="SONGS_EQUAL")

@@ -1,0 +1,66 @@
+"""A system with other parameters than it was declared with: as many clusters, as many minutes, or whatever a sweep tries."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from songcore.errors import ConfigError
+from songtrain.lab.parts import COUNTS, Kind, build, n_clusters_asked, parts_of
+from songtrain.lab.systems import System, part
+
+__all__ = ["n_clusters_given", "with_clusters", "with_minutes", "with_parameters"]
+
+
+def with_parameters(system: System, parameters: Mapping[str, Any]) -> System:
+    """Return the system with parameters such as ``clusterer.n_clusters`` set; ConfigError lists the choices when unknown."""
+    for name, value in parameters.items():
+        kind, _, option = name.partition(".")
+        chosen = parts_of(system)
+        known = [k for k in chosen if k == kind]
+        if not known or not option:
+            raise ConfigError(
+                f"{system.name} has no parameter {name!r}: write PART.PARAMETER with a part of {', '.join(chosen)}",
+                reason="PART_UNKNOWN",
+            )
+        own = chosen[known[0]]
+        changed = part(own.name, **(dict(own.parameters) | {option: value}))
+        build(known[0], changed)
+        options: dict[str, Any] = {kind: changed}
+        system = replace(system, **options)
+    return system
+
+
+def with_clusters(system: System, n_clusters: int) -> System:
+    """Return the system asked for that many clusters, itself when it finds their number."""
+    options = _first(system, "clusterer", COUNTS) | _first(system, "encoder", ("n_clusters",))
+    return with_parameters(system, dict.fromkeys(options, n_clusters))
+
+
+def with_minutes(system: System, max_minutes: float) -> System:
+    """Return the system with that much time for each of its networks, itself when it trains none."""
+    options = _first(system, "encoder", ("max_minutes",)) | _first(system, "clusterer", ("max_minutes",))
+    return with_parameters(system, dict.fromkeys(options, max_minutes))
+
+
+def n_clusters_given(system: System) -> int | None:
+    """Return how many clusters clusterer or encoder are told to find; None when the system finds their number."""
+    clusterer = build("clusterer", system.clusterer)
+    asked = n_clusters_asked(clusterer)
+    if asked is not None or not _is_set_by_encoder(system):
+        return asked
+    assert system.encoder is not None  # noqa: S101 - for mypy
+    given = build("encoder", system.encoder).get_params(deep=False).get("n_clusters")
+    return None if given is None else int(given)
+
+
+def _is_set_by_encoder(system: System) -> bool:
+    return system.encoder is not None and system.clusterer.name == "argmax"
+
+
+def _first(system: System, kind: Kind, names: tuple[str, ...]) -> dict[str, None]:
+    """Return the first of ``names`` that the part of this kind takes, written as in `with_parameters`."""
+    chosen = parts_of(system).get(kind)
+    if chosen is None:
+        return {}
+    known = build(kind, chosen).get_params(deep=False)
+    return {f"{kind}.{name}": None for name in [name for name in names if name in known][:1]}

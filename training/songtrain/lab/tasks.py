@@ -1,0 +1,149 @@
+"""Trials as Ray tasks, two for each: the first is shared by all trials that need the same points.
+
+A task whose process or node is lost is run once more, anywhere; lost points are placed again. What is lost twice is a
+row with its reason.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain, groupby
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+from songcore.errors import SongError
+from songcore.frontend import FrontendConfig
+from songcore.stream import StreamConfig
+from songtrain.datasets.songs import SongPlace, SongSet
+from songtrain.datasets.sound import SoundSource, song_sounds
+from songtrain.evaluation.song_statistics import SongStatistics, describe_song
+from songtrain.lab.ledger import Trial
+from songtrain.lab.results import Row
+from songtrain.lab.trial import Clustering, Points, cluster_points, place_songs
+
+__all__ = ["Bench", "describe_songs", "failed", "finished", "start_clustering"]
+
+N_TASKS = 64
+
+# Any: of a function with an optional argument Ray's types know the shorter form alone.
+_place: Any = ray.remote(num_cpus=1, max_retries=1)(place_songs)
+_cluster: Any = ray.remote(num_cpus=1, max_retries=1)(cluster_points)
+
+LOST = (NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
+
+
+class Bench:
+    """Where trials on one set of songs are run; needs a Ray connection."""
+
+    def __init__(
+        self, songs: SongSet, stream: StreamConfig, sound: SoundSource | None, trials: Sequence[Trial]
+    ) -> None:
+        self._songs, self._stream, self._sound = ray.put(songs), stream, sound
+        self._waiting = Counter(_shared(trial) for trial in trials)
+        self._points: dict[Any, Any] = {}
+        self._n_gpus = min(1.0, ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]  # Ray has none here
+
+    def points(self, trial: Trial) -> Any:
+        """Return the reference of the trial's `Points`, whose task is started when first asked for."""
+        shared = _shared(trial)
+        if shared not in self._points:
+            place = _place.options(num_gpus=self._n_gpus if trial.system.encoder is not None else 0)
+            self._points[shared] = place.remote(self._songs, trial.system, trial.blank.seed, self._stream, self._sound)
+        return self._points[shared]
+
+    def clusters(self, trial: Trial) -> Any:
+        """Start the trial and return the reference of its `Clustering`."""
+        return start_clustering(self.points(trial), trial)
+
+    def release(self, trial: Trial) -> None:
+        """Forget the trial's points when no other trial waits for them."""
+        self._waiting[_shared(trial)] -= 1
+        if not self._waiting[_shared(trial)]:
+            self._points.pop(_shared(trial), None)
+
+    def run(self, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Row, Points | None]]:
+        """Yield every trial as it ends, with its row and, of the first seed, the points it was made of."""
+        running = {self.clusters(trial): trial for trial in trials}
+        while running:
+            (task,), _ = ray.wait(list(running), num_returns=1)
+            trial = running.pop(task)
+            row = finished(trial.blank, task)
+            points = None if row.error or row.seed else ray.get(self.points(trial))
+            self.release(trial)
+            yield trial, row, points
+
+
+def start_clustering(points: Any, trial: Trial) -> Any:
+    """Start the second task of a trial on the reference of its points, and return the reference of its `Clustering`."""
+    return _cluster.remote(points, trial.system, trial.blank.seed)
+
+
+def _shared(trial: Trial) -> tuple[Any, ...]:
+    """Return what trials with the same points have in common."""
+    system = trial.system
+    return system.features, system.encoder, system.reducer, trial.blank.seed
+
+
+def finished(blank: Row, task: Any) -> Row:
+    """Return the row with what the task found, or with why it failed."""
+    try:
+        found: Clustering = ray.get(task)
+    except RayError as error:
+        return failed(blank, error)
+    return replace(
+        blank,
+        n_clusters=int(found.labels.max(initial=-1)) + 1,
+        unclustered_share=float((found.labels < 0).mean()),
+        n_epochs_asked=found.n_epochs_asked,
+        n_epochs=len(found.history) if found.history or found.n_epochs_asked is not None else None,
+        seconds=found.seconds,
+        peak_memory_mib=found.peak_memory_mib,
+        scores=found.scores,
+        history=found.history,
+        labels=tuple(found.labels.tolist()),
+    )
+
+
+def failed(blank: Row, error: BaseException) -> Row:
+    """Return the row with what went wrong in one line."""
+    cause: Any = error
+    # Of an error in the first task the second one's is only the envelope.
+    while isinstance(cause, RayTaskError):
+        cause = cause.cause
+    if isinstance(cause, LOST):
+        words = "the process or node that worked on this row was lost twice; is there memory enough? [WORKER_LOST]"
+        return replace(blank, error=words)
+    name = cause.reason if isinstance(cause, SongError) else type(cause).__name__
+    return replace(blank, error=f"{' '.join(str(cause).split())} [{name}]")
+
+
+@ray.remote(num_cpus=1)
+def _describe(sound: SoundSource, places: list[SongPlace], frontend: FrontendConfig) -> list[SongStatistics]:
+    rate, limits = frontend.sample_rate_hz, {"f_min_hz": frontend.f_min_hz, "f_max_hz": frontend.f_max_hz}
+    return [describe_song(samples, rate, **limits) for samples in song_sounds(sound, places, rate)]
+
+
+def describe_songs(
+    places: Sequence[SongPlace], frontend: FrontendConfig, sound: SoundSource | None
+) -> list[SongStatistics]:
+    """Return the statistics of the songs' sound, in their order; none at all when it cannot be had."""
+    if sound is None:
+        return []
+    recordings = [list(group) for _, group in groupby(places, key=lambda place: place.recording)]
+    size = -(-len(recordings) // N_TASKS)
+    chunks = [list(chain.from_iterable(recordings[i : i + size])) for i in range(0, len(recordings), size)]
+    try:
+        parts = ray.get([_describe.remote(sound, chunk, frontend) for chunk in chunks])
+    except RayError:
+        # Recordings may be gone since their features were cached: the report then does without.
+        return []
+    return list(chain.from_iterable(parts))
