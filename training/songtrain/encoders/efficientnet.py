@@ -4,6 +4,8 @@ About ten times the work of the light encoder. Maximum over both axes, then a li
 NSCNet has it.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -23,12 +25,15 @@ class EfficientNetEncoder(nn.Module):
             width_coefficient=1.0,
             depth_coefficient=1.0,
             hidden_dim=1280,
+            # Share of the newest batch in the running statistics; transformers hands on the share that TensorFlow keeps, 0.99.
+            batch_norm_momentum=0.1,
             pooling_type="max",
             dropout_rate=0.2,
         )
         self.n_features = n_features
         self.memory_format = torch.contiguous_format
         self.backbone = EfficientNetModel(config)
+        _initialise(self.backbone)
         self.project = nn.Sequential(nn.Linear(config.hidden_dim, n_features), nn.LeakyReLU(0.01))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -36,3 +41,14 @@ class EfficientNetEncoder(nn.Module):
         # The model's own pooler is a window of 1280 x 1280, which ONNX cannot slide over a smaller map: same maximum.
         maps = self.backbone.encoder(self.backbone.embeddings(features)).last_hidden_state
         return self.project(maps.amax(dim=(2, 3)))  # type: ignore[no-any-return]  # nn.Sequential is untyped
+
+
+def _initialise(backbone: nn.Module) -> None:
+    """Draw the convolutions as EfficientNet's authors do, N(0, 2 / fan-out).
+
+    The 0.02 of transformers is for loaded weights: from scratch, depthwise convolutions would hardly pass a signal.
+    """
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
+            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from songcore.arrays import FloatArray, IntArray
 from songtrain.evaluation.collapse import CollapseError
 
-__all__ = ["EpochEnd", "encode", "fit_network", "local_device", "shuffled", "torch_seed"]
+__all__ = ["EpochEnd", "encode", "fit_network", "local_device", "settle_norms", "shuffled", "torch_seed"]
 
 EpochEnd = Callable[[int, float], bool]
 """Called with the epoch's number from 0 and its mean loss; True ends the training."""
@@ -20,6 +20,26 @@ EpochEnd = Callable[[int, float], bool]
 def local_device() -> torch.device:
     """Return the GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def settle_norms(network: nn.Module, images: FloatArray, batch_size: int = 128) -> None:
+    """Make the statistics of all batch normalisations those of these images (n, ...).
+
+    Before training they are those of nothing, and in evaluation mode a deep network gives nearly the same for all songs.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's way of asking for the plain mean over batches
+    was_training, device = network.training, local_device()
+    network.train()
+    with torch.inference_mode():
+        for part in np.array_split(images, max(1, round(len(images) / batch_size))):
+            network(torch.from_numpy(part).to(device))
+    network.train(was_training)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 @contextmanager

@@ -1,0 +1,22 @@
+"""Whether there is anything to train on: songs that differ, and not fewer than clusters."""
+
+import numpy as np
+
+from songcore.arrays import FloatArray
+from songcore.errors import InputError
+from songtrain.methods.image_scale import check_images
+
+__all__ = ["differing_images"]
+
+
+def differing_images(X: FloatArray, n_at_least: int = 2) -> FloatArray:  # noqa: N803 - scikit-learn's name
+    """Return images (n, n_frames, n_bands) float32 of at least ``n_at_least`` songs; InputError when they are not that."""
+    images = check_images(X)
+    if len(images) < n_at_least:
+        raise InputError(
+            f"{len(images)} songs, at least {n_at_least} are needed: give more songs, or ask for fewer clusters",
+            reason="TOO_FEW_SONGS",
+        )
+    if not np.ptp(images, axis=0).any():
+        raise InputError("all songs have the same features; there is nothing to tell apart", reason="SONGS_EQUAL")
+    return images
