@@ -9,11 +9,11 @@ import torch
 from songcore.stream import StreamConfig
 from songtrain.augment.store import FrameStore
 from songtrain.augment.views import ViewMaker
-from songtrain.datasets.songs import SongSet
+from songtrain.datasets.songs import SongPlace, SongSet
 from songtrain.settings import AugmentSettings
 
 NOTHING = AugmentSettings(
-    tempo=0, pitch_mels=0, shift_s=0, crop_share=0, gain_db=0, mix_probability=0, background_probability=0,
+    tempo=0, pitch_mels=0, shift_share=0, crop_share=0, gain_db=0, mix_probability=0, background_probability=0,
     raise_floor_probability=0, n_masks=0,
 )  # fmt: skip
 
@@ -88,3 +88,16 @@ def test_long_songs_are_seen_in_stretches(toy_songs: Callable[..., SongSet], str
     seen = {views.views(np.array([0])).sum().item() for _ in range(8)}
     assert views.views(np.arange(8)).shape[3] <= 32
     assert len(seen) > 1
+
+
+@pytest.mark.parametrize("n_frames", [32, 320])
+def test_shift_and_masks_are_parts_of_the_song(stream: StreamConfig, n_frames: int) -> None:
+    """A syllable of 32 frames keeps as large a part of itself as a song of 320 does."""
+    frames = np.ones((8 * n_frames, 64), np.float16)
+    places = tuple(SongPlace("a.wav", index, index + 1) for index in range(8))
+    songs = SongSet(places, np.full(8, n_frames, np.int64), frames, frames[:0], 1.0)
+    changes = {"shift_share": 0.1, "n_masks": 2, "mask_share": 0.1, "mask_mels": 0}
+    view = maker(songs, stream, NOTHING.model_copy(update=changes)).views(np.arange(8))
+    kept = view[:, 0].amax(dim=1).sum(dim=1) / n_frames
+    # Two masks hide up to a fifth; what a shift moves out of one song's view others make room for.
+    assert 0.65 < float(kept.min()) < 0.98

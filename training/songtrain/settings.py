@@ -62,7 +62,8 @@ class AugmentSettings(_Section):
     """Largest relative change of pace."""
     pitch_mels: float = Field(default=2.0, ge=0, le=8)
     """Largest shift, in mel bands; pitch carries type identity, so little."""
-    shift_s: float = Field(default=0.2, ge=0, le=2)
+    shift_share: float = Field(default=0.09, ge=0, le=0.5)
+    """Largest shift in time, as a part of the song: syllables of 30 ms and songs of 10 s are learned alike."""
     crop_share: float = Field(default=0.08, ge=0, le=0.4)
     """Largest part cut off at either end: segment borders are not exact."""
     gain_db: float = Field(default=5.0, ge=0, le=20)
@@ -78,7 +79,8 @@ class AugmentSettings(_Section):
     """The noise rises by up to this much: the song sinks into it."""
     n_masks: int = Field(default=2, ge=0, le=8)
     """Masked stretches of time, and as many of frequency."""
-    mask_s: float = Field(default=0.16, ge=0, le=2)
+    mask_share: float = Field(default=0.07, ge=0, le=0.5)
+    """Length of a masked stretch of time at most, as a part of the song."""
     mask_mels: int = Field(default=6, ge=0, le=32)
 
 

@@ -39,7 +39,6 @@ class ViewMaker:
     ) -> None:
         self._store, self._settings = store, settings
         self._max_frames = max_frames
-        self._frames_per_s = 1 / frontend.hop_s
         self._ceiling = features.range_db / SCALE_DB
         self._noise = _noise_rows(frontend, features, np.random.default_rng(seed)).to(store.device)
         self._generator = torch.Generator(store.device)
@@ -62,7 +61,7 @@ class ViewMaker:
             x = torch.maximum(x, self._background(x))
         x = x.clamp_(0, self._ceiling)
         if s.n_masks:
-            x = x * self._masks(x)
+            x = x * self._masks(x, self._store.lengths[index])
         return x.transpose(1, 2)[:, None]
 
     def _uniform(self, low: float, high: float, *shape: int) -> Tensor:
@@ -77,7 +76,7 @@ class ViewMaker:
         s, n = self._settings, len(index)
         starts, lengths = self._store.starts[index], self._store.lengths[index].float()
         pace = torch.exp(self._uniform(-1, 1, n) * float(np.log1p(s.tempo)))
-        shift = self._uniform(-1, 1, n) * s.shift_s * self._frames_per_s
+        shift = self._uniform(-1, 1, n) * s.shift_share * lengths
         begin = lengths * self._uniform(0, s.crop_share, n)
         end = lengths * (1 - self._uniform(0, s.crop_share, n))
         # Of a song longer than the window a random stretch is seen.
@@ -147,13 +146,15 @@ class ViewMaker:
         level = self._uniform(-1.0, 0.5, n, 1, 1)
         return (sound + level * (sound > 0)) * self._happens(self._settings.background_probability, n)
 
-    def _masks(self, x: Tensor) -> Tensor:
+    def _masks(self, x: Tensor, lengths: Tensor) -> Tensor:
         """One, but zero in a few short stretches of time and of frequency (SpecAugment, Park et al. 2019)."""
         s, (n, n_frames, n_mels) = self._settings, x.shape
+        longest_frames = (s.mask_share * lengths.clamp(max=n_frames))[:, None, None]
+        highest = torch.full_like(longest_frames, float(s.mask_mels))
         keep = torch.ones(n, n_frames, 1, device=x.device) * torch.ones(n, 1, n_mels, device=x.device)
-        for size, axis, longest in ((n_frames, 1, s.mask_s * self._frames_per_s), (n_mels, 2, float(s.mask_mels))):
+        for size, axis, longest in ((n_frames, 1, longest_frames), (n_mels, 2, highest)):
             at = torch.arange(size, device=x.device)
-            width = self._uniform(0, longest, n, s.n_masks, 1)
+            width = self._uniform(0, 1, n, s.n_masks, 1) * longest
             begin = self._uniform(0, 1, n, s.n_masks, 1) * (size - width).clamp(min=0)
             hidden = ((at >= begin) & (at < begin + width)).any(dim=1)
             keep = keep.masked_fill(hidden.unsqueeze(3 - axis), 0.0)
