@@ -104,6 +104,31 @@ def test_killed_worker_is_replaced_and_training_goes_on(
     assert trained.labels.shape == (1, 96)
 
 
+@pytest.mark.usefixtures("ray_here")
+def test_one_of_two_workers_killed_and_one_worker_goes_on(
+    toy_songs: Callable[..., SongSet], tiny: TrainSettings, stream: StreamConfig, tmp_path: Path
+) -> None:
+    """After SIGKILL of the first of two workers two go on; a later run of one worker takes up the same checkpoint."""
+    pids: list[int] = []
+
+    def kill_once(event: dict[str, Any]) -> None:
+        if event["epoch"] == 1 and not pids:
+            pids.append(event["pid"])
+            os.kill(event["pid"], signal.SIGKILL)
+
+    def plan(n_workers: int) -> TrainSettings:
+        run = tiny.run.model_copy(update={"n_workers": n_workers, "threads_per_worker": 1})
+        return tiny.model_copy(update={"warmup": tiny.warmup.model_copy(update={"n_epochs": 4}), "run": run})
+
+    songs = toy_songs(96)
+    trained = train_encoder(songs, plan(2), stream, tmp_path, on_event=kill_once)
+    assert [row["n_workers"] for row in trained.history] == [2] * 5
+    assert [row["n_songs"] for row in trained.history] == [96] * 5
+    assert len({row["pid"] for row in trained.history}) == 2
+    again = train_encoder(songs, plan(1), stream, tmp_path)
+    assert again.history == trained.history, "a finished run is not trained anew for another number of workers"
+
+
 def test_killed_command_goes_on_and_ends_in_a_bundle(tmp_path: Path) -> None:
     """``songstream train`` killed after its first checkpoint goes on with the same --work and writes a bundle that loads."""
     season = tmp_path / "season"

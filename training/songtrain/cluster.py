@@ -7,10 +7,11 @@ from threading import Event, Thread
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from songcore.errors import ConfigError
 
-__all__ = ["n_local_cores", "posted_events", "ray_session"]
+__all__ = ["cores_per_worker", "n_local_cores", "posted_events", "ray_session"]
 
 STORE_BYTES = 512 * 2**20
 POLL_S = 0.3
@@ -26,6 +27,23 @@ _WORKER_ENVIRONMENT = {
 def n_local_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def cores_per_worker(n_workers: int, asked: int | None = None) -> int:
+    """Return the cores of each of ``n_workers`` on the cluster that is connected: ``asked``, or an even share of all.
+
+    Raises ConfigError when no node has so many, since Ray would wait for one without end.
+    """
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # as above
+    largest = max(nodes, default=0)
+    threads = asked or max(1, min(largest, sum(nodes) // n_workers))
+    if threads > largest or threads * n_workers > sum(nodes):
+        raise ConfigError(
+            f"{n_workers} workers with {threads} cores each do not fit the {len(nodes)} Ray nodes, which have "
+            f"{', '.join(map(str, nodes))} cores; lower run.n_workers or run.threads_per_worker, or add nodes",
+            reason="WORKERS_DO_NOT_FIT",
+        )
+    return threads
 
 
 @contextmanager
@@ -70,7 +88,9 @@ class _Board:
 @contextmanager
 def posted_events(on_event: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
     """Yield an actor handle; what workers ``post`` to it reaches ``on_event`` in this process, in order."""
-    board = _Board.remote()  # type: ignore[attr-defined]  # Ray's decorator hides the class from mypy
+    # Beside this process: on another node it could be lost while the run goes on.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = _Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # Ray hides the class
     done = Event()
 
     def take() -> None:

@@ -13,14 +13,14 @@ import numpy as np
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, prepare_model
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
 from torch import nn
 
 from songcore.arrays import IntArray
-from songcore.errors import SongError
+from songcore.errors import ConfigError, SongError
 from songcore.stream import StreamConfig
-from songtrain.cluster import n_local_cores, posted_events
+from songtrain.cluster import cores_per_worker, posted_events
 from songtrain.datasets.songs import SongSet
 from songtrain.encoders.build import build_encoder
 from songtrain.encoders.efficientnet import EfficientNetEncoder
@@ -62,7 +62,7 @@ def train_encoder(
     ``on_event`` gets a dict per epoch as it ends. Raises CollapseError when training loses what tells songs apart.
     """
     run = settings.run
-    threads = run.threads_per_worker or max(1, n_local_cores() // run.n_workers)
+    threads = cores_per_worker(run.n_workers, run.threads_per_worker)
     with posted_events(on_event) as board:
         config = {
             "settings": settings.model_dump_json(),
@@ -75,8 +75,13 @@ def train_encoder(
         trainer = TorchTrainer(
             _train_worker,
             train_loop_config=config,
+            # GPUs compare gradients by NCCL; what the loop itself gathers lies in main memory.
+            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=run.n_workers, use_gpu=use_gpu, resources_per_worker={"CPU": threads}
+                # With fewer nodes than before the run goes on with the workers that there is room for.
+                num_workers=(1, run.n_workers) if run.n_workers > 1 else 1,  # type: ignore[arg-type]  # its dataclass's base
+                use_gpu=use_gpu,
+                resources_per_worker={"CPU": threads},
             ),
             run_config=RunConfig(
                 name=_run_name(songs, settings, stream),
@@ -85,7 +90,10 @@ def train_encoder(
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
         )
-        result = trainer.fit()
+        try:
+            result = trainer.fit()
+        except TrainingFailedError as error:
+            raise _workers_lost(error, run.max_failures) from error
     if result.metrics and result.metrics.get("reason"):
         raise CollapseError(str(result.metrics["message"]), reason=str(result.metrics["reason"]))
     if result.checkpoint is None:
@@ -96,21 +104,37 @@ def train_encoder(
         return _load_trained(Path(folder), settings, stream.frontend.n_mels)
 
 
+def _workers_lost(error: TrainingFailedError, max_failures: int) -> ConfigError:
+    # Ray's text ends with the worker's traceback.
+    last = " ".join(str(error).split())[-300:]
+    return ConfigError(
+        f"training workers failed more than {max_failures} times, at last with: {last}; look after memory and nodes, then "
+        "give the same command again: it goes on from the last checkpoint",
+        reason="WORKERS_LOST",
+    )
+
+
 def _train_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size())
     settings = TrainSettings.model_validate_json(config["settings"])
     device = torch.device("cuda" if config["use_gpu"] else "cpu")
-    wrap: Callable[[nn.Module], nn.Module] = prepare_model if world.size > 1 else lambda network: network
-    learner = Learner(ray.get(config["songs"]), settings, config["stream"], device=device, world=world, wrap=wrap)
+    learner = Learner(
+        ray.get(config["songs"]),
+        settings,
+        config["stream"],
+        device=device,
+        world=world,
+        wrap=_distribute if world.size > 1 else lambda network: network,
+    )
     history = _resume(learner)
     try:
         for epoch in plan_epochs(settings)[len(history) :]:
             begin = perf_counter()
             result = learner.run_epoch(epoch)
             where = {"stage": epoch.stage, "round": epoch.round, "pid": os.getpid()}
-            row = {**where, **asdict(result), "seconds": perf_counter() - begin}
+            row = {**where, "n_workers": world.size, **asdict(result), "seconds": perf_counter() - begin}
             history.append(row)
             _report(learner, history, world)
             if world.rank == 0:
@@ -119,6 +143,11 @@ def _train_worker(config: dict[str, Any]) -> None:
     except SongError as error:
         # A run that cannot succeed is told and not tried again.
         ray.train.report({"reason": error.reason, "message": str(error)})
+
+
+def _distribute(network: nn.Module) -> nn.Module:
+    """Return the network with its gradients averaged over the workers; statistics of batches the loop averages itself."""
+    return prepare_model(network, parallel_strategy_kwargs={"broadcast_buffers": False})
 
 
 def _resume(learner: Learner) -> list[dict[str, Any]]:
@@ -149,9 +178,13 @@ def _load_trained(folder: Path, settings: TrainSettings, n_mels: int) -> Trained
 
 
 def _run_name(songs: SongSet, settings: TrainSettings, stream: StreamConfig) -> str:
-    """Name of a run: another one for other songs or parameters, so that no foreign checkpoint is taken up."""
+    """Name of a run: another one for other songs or parameters, so that no foreign checkpoint is taken up.
+
+    Workers and their threads are not among these: a run may go on with more or fewer.
+    """
     digest = blake2b(digest_size=8)
-    training = settings.model_copy(update={"name": "songs"})
+    run = settings.run.model_copy(update={"n_workers": 1, "threads_per_worker": None, "max_failures": 0})
+    training = settings.model_copy(update={"name": "songs", "run": run})
     digest.update(training.model_dump_json().encode() + stream.fingerprint())
     digest.update(songs.lengths.tobytes() + np.ascontiguousarray(songs.frames).tobytes())
     return f"run-{digest.hexdigest()}"

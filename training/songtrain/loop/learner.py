@@ -132,7 +132,9 @@ class Learner:
     def _warm_up(self, epoch: Epoch, order: np.random.Generator, rng: np.random.Generator) -> EpochResult:
         settings, rank = self.settings.warmup, None
         if epoch.step >= settings.neighbours_from_epoch and settings.neighbour_probability:
-            embeddings = UnitComponents(self.settings.encoder.dimension).fit_transform(self.pooled())
+            components = UnitComponents(self.settings.encoder.dimension)
+            # The first worker's: the last bits of a decomposition differ between machines.
+            embeddings = self._world.from_first(components.fit_transform(self.pooled()))
             check_embeddings(embeddings)
             rank = effective_rank(embeddings)
             self._neighbours = mutual_neighbours(embeddings, settings.n_neighbours)
@@ -140,7 +142,8 @@ class Learner:
         def loss(index: IntArray) -> Tensor:
             partners = self._partners(index, rng)
             first, second = self._two_views(index, partners)
-            return self._contrastive(first, second, self._neighbour_pairs(index)) + 0 * first.embedding.sum()
+            same = self._neighbour_pairs(self._world.gather_batch(index))
+            return self._contrastive(first, second, same) + 0 * first.embedding.sum()
 
         mean_loss, n = self._train(epoch, order, loss, settings.learning_rate, None)
         return EpochResult(mean_loss, n, effective_rank=rank)
@@ -163,7 +166,8 @@ class Learner:
 
     def _label_anew(self) -> dict[str, float]:
         """Cluster all songs; their dense cores are the labels of the coming round."""
-        embeddings = UnitComponents(self.settings.encoder.dimension, self.settings.seed).fit_transform(self.pooled())
+        components = UnitComponents(self.settings.encoder.dimension, self.settings.seed)
+        embeddings = self._world.from_first(components.fit_transform(self.pooled()))
         check_embeddings(embeddings)
         core = np.zeros(len(embeddings), np.int64)
         if self._world.rank == 0:
@@ -198,8 +202,7 @@ class Learner:
         first, second = self._two_views(index, index)
         labels = torch.from_numpy(self.labels[-1][index]).to(self._device)
         known = labels >= 0
-        same = (labels[:, None] == labels[None, :]) & known
-        same |= torch.from_numpy(index[:, None] == index[None, :]).to(self._device)
+        same = self._same_songs(self._world.gather_batch(index))
         loss: Tensor = self.settings.rounds.contrastive_weight * self._contrastive(first, second, same)
         if known.any():
             embeddings = torch.cat([first.embedding[known], second.embedding[known]]).float()
@@ -208,8 +211,15 @@ class Learner:
         unused: Tensor = 0 * first.embedding.sum() + 0 * self._arcface.W.sum()
         return loss + unused
 
+    def _same_songs(self, index: IntArray) -> Tensor:
+        """Pairs (n, n) bool of one cluster, or of one song."""
+        labels = self.labels[-1][index]
+        same = (labels[:, None] == labels) & (labels >= 0)
+        return torch.from_numpy(same | (index[:, None] == index)).to(self._device)
+
     def _contrastive(self, first: TrainingOutput, second: TrainingOutput, same: Tensor) -> Tensor:
-        return nt_xent(first.projection, second.projection, self.settings.warmup.temperature, same)
+        one, other = (self._world.gather_outputs(view.projection) for view in (first, second))
+        return nt_xent(one, other, self.settings.warmup.temperature, same)
 
     def _two_views(self, index: IntArray, partners: IntArray) -> tuple[TrainingOutput, TrainingOutput]:
         """Both views in one pass: gradients of distributed workers are averaged once per pass."""
@@ -231,7 +241,12 @@ class Learner:
     ) -> tuple[float, int]:
         world, total, n_seen = self._world, 0.0, 0
         batches = epoch_batches(
-            self._lengths, self.settings.run.batch_size, order, weights, rank=world.rank, n_ranks=world.size
+            self._lengths,
+            world.batch_size(self.settings.run.batch_size),
+            order,
+            weights,
+            rank=world.rank,
+            n_ranks=world.size,
         )
         self.network.train()
         for number, index in enumerate(batches):
@@ -246,7 +261,9 @@ class Learner:
             nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
             self._optimizer.step()
             total, n_seen = total + float(loss.detach()) * len(index), n_seen + len(index)
-        return total / n_seen, n_seen
+        world.average_buffers(self.network)
+        total, n_all = world.total(total, n_seen)
+        return total / n_all, int(n_all)
 
     def _choose_precision(self) -> bool:
         if self.settings.run.precision != "auto":
