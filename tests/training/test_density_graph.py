@@ -8,6 +8,7 @@ from sklearn.cluster import HDBSCAN
 from sklearn.metrics import adjusted_rand_score
 
 from songcore.arrays import FloatArray
+from songtrain.clusterers.density import MANY_SONGS, DensityClusterer
 from songtrain.clusterers.density_graph import GraphDensityClusterer
 from songtrain.clusterers.reachability import density_labels, nearest_neighbours, reachability_tree
 
@@ -69,3 +70,11 @@ def test_estimator_fills_every_song() -> None:
     assert (np.diff(sizes) <= 0).all()
     assert (clusterer.core_labels_ < 0).any()
     assert (clusterer.labels_ >= 0).all()
+
+
+def test_many_songs_take_the_graph() -> None:
+    """From `MANY_SONGS` on `DensityClusterer` gives what the part hdbscan-graph gives."""
+    points = zipf_points(MANY_SONGS, 0.05, dimension=8)
+    one, other = DensityClusterer().fit(points), GraphDensityClusterer().fit(points)
+    assert one.n_clusters_ > 20
+    assert np.array_equal(one.labels_, other.labels_)

@@ -12,8 +12,12 @@ from sklearn.cluster import HDBSCAN
 from sklearn.neighbors import KNeighborsClassifier
 
 from songcore.arrays import FloatArray, IntArray
+from songtrain.clusterers.reachability import density_labels
 
 __all__ = ["DensityClusterer"]
+
+MANY_SONGS = 8000
+"""From here on the tree comes from a graph of nearest neighbours: the same clusters, sooner (bench/clustering.py)."""
 
 
 class DensityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -31,6 +35,8 @@ class DensityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
         smallest = self.min_cluster_size or max(5, round(0.002 * len(X)))
         if len(X) <= max(smallest, self.min_samples):
             found = np.full(len(X), -1, np.int64)
+        elif len(X) >= MANY_SONGS:
+            found = density_labels(X, smallest, self.min_samples)
         else:
             found = HDBSCAN(min_cluster_size=smallest, min_samples=self.min_samples, copy=True).fit_predict(X)
         self.core_labels_ = by_size(found)

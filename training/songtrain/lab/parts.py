@@ -50,6 +50,7 @@ PARTS: Mapping[Kind, Mapping[str, str]] = {
         "optics": "sklearn.cluster:OPTICS",
         "dbscan": "sklearn.cluster:DBSCAN",
         "hdbscan": "songtrain.clusterers.density:DensityClusterer",
+        "hdbscan-graph": "songtrain.clusterers.density_graph:GraphDensityClusterer",
         "meanshift": "sklearn.cluster:MeanShift",
         "agglomerative": "sklearn.cluster:AgglomerativeClustering",
         "gmm": "sklearn.mixture:GaussianMixture",
