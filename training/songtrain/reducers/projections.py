@@ -1,18 +1,20 @@
-"""Reducers with their usual options: principal components, and the two maps that keep neighbourhoods."""
+"""Reducers with their usual options: principal and discriminant components, and the two maps that keep neighbourhoods."""
 
 from importlib import import_module
 from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.manifold import TSNE
 from sklearn.preprocessing import normalize
 
-from songcore.arrays import FloatArray
-from songcore.errors import ConfigError
+from songcore.arrays import FloatArray, IntArray
+from songcore.errors import ConfigError, InputError
 
-__all__ = ["Components", "NeighbourMap", "UniformMap"]
+__all__ = ["Components", "DiscriminantMap", "NeighbourMap", "UniformMap"]
 
 NEGLIGIBLE = 1e-9
 """Part of the variance below which a component is rounding error, which whitening would blow up."""
@@ -39,6 +41,40 @@ class Components(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scik
         """Return (n, d) float32."""
         rows = (X - self.mean_) @ self.components_.T
         return np.asarray(normalize(rows) if self.unit else rows, np.float32)
+
+
+class DiscriminantMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Linear discriminant analysis: the directions that part given clusters best; without any, those of k-means.
+
+    Fewer components than clusters. It draws clusters apart by construction, and shows how they lie, not that they are there.
+    """
+
+    def __init__(self, n_components: int = 2, n_clusters: int = 16, random_state: int = 0) -> None:
+        self.n_components, self.n_clusters, self.random_state = n_components, n_clusters, random_state
+
+    def fit(self, X: FloatArray, y: IntArray | None = None) -> Self:  # noqa: N803 - scikit-learn's signature
+        """Learn from rows (n, d) and their clusters (n,); InputError when there is only one cluster."""
+        if y is None:
+            n_clusters = min(self.n_clusters, len(X) // 2)
+            y = KMeans(n_clusters, n_init=3, random_state=self.random_state).fit_predict(X)
+        # A cluster of one song has no spread to learn from.
+        kept = np.bincount(y - y.min())[y - y.min()] > 1
+        n_found = len(np.unique(y[kept]))
+        if n_found < 2:
+            raise InputError(
+                "there are no two clusters of two songs or more; nothing to part", reason="TOO_FEW_CLUSTERS"
+            )
+        # Shrunk (Ledoit & Wolf): there may be fewer songs than dimensions.
+        n_components = min(self.n_components, n_found - 1, X.shape[1])
+        lda = LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto", n_components=n_components)
+        lda.fit(X[kept], y[kept])
+        self.mean_ = np.asarray(X.mean(axis=0), np.float32)
+        self.components_ = np.asarray(lda.scalings_[:, :n_components].T, np.float32)
+        return self
+
+    def transform(self, X: FloatArray) -> FloatArray:  # noqa: N803 - scikit-learn's signature
+        """Return places (n, n_components) float32."""
+        return np.asarray((X - self.mean_) @ self.components_.T, np.float32)
 
 
 class NeighbourMap(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
