@@ -3,7 +3,12 @@
 Subtracting the per-band floor removes the recorder's colour and every stationary noise, and clipping there removes what
 the noise itself looks like; both matter as much as training does. Silence is exactly 0, so padding a song with zeros
 is padding it with silence.
+
+Sounds that never pause, such as rain or an engine, are themselves their noise floor. For those the loudest point of each
+stretch is the reference instead of the floor: one level for all bands and frames.
 """
+
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,10 +27,12 @@ class FeatureConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    reference: Literal["noise", "loudest"] = "noise"
+    """What levels count from: up from the noise floor of each band, or down from the song's loudest point."""
     margin_db: float = Field(default=3.0, ge=0, le=40)
     """Counts as silence up to this far above the noise floor."""
     range_db: float = Field(default=45.0, gt=0, le=120)
-    """Louder than this above the margin is clipped."""
+    """Louder than this above the margin is clipped; fainter than this below the loudest point is silence."""
     max_song_s: float = Field(default=11.0, gt=0, le=60)
     """What follows is not looked at; 11 s covers every nightingale song."""
     bucket_frames: int = Field(default=32, ge=1, le=1024)
@@ -33,13 +40,16 @@ class FeatureConfig(BaseModel):
 
 
 def song_features(frames: FloatArray, floor: FloatArray, frontend: FrontendConfig, config: FeatureConfig) -> FloatArray:
-    """Return (n_padded, n_mels) float32 in units of 10 dB above the noise floor, 0 for silence.
+    """Return (n_padded, n_mels) float32 in units of 10 dB above the noise floor or the lowest level kept, 0 for silence.
 
     ``frames`` (n, n_mels) are the song's own log-mel frames, ``floor`` (n_mels,) the noise floor at its onset in the
     same natural-log units. n_padded is the next multiple of ``bucket_frames``: it depends on this song alone.
     """
     frames = frames[: frontend.n_frames(config.max_song_s)]
-    above_db = (frames - floor) * np.float32(DB_PER_UNIT) - np.float32(config.margin_db)
+    if config.reference == "loudest":
+        above_db = (frames - frames.max(initial=-np.inf)) * np.float32(DB_PER_UNIT) + np.float32(config.range_db)
+    else:
+        above_db = (frames - floor) * np.float32(DB_PER_UNIT) - np.float32(config.margin_db)
     features = np.clip(above_db, 0, config.range_db) / np.float32(SCALE_DB)
     n_padded = max(1, -(-len(frames) // config.bucket_frames)) * config.bucket_frames
     return np.pad(features, ((0, n_padded - len(frames)), (0, 0))).astype(np.float32, copy=False)

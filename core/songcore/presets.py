@@ -1,9 +1,11 @@
-"""Two ready configurations of front end and segmenter: songs of seconds, and syllables of tens of milliseconds."""
+"""Ready configurations: songs of seconds, syllables of tens of milliseconds, and sounds of any kind."""
 
+from songcore.features import FeatureConfig
 from songcore.frontend import FrontendConfig
 from songcore.segment import SegmenterConfig
+from songcore.stream import StreamConfig
 
-__all__ = ["PRESETS"]
+__all__ = ["PRESETS", "STREAMS"]
 
 PRESETS: dict[str, tuple[FrontendConfig, SegmenterConfig]] = {
     # Nightingale: songs of 1.5 to 10 s whose inner gaps stay below 0.5 s, with silences of about as long as a song.
@@ -27,3 +29,11 @@ PRESETS: dict[str, tuple[FrontendConfig, SegmenterConfig]] = {
         ),
     ),
 }
+"""Front end and segmenter."""
+
+STREAMS: dict[str, StreamConfig] = {
+    **{name: StreamConfig(*parts, FeatureConfig()) for name, parts in PRESETS.items()},
+    # Clips of anything, rain and engines too, that lie cut already: cut like songs, but levels count from the loudest point.
+    "general": StreamConfig(*PRESETS["song"], FeatureConfig(reference="loudest", range_db=60.0)),
+}
+"""The whole way from samples to features."""

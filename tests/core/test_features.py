@@ -77,3 +77,16 @@ def test_impossible_configurations_are_refused(setting: dict[str, Any]) -> None:
     """Values out of range and unknown keys are refused by name."""
     with pytest.raises(ValidationError, match=next(iter(setting))):
         FeatureConfig.model_validate(setting)
+
+
+def test_levels_may_count_from_the_loudest_point() -> None:
+    """Whatever the gain and the floor, the loudest point has the top value, and what is `range_db` fainter has none."""
+    config = FeatureConfig(reference="loudest", range_db=60)
+    frames = np.full((32, 64), -4.0, np.float32)
+    frames[3, 7] = -4.0 + 20 / DB_PER_UNIT
+    frames[5, 9] = -4.0 - 50 / DB_PER_UNIT
+    features = song_features(frames, FLOOR, FRONTEND, config)
+    assert features[3, 7] == pytest.approx(6.0)
+    assert features[0, 0] == pytest.approx(4.0, abs=1e-4)
+    assert features[5, 9] == 0
+    assert song_features(frames - 3, FLOOR + 5, FRONTEND, config) == pytest.approx(features, abs=1e-4)

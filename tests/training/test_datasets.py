@@ -1,6 +1,7 @@
 """From folders to songs: annotated or cut by the segmenter, by the code that serves, and bad input refused by name."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import soundfile
 from songcore.annotations import Annotation
 from songcore.arrays import FloatArray
 from songcore.errors import InputError
+from songcore.features import FeatureConfig
 from songcore.stream import SongStream, StreamConfig
 from songtrain.datasets.cache import cache_key, load_cached, pack, store_cached, unpack
 from songtrain.datasets.extract import extract_songs
@@ -80,6 +82,17 @@ def test_annotated_songs_take_the_borders_that_serving_gives_them(recording: Pat
     assert np.array_equal(songs.frames, served.frames)
 
 
+def test_annotated_borders_can_be_kept(recording: Path, stream: StreamConfig) -> None:
+    """With the borders of songs.csv kept, a unit of 40 ms inside a song stays one, as does a clip longer than its sounds."""
+    (recording.parent / "songs.csv").write_text(HEADER + "a.wav,2.10,2.14,x\na.wav,0,14,y\n")
+    assert [f.keep_borders for f in scan_folder(recording.parent, "auto").recordings] == [False]
+    (file,) = scan_folder(recording.parent, "annotated").recordings
+    songs = extract_songs(file.path, file.name, file.annotations, stream, keep_borders=file.keep_borders)
+    assert [(p.onset, p.offset) for p in songs.places] == [(50_400, 51_360), (0, 336_000)]
+    loudest = replace(stream, features=FeatureConfig(reference="loudest"))
+    assert len(extract_songs(file.path, file.name, file.annotations, loudest).background) == 0
+
+
 def test_cache_gives_back_what_was_stored_and_tells_inputs_apart(
     recording: Path, stream: StreamConfig, tmp_path: Path
 ) -> None:
@@ -98,9 +111,10 @@ def test_cache_gives_back_what_was_stored_and_tells_inputs_apart(
         key,
         cache_key(recording, None, stream, 1),
         cache_key(recording, [], stream, None),
+        cache_key(recording, [], stream, None, keep_borders=True),
         cache_key(other, None, stream, None),
     }
-    assert len(keys) == 4
+    assert len(keys) == 5
     (tmp_path / "cache" / f"{key}.npz").write_bytes(content[: len(content) // 2])
     assert load_cached(tmp_path / "cache", key) is None
 

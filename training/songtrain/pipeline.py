@@ -14,10 +14,9 @@ from songcore.arrays import FloatArray
 from songcore.bundle import BundleParts, write_bundle
 from songcore.embed import Embedder
 from songcore.errors import ConfigError
-from songcore.features import FeatureConfig
 from songcore.manifest import EncoderInfo
 from songcore.novelty import NoveltyConfig
-from songcore.presets import PRESETS
+from songcore.presets import STREAMS
 from songcore.stream import StreamConfig
 from songtrain.augment.store import FrameStore
 from songtrain.cluster import ray_session
@@ -88,8 +87,7 @@ def train_bundle(job: TrainJob, on_progress: Progress = lambda *_: None) -> dict
     if job.out.exists() and not job.overwrite:
         raise ConfigError(f"{job.out} exists; choose another folder, or --overwrite", reason="OUTPUT_EXISTS")
     settings, clock = job.settings, _Clock()
-    frontend, segmenter = PRESETS[settings.data.segmenter]
-    stream = StreamConfig(frontend, segmenter, FeatureConfig())
+    stream = STREAMS[settings.data.segmenter]
     folder = scan_folder(job.data, settings.data.segmentation)
     with ray_session(job.address):
         clock.lap("start")
@@ -106,7 +104,12 @@ def train_bundle(job: TrainJob, on_progress: Progress = lambda *_: None) -> dict
         served.encoder, served.embedder, [train.features(i) for i in range(min(len(train), N_PARITY_SONGS))]
     )
     found = discover_types(
-        train, held_out, served.embedder, settings, frontend.sample_rate_hz, np.random.default_rng([settings.seed, 2])
+        train,
+        held_out,
+        served.embedder,
+        settings,
+        stream.frontend.sample_rate_hz,
+        np.random.default_rng([settings.seed, 2]),
     )
     check = _novelty_check(found, held_out, settings)
     scores = {**_scores(train, held_out, found, settings), "parity_cosine": parity, **_novelty_scores(check)}

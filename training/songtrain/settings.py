@@ -33,10 +33,13 @@ class _Section(BaseModel):
 class DataSettings(_Section):
     """Where songs come from."""
 
-    segmenter: Literal["song", "syllable"] = "song"
+    segmenter: Literal["song", "syllable", "general"] = "song"
     """Preset of front end and segmenter; it becomes the bundle's."""
     segmentation: Literal["auto", "annotated", "automatic"] = "auto"
-    """auto: the songs of songs.csv where there is one, with the borders that the segmenter gives them; else all it finds."""
+    """auto: the songs of songs.csv where there is one, with the borders that the segmenter gives them; else all it finds.
+
+    annotated: the songs of songs.csv with their own borders; automatic: all that the segmenter finds.
+    """
     channel: int | None = Field(default=None, ge=1)
     """Channel to listen to, counted from 1; the mean of all if not given."""
     min_songs: int = Field(default=20, ge=4)

@@ -50,7 +50,11 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     max_minutes: Annotated[
         float | None, typer.Option(min=0.01, help="Training time of every network; each its own if not given.")
     ] = None,
-    segmenter: Annotated[str, typer.Option(help="Front end and segmenter: song or syllable.")] = "song",
+    segmenter: Annotated[str, typer.Option(help="Front end and segmenter: song, syllable or general.")] = "song",
+    segmentation: Annotated[
+        str,
+        typer.Option(help="auto, annotated (songs.csv, its borders as they are) or automatic (all that is found)."),
+    ] = "auto",
     channel: Annotated[int | None, typer.Option(min=1, help="Channel to listen to; the mean of all else.")] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster; this machine alone if not given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line about the run.")] = False,
@@ -73,8 +77,10 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     from songtrain.lab.run import LabJob, run_laboratory
     from songtrain.lab.systems import choose_systems
 
-    if segmenter not in {"song", "syllable"}:
-        raise ConfigError(f"--segmenter {segmenter}: expected song or syllable")
+    if segmenter not in {"song", "syllable", "general"}:
+        raise ConfigError(f"--segmenter {segmenter}: expected song, syllable or general")
+    if segmentation not in {"auto", "annotated", "automatic"}:
+        raise ConfigError(f"--segmentation {segmentation}: expected auto, annotated or automatic")
     job = LabJob(
         data=data,
         out=out,
@@ -83,6 +89,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         n_clusters=clusters,
         max_minutes=max_minutes,
         segmenter=segmenter,  # type: ignore[arg-type]  # checked above
+        segmentation=segmentation,  # type: ignore[arg-type]  # checked above
         channel=channel,
         address=address,
     )

@@ -33,14 +33,21 @@ def _code_digest() -> bytes:
     return digest.digest()
 
 
-def cache_key(path: Path, songs: Sequence[Annotation] | None, config: StreamConfig, channel: int | None) -> str:
+def cache_key(
+    path: Path,
+    songs: Sequence[Annotation] | None,
+    config: StreamConfig,
+    channel: int | None,
+    *,
+    keep_borders: bool = False,
+) -> str:
     """Return a name that changes whenever recording, annotated songs, parameters or code do."""
     digest = blake2b(digest_size=20)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     cuts = None if songs is None else [(a.onset_s, a.offset_s, a.label) for a in songs]
-    digest.update(_code_digest() + config.fingerprint() + json.dumps([channel, cuts]).encode())
+    digest.update(_code_digest() + config.fingerprint() + json.dumps([channel, cuts, keep_borders]).encode())
     return digest.hexdigest()
 
 

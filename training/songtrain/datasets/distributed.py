@@ -82,11 +82,14 @@ def _extract_row(
     file = files[int(row["index"])]
     result = {"index": row["index"], "content": b"", "was_cached": False, "reason": "", "message": ""}
     try:
-        key = cache_key(file.path, file.annotations, stream, channel)
+        key = cache_key(file.path, file.annotations, stream, channel, keep_borders=file.keep_borders)
         content = load_cached(cache, key)
         result["was_cached"] = content is not None
         if content is None:
-            content = pack(extract_songs(file.path, file.name, file.annotations, stream, channel))
+            songs = extract_songs(
+                file.path, file.name, file.annotations, stream, channel, keep_borders=file.keep_borders
+            )
+            content = pack(songs)
             store_cached(cache, key, content)
         return result | {"content": content}
     except SongError as error:

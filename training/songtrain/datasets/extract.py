@@ -62,12 +62,21 @@ def extract_songs(
     annotations: Sequence[Annotation] | None,
     config: StreamConfig,
     channel: int | None = None,
+    *,
+    keep_borders: bool = False,
 ) -> RecordingSongs:
-    """Return the annotated songs of a recording, or without annotations those that the segmenter finds."""
+    """Return the annotated songs of a recording, or without annotations those that the segmenter finds.
+
+    With ``keep_borders`` annotated songs are cut where they were marked: for units shorter than the segmenter's songs, and for
+    clips that are one sound from end to end.
+    """
     frames = recording_frames(path, config, channel)
-    spans = _segmented(frames, config)
-    if annotations is not None:
-        spans = _as_served(_annotated(frames, annotations, config), spans)
+    if annotations is not None and keep_borders:
+        spans = _annotated(frames, annotations, config)
+    elif annotations is not None:
+        spans = _as_served(_annotated(frames, annotations, config), _segmented(frames, config))
+    else:
+        spans = _segmented(frames, config)
     songs = [song_features(frames[s.first : s.last], s.floor, config.frontend, config.features) for s in spans]
     empty = np.empty((0, config.frontend.n_mels), np.float32)
     return RecordingSongs(
@@ -134,7 +143,9 @@ def _floors(frames: FloatArray, at: IntArray, config: StreamConfig) -> FloatArra
 
 
 def _background(frames: FloatArray, spans: Sequence[_Span], config: StreamConfig) -> Float16Array:
-    """Features of stretches without songs, spread evenly over the recording."""
+    """Features of stretches without songs, spread evenly over the recording; none where levels count from each song's own."""
+    if config.features.reference == "loudest":
+        return np.empty((0, frames.shape[1]), np.float16)
     free = np.ones(len(frames), bool)
     for span in spans:
         free[span.first : span.last] = False

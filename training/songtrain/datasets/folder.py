@@ -1,7 +1,7 @@
 """A folder of recordings, with or without songs.csv: what there is to learn from."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,8 @@ class RecordingFile:
     name: str
     path: Path
     annotations: tuple[Annotation, ...] | None
+    keep_borders: bool = False
+    """Whether annotated songs begin and end exactly where they were marked, whatever the segmenter finds there."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class DataFolder:
 
 def scan_folder(folder: Path, segmentation: Literal["auto", "annotated", "automatic"] = "auto") -> DataFolder:
     """Return the recordings below ``folder``, hidden files and those that songs.csv, when it is used, never names left out.
+
+    ``annotated`` keeps the borders of songs.csv as they are; ``auto`` lets the segmenter move them to where serving cuts.
 
     Raises InputError: NOT_FOUND, NO_RECORDINGS, RECORDING_MISSING when songs.csv names what is not there, RECORDING_AMBIGUOUS,
     and whatever reading songs.csv raises.
@@ -49,7 +53,10 @@ def scan_folder(folder: Path, segmentation: Literal["auto", "annotated", "automa
         raise InputError(f"{table} does not exist; write it, or choose automatic segmentation", reason="NOT_FOUND")
     if segmentation == "automatic" or not table.exists():
         return DataFolder(tuple(RecordingFile(str(p.relative_to(folder)), p, None) for p in files), is_annotated=False)
-    return DataFolder(_annotated(folder, files, table), is_annotated=True)
+    found = _annotated(folder, files, table)
+    if segmentation == "annotated":
+        found = tuple(replace(file, keep_borders=True) for file in found)
+    return DataFolder(found, is_annotated=True)
 
 
 def _annotated(folder: Path, files: list[Path], table: Path) -> tuple[RecordingFile, ...]:

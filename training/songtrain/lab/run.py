@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from songcore.features import FeatureConfig
-from songcore.presets import PRESETS
+from songcore.presets import STREAMS
 from songcore.stream import StreamConfig
 from songtrain.cluster import ray_session
 from songtrain.datasets.distributed import extract_features
@@ -42,14 +41,15 @@ class LabJob:
     """For all systems that are given a number of clusters; None leaves each its own."""
     max_minutes: float | None = None
     """For every network; None lets each take its time."""
-    segmenter: Literal["song", "syllable"] = "song"
+    segmenter: Literal["song", "syllable", "general"] = "song"
+    segmentation: Literal["auto", "annotated", "automatic"] = "auto"
     channel: int | None = None
     address: str | None = None
 
     @property
     def stream(self) -> StreamConfig:
         """What cuts and describes the songs."""
-        return StreamConfig(*PRESETS[self.segmenter], FeatureConfig())
+        return STREAMS[self.segmenter]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def lab_songs(job: LabJob) -> Iterator[LabSongs]:
     # What cannot work is said before an hour is spent on features.
     for system in job.systems:
         describe(system, job.stream)
-    folder = scan_folder(job.data)
+    folder = scan_folder(job.data, job.segmentation)
     with held_folder(job.out), ray_session(job.address):
         read_rows(job.out)
         features = extract_features(folder.recordings, job.stream, job.out / "features", channel=job.channel)
