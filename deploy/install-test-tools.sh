@@ -1,11 +1,12 @@
 #!/bin/sh
 # Installs what some tests need and pip cannot bring, from Debian's own archive: PortAudio, a PulseAudio daemon and paplay
-# for capture, and promtool (package prometheus) for the alert rules. No daemon is wanted, and none is left running.
+# for capture, promtool (package prometheus) for the alert rules, and PostgreSQL for the store. No daemon is wanted, and
+# none is left running.
 # Done at once when all is there. Where nothing may be installed it says so and succeeds: those tests then skip and
 # give the same reason.
 set -u
 
-PACKAGES="libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils prometheus"
+PACKAGES="libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils prometheus postgresql"
 
 missing=""
 for package in $PACKAGES; do
@@ -28,6 +29,13 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 
 export DEBIAN_FRONTEND=noninteractive
+# The package would make and start a cluster of its own, which nobody asked for: tests make theirs.
+case "$missing" in
+*" postgresql"*)
+    $as_root mkdir -p /etc/postgresql-common/createcluster.d
+    echo "create_main_cluster = false" | $as_root tee /etc/postgresql-common/createcluster.d/songstream.conf >/dev/null
+    ;;
+esac
 # The package lists of a container image are often absent, so a first failure is answered by fetching them.
 install() {
     # shellcheck disable=SC2086  # lists of words

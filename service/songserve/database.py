@@ -1,77 +1,163 @@
-"""Opens the SQLite file of the store: one writer that may checkpoint the log, readers that never do.
+"""The place that one server owns: a directory with a lock, and the database, in that directory or a PostgreSQL elsewhere.
 
-SQLite before 3.51.3 can corrupt the write-ahead log when two connections write or checkpoint at once, its WAL-reset
-bug. Here one connection does both, which no version gets wrong, and a lock file keeps other processes out.
+Opening it makes the tables, or brings those of an older songstream up to date, in one transaction.
 """
 
 import fcntl
+import logging
 import shutil
-import sqlite3
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError
-from sqlalchemy.pool import QueuePool, StaticPool
+from sqlalchemy import Connection, Engine, insert, inspect, select
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from songcore.errors import ConfigError
-from songserve.schema import SCHEMA_VERSION, metadata
+from songserve.engines import Engines, postgresql_engines, postgresql_url, sqlite_engines
+from songserve.schema import REVISION, identity, metadata, revision
 
-__all__ = ["DATABASE_NAME", "DataDirectory", "sqlite_has_wal_reset_bug"]
+__all__ = ["DATABASE_NAME", "DataDirectory", "bring_up_to_date", "check_revision", "found_revision", "unusable"]
+
+log = logging.getLogger(__name__)
 
 DATABASE_NAME = "songs.sqlite"
-FIXED_SQLITE = (3, 51, 3)
-N_READERS = 4
-
-
-def sqlite_has_wal_reset_bug() -> bool:
-    """Return whether the linked SQLite needs the care that this module takes."""
-    return sqlite3.sqlite_version_info < FIXED_SQLITE
+BEFORE_REVISIONS = "0001"
+"""The schema that was made before revisions were written down."""
 
 
 class DataDirectory:
-    """The directory that one server owns: database and lock.
+    """The directory that one server owns: lock, clips, and the SQLite database unless ``database_url`` names another.
 
-    Raises ConfigError: DATA_DIR_UNWRITABLE, DATA_DIR_LOCKED, DATABASE_INVALID, SCHEMA_NEWER.
+    Raises ConfigError: DATA_DIR_UNWRITABLE, DATA_DIR_LOCKED, and those of `unusable` and `check_revision`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, database_url: str | None = None) -> None:
         self.path = path
+        url = None if database_url is None else postgresql_url(database_url)
+        self._file = path / DATABASE_NAME if url is None else None
         self._lock = _lock(path)
-        database = f"sqlite:///{path / DATABASE_NAME}"
-        self.writer = create_engine(database, poolclass=StaticPool, connect_args={"check_same_thread": False})
-        self.readers = create_engine(database, poolclass=QueuePool, pool_size=N_READERS, max_overflow=0)
-        event.listen(self.writer, "connect", _prepare_writer)
-        event.listen(self.writer, "begin", _begin_immediate)
-        event.listen(self.readers, "connect", _prepare_reader)
+        self._engines: Engines | None = None
         try:
-            _create_or_check(self.writer, path / DATABASE_NAME)
-        except DatabaseError as error:
-            self.close()
-            raise ConfigError(
-                f"{path / DATABASE_NAME} cannot be used as a database ({error.orig}); move it away or restore a backup",
-                reason="DATABASE_INVALID",
-            ) from error
-        except ConfigError:
+            self.shelf = _shelf(path)
+            self._engines = sqlite_engines(path / DATABASE_NAME) if url is None else postgresql_engines(url)
+            self.writer, self.readers = self._engines.writer, self._engines.readers
+            bring_up_to_date(self.writer)
+        except BaseException:
             self.close()
             raise
 
     @property
     def database_bytes(self) -> int:
-        """Size of the database with its log."""
-        files = (self.path / (DATABASE_NAME + suffix) for suffix in ("", "-wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        """Size of the database, with its log where that is a file beside it; 0 when it cannot be asked."""
+        if self._file is not None:
+            files = (self._file.with_name(self._file.name + suffix) for suffix in ("", "-wal"))
+            return sum(file.stat().st_size for file in files if file.exists())
+        try:
+            with self.readers.connect() as connection:
+                return int(connection.exec_driver_sql("SELECT pg_database_size(current_database())").scalar_one())
+        except DBAPIError:
+            return 0
 
     @property
     def free_bytes(self) -> int:
-        """What is left of the disk."""
+        """What is left of the disk that the directory is on."""
         return shutil.disk_usage(self.path).free
 
     def close(self) -> None:
         """Close every connection and let other servers in."""
-        self.readers.dispose()
-        self.writer.dispose()
+        if self._engines is not None:
+            self._engines.dispose()
         self._lock.close()
+
+
+def bring_up_to_date(engine: Engine) -> None:
+    """Make the tables, or migrate those of an older songstream; nothing is changed when that fails.
+
+    Raises ConfigError: those of `unusable` and `check_revision`.
+    """
+    try:
+        with engine.begin() as connection:
+            found = found_revision(connection)
+            if found is None:
+                metadata.create_all(connection)
+                connection.execute(insert(revision).values(version_num=REVISION))
+                connection.execute(insert(identity).values(uuid=str(uuid4())))
+                _mark_sqlite(connection)
+            elif check_revision(found) != REVISION:
+                from songserve.migrations.upgrade import upgrade
+
+                log.info("the database has schema %s and is brought to %s", found, REVISION)
+                upgrade(connection, found)
+                _mark_sqlite(connection)
+            else:
+                _try_to_write(connection)
+    except DBAPIError as error:
+        raise unusable(engine, error) from error
+
+
+def found_revision(connection: Connection) -> str | None:
+    """Return the revision of the tables, None when there are none."""
+    marked = 0
+    if connection.dialect.name == "sqlite":
+        marked = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+    tables = set(inspect(connection).get_table_names())
+    if revision.name in tables:
+        found = connection.execute(select(revision.c.version_num)).scalar()
+        if found is not None:
+            return max(str(found), f"{marked:04d}")
+    if marked > int(REVISION):
+        return f"{marked:04d}"
+    return BEFORE_REVISIONS if "sessions" in tables else None
+
+
+def check_revision(found: str) -> str:
+    """Return the revision if this songstream can read or upgrade it; raises ConfigError SCHEMA_NEWER, DATABASE_INVALID."""
+    if not (found.isdecimal() and len(found) == len(REVISION)):
+        raise ConfigError(
+            f"the database has schema {found!r}, which is none of songstream's; give songstream a database of its own",
+            reason="DATABASE_INVALID",
+        )
+    if found > REVISION:
+        raise ConfigError(
+            f"the database has schema {found}, this songstream knows {REVISION}; upgrade songstream",
+            reason="SCHEMA_NEWER",
+        )
+    return found
+
+
+def unusable(engine: Engine, error: DBAPIError) -> ConfigError:
+    """Return what to tell an operator: DATABASE_LOCKED, DATABASE_READ_ONLY, DATABASE_UNREACHABLE or DATABASE_INVALID."""
+    where = engine.url.render_as_string(hide_password=True)
+    cause = " ".join(str(error.orig).split())
+    if engine.dialect.name == "postgresql":
+        state = getattr(error.orig, "sqlstate", None)
+        if state in {"25006", "42501"}:
+            reason, advice = "DATABASE_READ_ONLY", "name the primary server and a role that may write"
+        elif state == "55P03":
+            reason, advice = "DATABASE_LOCKED", "find the server that holds it; SELECT * FROM pg_locks"
+        elif isinstance(error, OperationalError):
+            reason, advice = "DATABASE_UNREACHABLE", "start it, or check host, user and password"
+        else:
+            reason, advice = "DATABASE_INVALID", "restore a backup, or give songstream a database of its own"
+    elif "locked" in cause:
+        reason, advice = "DATABASE_LOCKED", "end the program that holds it"
+    elif "readonly" in cause:
+        reason, advice = "DATABASE_READ_ONLY", "fix the file's owner or how its disk is mounted"
+    else:
+        reason, advice = "DATABASE_INVALID", "move it away or restore a backup"
+    return ConfigError(f"{where} cannot be used as a database ({cause}); {advice}", reason=reason)
+
+
+def _mark_sqlite(connection: Connection) -> None:
+    # The mark that the first songstream looked at, and by which it knows that it is too old.
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(f"PRAGMA user_version = {int(REVISION)}")
+
+
+def _try_to_write(connection: Connection) -> None:
+    """Fail now rather than at the first song when nothing can be written."""
+    connection.execute(revision.update().values(version_num=REVISION))
 
 
 def _lock(path: Path) -> Any:
@@ -79,10 +165,7 @@ def _lock(path: Path) -> Any:
         path.mkdir(parents=True, exist_ok=True)
         file = (path / "lock").open("w")
     except OSError as error:
-        raise ConfigError(
-            f"the data directory {path} cannot be written ({error.strerror}); choose another or fix its owner",
-            reason="DATA_DIR_UNWRITABLE",
-        ) from error
+        raise _unwritable(path, error) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -93,32 +176,23 @@ def _lock(path: Path) -> Any:
     return file
 
 
-def _create_or_check(engine: Engine, file: Path) -> None:
-    with engine.begin() as connection:
-        found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-        if found > SCHEMA_VERSION:
-            raise ConfigError(
-                f"{file} has schema {found}, this songstream knows {SCHEMA_VERSION}; upgrade songstream",
-                reason="SCHEMA_NEWER",
-            )
-        metadata.create_all(connection)
-        connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+def _shelf(path: Path) -> str:
+    """Return the name of this directory in a database that several servers share; made once."""
+    file = path / "shelf"
+    try:
+        if not file.exists():
+            file.write_text(f"{uuid4()}\n")
+        return str(UUID(file.read_text().strip()))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    except ValueError as error:
+        raise ConfigError(
+            f"{file} does not hold a UUID; delete it, which orphans the clips of {path}", reason="DATA_DIR_UNWRITABLE"
+        ) from error
 
 
-def _prepare_writer(connection: sqlite3.Connection, _: object) -> None:
-    # Transactions are begun by us, see _begin_immediate.
-    connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode = WAL")
-    # An acknowledged song has reached the disk, not only the kernel.
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA busy_timeout = 5000")
-
-
-def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _prepare_reader(connection: sqlite3.Connection, _: object) -> None:
-    connection.execute("PRAGMA query_only = ON")
-    connection.execute("PRAGMA wal_autocheckpoint = 0")
-    connection.execute("PRAGMA busy_timeout = 5000")
+def _unwritable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"the data directory {path} cannot be written ({error.strerror}); choose another or fix its owner",
+        reason="DATA_DIR_UNWRITABLE",
+    )

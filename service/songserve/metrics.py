@@ -1,14 +1,18 @@
 """What Prometheus can ask. Names and meanings are in docs/operating.md; a test compares.
 
 Labels are bounded: at most 50 song types and 500 stations have their own, the rest share ``other``. Counts of songs and
-recorded seconds begin where the store is, so that a crash between a commit and its count cannot make them drift.
+recorded seconds are read from the store at each scrape, so nothing can make them drift from it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from songserve.records import StoredSong
+from songserve.refusal import Refusal
 
 __all__ = ["NOISE", "NOVEL", "OTHER", "Metrics"]
 
@@ -37,12 +41,16 @@ class Metrics:
         self._types: set[str] = set()
         self._stations: set[str] = set()
 
-    def seed(self, type_counts: Mapping[tuple[str, str, bool], int], recorded_s: Mapping[str, float]) -> None:
-        """Begin counting where the store is: songs by type id, kind and novelty, and seconds by station."""
-        for (type_id, kind, is_novel), n in sorted(type_counts.items(), key=lambda item: -item[1]):
-            self.songs_total.labels(self.song_label(type_id, kind, is_novel=is_novel)).inc(n)
-        for station, seconds in recorded_s.items():
-            self.recorded_seconds_total.labels(self.station_label(station)).inc(seconds)
+    def count_in_store(
+        self,
+        type_totals: Callable[[], Mapping[tuple[str, str, bool], tuple[int, int]]],
+        recorded_s: Callable[[], Mapping[str, float]],
+    ) -> None:
+        """Take songs (and of these cut ones) by type, kind and novelty, and seconds by station, from the store.
+
+        Where the store cannot be read, a scrape shows what the one before showed.
+        """
+        self.registry.register(_StoreTotals(self, type_totals, recorded_s))
 
     def song_label(self, type_id: str, kind: str, *, is_novel: bool) -> str:
         """Return the label a song is counted under."""
@@ -55,14 +63,11 @@ class Metrics:
         return _bounded(station, self._stations, MAX_STATIONS)
 
     def songs_stored(self, songs: Iterable[StoredSong]) -> None:
-        """Count songs that the store has taken in."""
+        """Observe songs that the store has taken in."""
         for song in songs:
-            self.songs_total.labels(self.song_label(song.type_id, song.kind, is_novel=song.is_novel)).inc()
             self.song_duration_seconds.observe((song.offset - song.onset) / song.sample_rate_hz)
             self.song_similarity.observe(song.similarity)
             self.song_p_value.observe(song.p_value)
-            if song.forced_cut:
-                self.songs_forced_cut_total.inc()
 
     def transaction_done(self, seconds: float, n_jobs: int) -> None:
         """Observe one transaction of the store; called in its thread."""
@@ -105,13 +110,8 @@ class Metrics:
             "station_last_seen_timestamp_seconds", "Last message of a station.", "station"
         )
         self.station_spool_bytes = self._gauge("station_spool_bytes", "Unacknowledged audio on a station.", "station")
-        self.recorded_seconds_total = self._counter(
-            "recorded_seconds", "Seconds of audio committed, gaps excluded: the effort.", "station"
-        )
 
     def _define_songs(self) -> None:
-        self.songs_total = self._counter("songs", "Songs stored, by type, novel, noise, or other.", "song_type")
-        self.songs_forced_cut_total = self._counter("songs_forced_cut", "Songs cut at the maximum length.")
         self.song_duration_seconds = self._histogram(
             "song_duration_seconds", "Length of stored songs.", (0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 4, 6, 8, 11, 30)
         )
@@ -151,6 +151,48 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
         return Histogram(name, text, buckets=buckets, namespace="songstream", registry=self.registry)
+
+
+class _StoreTotals(Collector):
+    """Counters that are the store's at every scrape."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        type_totals: Callable[[], Mapping[tuple[str, str, bool], tuple[int, int]]],
+        recorded_s: Callable[[], Mapping[str, float]],
+    ) -> None:
+        self._metrics, self._type_totals, self._recorded_s = metrics, type_totals, recorded_s
+        self._shown: tuple[CounterMetricFamily, ...] = ()
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        """Return the counters as the store has them now."""
+        try:
+            types, recorded_s = self._type_totals(), self._recorded_s()
+        except Refusal:
+            return self._shown
+        songs: Tally[str] = Tally()
+        # The most frequent types come first to the labels that there are.
+        for (type_id, kind, is_novel), (n, _) in sorted(types.items(), key=lambda item: -item[1][0]):
+            songs[self._metrics.song_label(type_id, kind, is_novel=is_novel)] += n
+        seconds: dict[str, float] = {}
+        for station, recorded in recorded_s.items():
+            label = self._metrics.station_label(station)
+            seconds[label] = seconds.get(label, 0.0) + recorded
+        n_cut = sum(n_forced_cut for _, n_forced_cut in types.values())
+        self._shown = (
+            _family("songs", "Songs stored, by type, novel, noise, or other.", "song_type", songs),
+            CounterMetricFamily("songstream_songs_forced_cut", "Songs cut at the maximum length.", n_cut),
+            _family("recorded_seconds", "Seconds of audio committed, gaps excluded: the effort.", "station", seconds),
+        )
+        return self._shown
+
+
+def _family(name: str, text: str, label: str, values: Mapping[str, float]) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"songstream_{name}", text, labels=[label])
+    for value, total in values.items():
+        family.add_metric([value], total)
+    return family
 
 
 def _bounded(value: str, known: set[str], limit: int) -> str:

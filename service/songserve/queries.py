@@ -1,18 +1,24 @@
-"""Reads the store: one song, pages of songs, how far a session is, and how often each type is sung."""
+"""Reads the store: one song, pages of songs, what came after, how far a session is, and how often each type is sung."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, func, literal, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Engine, func, select, tuple_
 from sqlalchemy.exc import DBAPIError
 
-from songserve.records import SessionRecord, StoredSong
-from songserve.refusal import Refusal
-from songserve.schema import effort, songs
-from songserve.store import read_session
+from songserve.frequencies import Frequency, FrequencyFilter, combined, count_query, effort_query, stations_query
+from songserve.records import SessionRecord, StoredClip, StoredSong
+from songserve.schema import EVER, clips, counts, effort, identity, songs
+from songserve.store import store_refusal
+from songserve.writing import read_session
 
-__all__ = ["Frequency", "FrequencyFilter", "Position", "SongFilter", "SongQueries"]
+__all__ = ["Position", "SongFilter", "SongQueries"]
+
+_SONG_COLUMNS = tuple(column for column in songs.c if column.name != "seq")
+_SONG_KEYS = tuple(column.name for column in _SONG_COLUMNS)
+_LAST_SEQ = select(func.coalesce(func.max(songs.c.seq), 0))
 
 Position = tuple[int, str]
 """Start time in milliseconds and uid of a song: where a page ends."""
@@ -31,49 +37,22 @@ class SongFilter:
     include_noise: bool = False
 
 
-@dataclass(frozen=True)
-class FrequencyFilter:
-    """What to count; empty sequences match everything."""
-
-    start_ms: int | None = None
-    end_ms: int | None = None
-    bucket_ms: int | None = None
-    stations: Sequence[str] = ()
-    type_ids: Sequence[str] = ()
-
-
-@dataclass
-class Frequency:
-    """One station in one bucket of time."""
-
-    station: str
-    start_ms: int | None
-    recorded_s: float = 0.0
-    counts: dict[str, int] = field(default_factory=dict)
-    """Songs by type, novel ones and noise excluded."""
-    n_novel: int = 0
-    n_noise: int = 0
-
-
 class SongQueries:
-    """Questions to the store; every method raises Refusal STORE_UNAVAILABLE when it cannot be read."""
+    """Questions to the store; every method raises Refusal STORE_UNAVAILABLE or STORE_CORRUPT when it cannot be read."""
 
     def __init__(self, readers: Engine) -> None:
         self._readers = readers
 
     def session(self, uuid: str) -> tuple[SessionRecord, int] | None:
         """Return a session and how many songs of it are stored, or None."""
-        try:
-            with self._readers.connect() as connection:
-                record = read_session(connection, uuid)
-                count = select(func.count()).select_from(songs).where(songs.c.session == uuid)
-                return None if record is None else (record, connection.execute(count).scalar_one())
-        except DBAPIError as error:
-            raise _unreadable(error) from error
+        with self._reading() as connection:
+            record = read_session(connection, uuid)
+            count = select(func.count()).select_from(songs).where(songs.c.session == uuid)
+            return None if record is None else (record, connection.execute(count).scalar_one())
 
     def song(self, uid: str) -> StoredSong | None:
         """Return one song, or None."""
-        rows = self._all(select(songs).where(songs.c.uid == uid))
+        rows = self._all(select(*_SONG_COLUMNS).where(songs.c.uid == uid))
         return StoredSong(**rows[0]) if rows else None
 
     def page(self, wanted: SongFilter, after: Position | None, size: int) -> tuple[list[StoredSong], Position | None]:
@@ -81,53 +60,87 @@ class SongQueries:
         conditions = _song_conditions(wanted)
         if after is not None:
             conditions.append(tuple_(songs.c.start_ms, songs.c.uid) > after)
-        ordered = select(songs).where(*conditions).order_by(songs.c.start_ms, songs.c.uid).limit(size + 1)
+        ordered = select(*_SONG_COLUMNS).where(*conditions).order_by(songs.c.start_ms, songs.c.uid).limit(size + 1)
         found = [StoredSong(**row) for row in self._all(ordered)]
         page = found[:size]
         return page, (page[-1].start_ms, page[-1].uid) if len(found) > size else None
 
-    def type_counts(self) -> dict[tuple[str, str, bool], int]:
-        """Return how many songs are stored by type id, kind and whether they are novel."""
-        columns = (songs.c.type_id, songs.c.kind, songs.c.is_novel)
-        rows = self._all(select(*columns, func.count().label("n")).group_by(*columns))
-        return {(row["type_id"], row["kind"], row["is_novel"]): row["n"] for row in rows}
+    def after(self, wanted: SongFilter, seq: int, size: int) -> tuple[list[StoredSong], int]:
+        """Return up to ``size`` songs stored after number ``seq``, in the order of commits, and where to go on."""
+        with self._reading() as connection:
+            # First the end, then what lies before it: a song committed in between is found the next time.
+            last = connection.execute(_LAST_SEQ).scalar_one()
+            between = (songs.c.seq > seq) & (songs.c.seq <= last)
+            ordered = select(*_SONG_COLUMNS, songs.c.seq).where(between, *_song_conditions(wanted))
+            rows = connection.execute(ordered.order_by(songs.c.seq).limit(size)).mappings().all()
+        found = [StoredSong(**{key: row[key] for key in _SONG_KEYS}) for row in rows]
+        return found, rows[-1]["seq"] if len(rows) == size else max(seq, last)
+
+    def position(self) -> tuple[str, int]:
+        """Return the store's identity and the number of the last song."""
+        with self._reading() as connection:
+            return (
+                connection.execute(select(identity.c.uuid)).scalar_one(),
+                connection.execute(_LAST_SEQ).scalar_one(),
+            )
+
+    def clip(self, uid: str) -> StoredClip | None:
+        """Return what is known of a song's clip, or None."""
+        rows = self._all(select(clips).where(clips.c.song == uid))
+        return StoredClip(**rows[0]) if rows else None
+
+    def oldest_clips(self, shelf: str, *, before_ms: int | None, size: int) -> list[StoredClip]:
+        """Return up to ``size`` clips that may be deleted, of songs before a time, the oldest first."""
+        conditions = [clips.c.shelf == shelf, clips.c.kept.is_(False)]
+        if before_ms is not None:
+            conditions.append(clips.c.song_start_ms < before_ms)
+        ordered = select(clips).where(*conditions).order_by(clips.c.song_start_ms, clips.c.song).limit(size)
+        return [StoredClip(**row) for row in self._all(ordered)]
+
+    def clip_totals(self, shelf: str) -> tuple[int, int]:
+        """Return how many clips a data directory holds, and their bytes."""
+        totals = select(func.count().label("n"), func.coalesce(func.sum(clips.c.n_bytes), 0).label("n_bytes"))
+        (row,) = self._all(totals.where(clips.c.shelf == shelf))
+        return int(row["n"]), int(row["n_bytes"])
+
+    def with_clip(self, shelf: str, uids: Sequence[str]) -> set[str]:
+        """Return those of the songs that have a clip in a data directory."""
+        rows = self._all(select(clips.c.song).where(clips.c.shelf == shelf, clips.c.song.in_(uids)))
+        return {row["song"] for row in rows}
+
+    def type_totals(self) -> dict[tuple[str, str, bool], tuple[int, int]]:
+        """Return how many songs are stored, and of these cut at the maximum length, by type id, kind and novelty."""
+        keys = (counts.c.type_id, counts.c.kind, counts.c.is_novel)
+        sums = (func.sum(counts.c.n).label("n"), func.sum(counts.c.n_forced_cut).label("n_forced_cut"))
+        rows = self._all(select(*keys, *sums).where(counts.c.width_ms == EVER).group_by(*keys))
+        return {
+            (row["type_id"], row["kind"], row["is_novel"]): (int(row["n"]), int(row["n_forced_cut"])) for row in rows
+        }
 
     def recorded_s(self) -> dict[str, float]:
         """Return the seconds recorded by each station."""
-        total = func.sum(effort.c.recorded_s).label("recorded_s")
-        rows = self._all(select(effort.c.station, total).group_by(effort.c.station))
+        rows = self._all(select(effort.c.station, effort.c.recorded_s).where(effort.c.width_ms == EVER))
         return {row["station"]: row["recorded_s"] for row in rows}
 
     def frequencies(self, wanted: FrequencyFilter) -> list[Frequency]:
         """Return counts and recorded seconds by station and bucket, ordered by both."""
-        found: dict[tuple[str, int | None], Frequency] = {}
-
-        def at(row: Any) -> Frequency:
-            key = (row["station"], _bucket_start(row["bucket"], wanted))
-            return found.setdefault(key, Frequency(*key))
-
-        for row in self._all(_effort_query(wanted)):
-            at(row).recorded_s = row["recorded_s"]
-        for row in self._all(_count_query(wanted)):
-            frequency = at(row)
-            if row["kind"] == "noise":
-                frequency.n_noise += row["n"]
-            elif row["is_novel"]:
-                frequency.n_novel += row["n"]
-            else:
-                frequency.counts[row["type_id"]] = row["n"]
-        return [found[key] for key in sorted(found, key=lambda key: (key[0], key[1] or 0))]
+        with self._reading() as connection:
+            stations = wanted.stations or connection.execute(stations_query()).scalars().all()
+            recorded = connection.execute(effort_query(wanted, stations)).all()
+            counted = connection.execute(count_query(wanted, stations)).all()
+        return combined(wanted, recorded, counted)
 
     def _all(self, statement: Any) -> Sequence[Any]:
+        with self._reading() as connection:
+            return connection.execute(statement).mappings().all()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
         try:
             with self._readers.connect() as connection:
-                return connection.execute(statement).mappings().all()
+                yield connection
         except DBAPIError as error:
-            raise _unreadable(error) from error
-
-
-def _unreadable(error: DBAPIError) -> Refusal:
-    return Refusal(f"the store cannot be read now ({error.orig})", reason="STORE_UNAVAILABLE")
+            raise store_refusal(error, doing="read") from error
 
 
 def _song_conditions(wanted: SongFilter) -> list[ColumnElement[bool]]:
@@ -152,35 +165,3 @@ def _time_conditions(column: ColumnElement[int], start_ms: int | None, end_ms: i
     if end_ms is not None:
         conditions.append(column < end_ms)
     return conditions
-
-
-def _bucket(column: ColumnElement[int], wanted: FrequencyFilter) -> ColumnElement[int]:
-    """Bucket number of a time; without a bucket width everything is in number 0."""
-    if wanted.bucket_ms is None:
-        return literal(0)
-    return (column - (wanted.start_ms or 0)) // wanted.bucket_ms
-
-
-def _bucket_start(number: int, wanted: FrequencyFilter) -> int | None:
-    return None if wanted.bucket_ms is None else (wanted.start_ms or 0) + number * wanted.bucket_ms
-
-
-def _effort_query(wanted: FrequencyFilter) -> Any:
-    bucket = _bucket(effort.c.hour_ms, wanted).label("bucket")
-    conditions = _time_conditions(effort.c.hour_ms, wanted.start_ms, wanted.end_ms)
-    if wanted.stations:
-        conditions.append(effort.c.station.in_(wanted.stations))
-    total = func.sum(effort.c.recorded_s).label("recorded_s")
-    return select(effort.c.station, bucket, total).where(*conditions).group_by(effort.c.station, bucket)
-
-
-def _count_query(wanted: FrequencyFilter) -> Any:
-    bucket = _bucket(songs.c.start_ms, wanted).label("bucket")
-    conditions = _time_conditions(songs.c.start_ms, wanted.start_ms, wanted.end_ms)
-    if wanted.stations:
-        conditions.append(songs.c.station.in_(wanted.stations))
-    if wanted.type_ids:
-        conditions.append(songs.c.type_id.in_(wanted.type_ids))
-    keys = (songs.c.station, bucket, songs.c.type_id, songs.c.is_novel, songs.c.kind)
-    count = func.count().label("n")
-    return select(*keys, count).where(*conditions).group_by(*keys).order_by(count.desc(), songs.c.type_id)

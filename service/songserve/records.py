@@ -10,7 +10,16 @@ from uuid import UUID
 
 from songserve.refusal import Refusal
 
-__all__ = ["AudioFormat", "Commit", "Encoding", "SessionName", "SessionOpening", "SessionRecord", "StoredSong"]
+__all__ = [
+    "AudioFormat",
+    "Commit",
+    "Encoding",
+    "SessionName",
+    "SessionOpening",
+    "SessionRecord",
+    "StoredClip",
+    "StoredSong",
+]
 
 Encoding = Literal["linear16", "float32"]
 
@@ -125,6 +134,23 @@ class StoredSong:
 
 
 @dataclass(frozen=True)
+class StoredClip:
+    """A file with the sound of a song; samples are of the sender's rate, from the session's start."""
+
+    song: str
+    """Uid of the song."""
+    shelf: str
+    """Uuid of the data directory that holds the file."""
+    song_start_ms: int
+    start_sample: int
+    n_samples: int
+    sample_rate_hz: int
+    n_bytes: int
+    kept: bool = False
+    """Never deleted by age or quota."""
+
+
+@dataclass(frozen=True)
 class Commit:
     """One step of a session, stored whole or not at all: songs, watermark and stream state together."""
 
@@ -133,3 +159,5 @@ class Commit:
     songs: tuple[StoredSong, ...]
     recorded_s: dict[int, float] = field(default_factory=dict)
     """Newly committed seconds of audio, by the hour (UTC, milliseconds since 1970) they were recorded in."""
+    clips: tuple[StoredClip, ...] = ()
+    """Files that are on the disk already, of some of the songs."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from songcore.resample import check_sample_rate
+from songserve.frequencies import FrequencyFilter
 from songserve.intake import Chunk, Finish, Gap
-from songserve.queries import FrequencyFilter, Position, SongFilter
+from songserve.queries import Position, SongFilter
 from songserve.records import AudioFormat, Encoding, SessionName, SessionOpening
 from songserve.refusal import Refusal
 from songserve.v1 import ingest_pb2, songs_pb2

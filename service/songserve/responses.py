@@ -10,7 +10,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from songcore.assign import Assignment
 from songcore.bundle import Bundle
 from songcore.stream import Song
-from songserve.queries import Frequency, Position
+from songserve.frequencies import Frequency
+from songserve.queries import Position
 from songserve.records import SessionRecord, StoredSong
 from songserve.v1 import classification_pb2, ingest_pb2, models_pb2, songs_pb2, types_pb2
 

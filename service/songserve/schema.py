@@ -1,12 +1,45 @@
-"""The tables of the store. Times are UTC in milliseconds since 1970; samples are counted from the session's start."""
+"""The tables of the store. Times are UTC in milliseconds since 1970; samples are counted from the session's start.
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table
+A change here needs a revision in `songserve/migrations/versions`; a test compares the two.
+"""
 
-__all__ = ["SCHEMA_VERSION", "effort", "metadata", "sessions", "songs"]
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, text
 
-SCHEMA_VERSION = 1
+__all__ = [
+    "DAY_MS",
+    "EVER",
+    "HOUR_MS",
+    "REVISION",
+    "WIDTHS_MS",
+    "clips",
+    "counts",
+    "effort",
+    "identity",
+    "metadata",
+    "revision",
+    "sessions",
+    "songs",
+]
+
+REVISION = "0002"
+"""The newest revision; the names of revisions are numbers, so that an older program knows a newer schema."""
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+EVER = 0
+WIDTHS_MS = (HOUR_MS, DAY_MS, EVER)
+"""Counts and effort are kept by the hour, by the UTC day and in total (one bucket that begins at 0)."""
 
 metadata = MetaData()
+
+revision = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))
+
+identity = Table(
+    "identity",
+    metadata,
+    # Tokens of a watch hold it: they are void for another store, and for one that was put back to an older state.
+    Column("uuid", String(36), primary_key=True),
+)
 
 sessions = Table(
     "sessions",
@@ -32,6 +65,8 @@ songs = Table(
     "songs",
     metadata,
     Column("uid", String(36), primary_key=True),
+    # Order of commits. There is one writer at a time, so whoever has read up to a number has missed none below it.
+    Column("seq", BigInteger, nullable=False, unique=True),
     Column("station", String(63), nullable=False),
     Column("session", String(36), nullable=False),
     Column("start_ms", BigInteger, nullable=False),
@@ -48,16 +83,51 @@ songs = Table(
     Column("forced_cut", Boolean, nullable=False),
     Column("snr_db", Float, nullable=False),
     Column("bundle", String(64), nullable=False),
+    # Every filter of a list has an index in the list's order.
     Index("songs_by_time", "start_ms", "uid"),
-    Index("songs_by_session", "session", "start_ms"),
-    # Holds every column that counting needs.
-    Index("songs_by_station", "station", "start_ms", "type_id", "is_novel", "kind"),
+    Index("songs_by_session", "session", "start_ms", "uid"),
+    Index("songs_by_station", "station", "start_ms", "uid"),
+    Index("songs_by_type", "type_id", "start_ms", "uid"),
+    Index("songs_novel", "start_ms", "uid", sqlite_where=text("is_novel = 1"), postgresql_where=text("is_novel")),
+)
+
+# Songs are counted in the transaction that stores them: adding up a season's songs at every question would take seconds.
+counts = Table(
+    "counts",
+    metadata,
+    Column("width_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("station", String(63), primary_key=True),
+    Column("start_ms", BigInteger, primary_key=True, autoincrement=False),
+    Column("type_id", String(16), primary_key=True),
+    Column("kind", String(8), primary_key=True),
+    Column("is_novel", Boolean, primary_key=True),
+    Column("n", BigInteger, nullable=False),
+    Column("n_forced_cut", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 effort = Table(
     "effort",
     metadata,
+    Column("width_ms", BigInteger, primary_key=True, autoincrement=False),
     Column("station", String(63), primary_key=True),
-    Column("hour_ms", BigInteger, primary_key=True),
+    Column("start_ms", BigInteger, primary_key=True, autoincrement=False),
     Column("recorded_s", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+clips = Table(
+    "clips",
+    metadata,
+    Column("song", String(36), primary_key=True),
+    # Which data directory holds the file: servers that share a PostgreSQL database have one each.
+    Column("shelf", String(36), nullable=False),
+    Column("song_start_ms", BigInteger, nullable=False),
+    Column("start_sample", BigInteger, nullable=False),
+    Column("n_samples", BigInteger, nullable=False),
+    Column("sample_rate_hz", Integer, nullable=False),
+    Column("n_bytes", BigInteger, nullable=False),
+    # Never deleted by age or quota.
+    Column("kept", Boolean, nullable=False),
+    Index("clips_by_age", "shelf", "kept", "song_start_ms", "song"),
 )

@@ -17,7 +17,8 @@ from prometheus_client import start_http_server
 from songcore.bundle import Bundle
 from songcore.errors import ConfigError
 from songserve.batching import Batcher, BatchLimits
-from songserve.database import DataDirectory, sqlite_has_wal_reset_bug
+from songserve.database import DataDirectory
+from songserve.engines import sqlite_has_wal_reset_bug
 from songserve.gathering import Gatherer
 from songserve.metrics import Metrics
 from songserve.queries import SongQueries
@@ -106,7 +107,8 @@ async def serving(
     Raises ConfigError: those of `DataDirectory`, and PORT_IN_USE.
     """
     async with AsyncExitStack() as stack:
-        directory = DataDirectory(settings.data_dir)
+        url = settings.database_url
+        directory = DataDirectory(settings.data_dir, database_url=url.get_secret_value() if url else None)
         stack.callback(directory.close)
         metrics = Metrics(bundle=bundle.digest, provider=bundle.embedder.provider, version=version)
         runtime = await stack.enter_async_context(_runtime(settings, bundle, directory, metrics, now))
@@ -132,7 +134,7 @@ async def _runtime(
     settings: ServeSettings, bundle: Bundle, directory: DataDirectory, metrics: Metrics, now: Callable[[], float]
 ) -> AsyncIterator[Runtime]:
     queries = SongQueries(directory.readers)
-    metrics.seed(queries.type_counts(), queries.recorded_s())
+    metrics.count_in_store(queries.type_totals, queries.recorded_s)
     store = Store(
         directory,
         group_window_s=settings.group_window_ms / 1000,
@@ -213,7 +215,7 @@ def _serve_metrics(stack: AsyncExitStack, settings: ServeSettings, metrics: Metr
 def _start_collection(metrics: Metrics, directory: DataDirectory) -> None:
     metrics.db_size_bytes.set_function(lambda: directory.database_bytes)
     metrics.disk_free_bytes.set_function(lambda: directory.free_bytes)
-    if sqlite_has_wal_reset_bug():
+    if directory.writer.dialect.name == "sqlite" and sqlite_has_wal_reset_bug():
         log.info("this SQLite has the WAL-reset bug; a single connection writes, which avoids it")
 
 

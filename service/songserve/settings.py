@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from songcore.embed import Device
@@ -29,7 +29,9 @@ class ServeSettings(BaseSettings):
     bundle: Path
     """Directory of the bundle to serve."""
     data_dir: Path
-    """Directory of the database; one server owns it."""
+    """Directory of the database and the clips; one server owns it."""
+    database_url: SecretStr | None = None
+    """PostgreSQL to use in place of the SQLite file, ``postgresql+psycopg://user:password@host/database``."""
     listen: str = "127.0.0.1:50051"
     """Host and port of gRPC; port 0 takes a free one."""
     insecure: bool = False

@@ -33,6 +33,7 @@ _CODES = {
     "STORE_UNAVAILABLE": Code.UNAVAILABLE,
     "SETUP_TIMEOUT": Code.DEADLINE_EXCEEDED,
     "IDLE": Code.DEADLINE_EXCEEDED,
+    "STORE_CORRUPT": Code.DATA_LOSS,
     "INTERNAL": Code.INTERNAL,
 }
 """Every other reason of a Refusal or InputError is about the request: INVALID_ARGUMENT."""

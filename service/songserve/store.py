@@ -7,22 +7,20 @@ hundred streams cost a few disk flushes a second. Futures are resolved after the
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, CursorResult, bindparam, func, select, update
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from songserve.database import DataDirectory
-from songserve.records import AudioFormat, Commit, SessionName, SessionOpening, SessionRecord, StoredSong
+from songserve.records import Commit, SessionOpening, SessionRecord, StoredSong
 from songserve.refusal import Refusal
-from songserve.schema import effort, sessions, songs
+from songserve.writing import Statements, Transaction
 
-__all__ = ["Store", "WriteObserver", "read_session"]
+__all__ = ["Store", "WriteObserver", "store_refusal"]
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +33,7 @@ WriteObserver = Callable[[float, int], None]
 
 @dataclass
 class _Job:
-    run: Callable[[Connection], Any]
+    run: Callable[[Transaction], Any]
     future: "Future[Any]"
     result: Any = None
     refusal: Refusal | None = None
@@ -52,24 +50,39 @@ class Store:
     ) -> None:
         self._directory, self._window_s, self._min_free = directory, group_window_s, min_free_bytes
         self._observe = observe
+        self._watchers: set[Callable[[], None]] = set()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._connection = directory.writer.connect()
+        self._statements = Statements.of(directory.writer.dialect.name)
         self._thread = threading.Thread(target=self._write, name="store", daemon=True)
         self._thread.start()
 
     def open_session(self, opening: SessionOpening) -> "Future[SessionRecord]":
         """Create the session or take it over: the record has a new writer epoch, older writers are fenced off.
 
-        Fails with Refusal FORMAT_CHANGED, DISK_LOW or STORE_UNAVAILABLE.
+        Fails with Refusal FORMAT_CHANGED, DISK_LOW, STORE_UNAVAILABLE or STORE_CORRUPT.
         """
-        return self._submit(lambda connection: _open_session(connection, opening))
+        return self._submit(lambda transaction: transaction.open_session(opening))
 
     def commit(self, commit: Commit) -> "Future[tuple[StoredSong, ...]]":
         """Store one step of a session whole; gives the songs that were not stored before.
 
-        Fails with Refusal WRITER_FENCED, DISK_LOW or STORE_UNAVAILABLE; then nothing of it is stored.
+        Fails with Refusal WRITER_FENCED, DISK_LOW, STORE_UNAVAILABLE or STORE_CORRUPT; then nothing of it is stored, unless
+        a PostgreSQL went away in the middle of the answer: the next `open_session` tells.
         """
-        return self._submit(lambda connection: _commit(connection, commit))
+        return self._submit(lambda transaction: transaction.commit(commit))
+
+    def forget_clips(self, uids: Sequence[str]) -> "Future[None]":
+        """Delete the rows of clips, except kept ones; the files are the caller's to delete, afterwards."""
+        return self._submit(lambda transaction: transaction.forget_clips(uids))
+
+    def keep_clip(self, uid: str, *, keep: bool) -> "Future[bool]":
+        """Set whether a clip is kept from deletion; gives False when the song has none."""
+        return self._submit(lambda transaction: transaction.keep_clip(uid, keep))
+
+    def subscribe(self, stored: Callable[[], None]) -> Callable[[], None]:
+        """Call ``stored`` in the writing thread after each transaction that added songs; returns what ends that."""
+        self._watchers.add(stored)
+        return lambda: self._watchers.discard(stored)
 
     def check_disk(self) -> None:
         """Raise Refusal DISK_LOW when less than the reserve is free."""
@@ -85,9 +98,8 @@ class Store:
         """Write what was submitted and stop."""
         self._jobs.put(None)
         self._thread.join()
-        self._connection.close()
 
-    def _submit(self, run: Callable[[Connection], T]) -> "Future[T]":
+    def _submit(self, run: Callable[[Transaction], T]) -> "Future[T]":
         future: Future[T] = Future()
         # From here on it cannot be cancelled: a caller that leaves must not stop the thread that writes for all.
         future.set_running_or_notify_cancel()
@@ -116,13 +128,13 @@ class Store:
         began = time.monotonic()
         try:
             self.check_disk()
-            with self._connection.begin():
+            with self._directory.writer.begin() as connection:
+                transaction = Transaction(connection, self._statements)
                 for job in group:
-                    _run(job, self._connection)
+                    _run(job, transaction)
+                transaction.finish()
         except Exception as error:  # noqa: BLE001 - whatever happened, somebody waits for the answer
-            refusal = error if isinstance(error, Refusal) else _store_refusal(error)
-            for job in group:
-                job.future.set_exception(refusal)
+            self._answer_failure(group, error)
             return
         for job in group:
             if job.refusal:
@@ -130,103 +142,44 @@ class Store:
             else:
                 job.future.set_result(job.result)
         self._observe(time.monotonic() - began, len(group))
+        if transaction.n_new_songs:
+            for stored in list(self._watchers):
+                stored()
+
+    def _answer_failure(self, group: list[_Job], error: Exception) -> None:
+        # When a value is to blame and not the database, one session's value must not cost the others their commit.
+        if len(group) > 1 and not isinstance(error, Refusal | OperationalError):
+            for job in group:
+                job.result = job.refusal = None
+                self._write_group([job])
+            return
+        refusal = error if isinstance(error, Refusal) else store_refusal(error)
+        for job in group:
+            job.future.set_exception(refusal)
 
 
-def read_session(connection: Connection, uuid: str) -> SessionRecord | None:
-    """Return a session as it stands, or None."""
-    row = connection.execute(select(sessions).where(sessions.c.uuid == uuid)).mappings().one_or_none()
-    if row is None:
-        return None
-    audio_format = AudioFormat(row["encoding"], row["sample_rate_hz"], row["n_channels"], row["channel"])
-    opening = SessionOpening(SessionName.of(row["station"], uuid), audio_format, row["capture_start_ms"])
-    return SessionRecord(opening=opening, **{key: row[key] for key in _PROGRESS})
-
-
-_PROGRESS = (
-    "writer_epoch",
-    "committed_sequence_number",
-    "committed_sample",
-    "origin_sample",
-    "heard_until_ms",
-    "input_sample",
-    "state",
-    "finished",
-)
-
-
-# Built once: building a statement costs more than running it.
-_MINE = (sessions.c.uuid == bindparam("key")) & (sessions.c.writer_epoch == bindparam("epoch"))
-_MOVE_SESSION = (
-    update(sessions).where(_MINE).values({key: bindparam(key) for key in _PROGRESS if key != "writer_epoch"})
-)
-_ADD_SONG = insert(songs).on_conflict_do_nothing()
-_NEW_EFFORT = insert(effort)
-_ADD_EFFORT = _NEW_EFFORT.on_conflict_do_update(
-    index_elements=["station", "hour_ms"], set_={"recorded_s": effort.c.recorded_s + _NEW_EFFORT.excluded.recorded_s}
-)
-
-
-def _progress(record: SessionRecord) -> dict[str, Any]:
-    return {key: getattr(record, key) for key in _PROGRESS}
-
-
-def _run(job: _Job, connection: Connection) -> None:
-    """Run one job of a group. A refusal comes before the job's first write, so the others are not touched by it."""
+def _run(job: _Job, transaction: Transaction) -> None:
     try:
-        job.result = job.run(connection)
+        job.result = job.run(transaction)
     except Refusal as refusal:
         job.refusal = refusal
 
 
-def _open_session(connection: Connection, opening: SessionOpening) -> SessionRecord:
-    uuid = str(opening.name.uuid)
-    record = read_session(connection, uuid)
-    if record is None:
-        record = SessionRecord(opening, writer_epoch=1)
-        audio_format = asdict(opening.audio_format)
-        start = {"uuid": uuid, "station": opening.name.station, "capture_start_ms": opening.capture_start_ms}
-        connection.execute(insert(sessions).values(**start, **audio_format, **_progress(record)))
-        return record
-    if record.opening != opening:
-        raise Refusal(
-            f"session {opening.name} began as {record.opening}; a session keeps its station, format and start time, "
-            "begin a new one",
-            reason="FORMAT_CHANGED",
-        )
-    epoch = record.writer_epoch + 1
-    connection.execute(update(sessions).where(sessions.c.uuid == uuid).values(writer_epoch=epoch))
-    last_end = connection.execute(select(func.max(songs.c.end_ms)).where(songs.c.session == uuid)).scalar()
-    songs_until_ms = 0 if last_end is None else last_end - opening.capture_start_ms
-    return replace(record, writer_epoch=epoch, songs_until_ms=songs_until_ms)
-
-
-def _commit(connection: Connection, commit: Commit) -> tuple[StoredSong, ...]:
-    record = commit.record
-    name = record.opening.name
-    move = {**_progress(record), "key": str(name.uuid), "epoch": record.writer_epoch}
-    if _n_rows(connection.execute(_MOVE_SESSION, move)) == 0:
-        raise Refusal(
-            f"a newer stream writes {name}; this one, of epoch {record.writer_epoch}, has ended", reason="WRITER_FENCED"
-        )
-    new = tuple(song for song in commit.songs if _n_rows(connection.execute(_ADD_SONG, song.row())))
-    for hour_ms, recorded_s in commit.recorded_s.items():
-        effort_row = {"station": name.station, "hour_ms": hour_ms, "recorded_s": recorded_s}
-        connection.execute(_ADD_EFFORT, effort_row)
-    return new
-
-
-def _n_rows(result: Any) -> int:
-    return cast("CursorResult[Any]", result).rowcount
-
-
-def _store_refusal(error: Exception) -> Refusal:
-    log.error("the store could not write: %s", error)
-    cause = str(error.orig) if isinstance(error, DBAPIError) else str(error)
-    if "is full" in cause:
+def store_refusal(error: Exception, *, doing: str = "written") -> Refusal:
+    """Return what to tell a caller when the database said no: DISK_LOW, STORE_CORRUPT or STORE_UNAVAILABLE."""
+    log.error("the store cannot be %s: %s", doing, error)
+    cause = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    if "is full" in cause or state == "53100":
         return Refusal(
-            f"the disk of the data directory is full ({cause}); make room, or keep the audio and come back",
+            f"the disk of the database is full ({cause}); make room, or keep the audio and come back",
             reason="DISK_LOW",
         )
+    if "malformed" in cause or "not a database" in cause or state in {"XX001", "XX002"}:
+        return Refusal(
+            f"the database is damaged ({cause}); keep the audio, run `songstream db check`, restore a backup",
+            reason="STORE_CORRUPT",
+        )
     return Refusal(
-        f"the store cannot be written now ({cause}); keep the audio and come back", reason="STORE_UNAVAILABLE"
+        f"the store cannot be {doing} now ({cause}); keep the audio and come back", reason="STORE_UNAVAILABLE"
     )

@@ -48,6 +48,7 @@ PLACES: dict[str, dict[str, str]] = {
     },
     "sounddevice": {"songstation": "the microphone"},
     "sqlalchemy": {"songserve": "the store"},
+    "alembic": {"songserve.migrations": "brings older tables up to date"},
 }
 
 # Who may read the clock, the environment or a global random state. To extend: add the module and why.
@@ -57,6 +58,8 @@ AMBIENT = {
     "songstation.commands": "the command line",
     "songtrain.commands": "the command line",
     "songserve.settings": "reads SONGSTREAM_*",
+    "songserve.database": "gives a new store and a new directory names of their own",
+    "songserve.migrations": "gives an older store a name of its own",
 }
 
 # Who makes protobuf messages: one module on each side of the wire.

@@ -1,4 +1,4 @@
-"""One test bundle, and servers on fresh data directories."""
+"""One test bundle, servers on fresh data directories, and stores on both databases."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from bundles import make_test_bundle
+from postgres import PostgresServer, why_no_postgres
 from serving import ServerThread
 from songcore.bundle import Bundle
+from stores import Opened
 
 StartServer = Callable[..., ServerThread]
 
@@ -52,3 +54,28 @@ def shared_server(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> I
     """Return a server for tests that each use a session of their own."""
     with ServerThread(bundle, tmp_path_factory.mktemp("shared")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Return a PostgreSQL server with any number of databases."""
+    if reason := why_no_postgres():
+        pytest.skip(reason)
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str | None:
+    """Return None for the SQLite file of a data directory, and then the URL of a new PostgreSQL database."""
+    if request.param == "sqlite":
+        return None
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
+@pytest.fixture
+def opened(tmp_path: Path, database_url: str | None) -> Iterator[Opened]:
+    """Return an open store, on each database."""
+    with Opened(tmp_path / "data", database_url=database_url) as opened:
+        yield opened

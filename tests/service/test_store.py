@@ -1,109 +1,33 @@
 """The store: one transaction per step, nothing twice, and a clear answer when the disk says no."""
 
 import asyncio
-import sqlite3
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
+import numpy as np
 import pytest
 
 from songcore.errors import ConfigError
-from songserve.database import DATABASE_NAME, DataDirectory
-from songserve.queries import FrequencyFilter, SongFilter, SongQueries
-from songserve.records import AudioFormat, Commit, SessionName, SessionOpening, SessionRecord, StoredSong
-from songserve.refusal import Refusal
-from songserve.store import Store
+from songserve.database import DataDirectory
+from songserve.frequencies import FrequencyFilter
+from songserve.queries import SongFilter
+from songserve.records import StoredSong
+from songserve.schema import DAY_MS
+from stores import HOUR_MS, START_MS, Opened, commit, opening, reason, song
 
-HOUR_MS = 3_600_000
-START_MS = 490_000 * HOUR_MS
-
-
-class Opened:
-    """A data directory with its store and queries."""
-
-    def __init__(self, path: Path, *, min_free_bytes: int = 0) -> None:
-        self.directory = DataDirectory(path)
-        self.n_transactions = 0
-        self.store = Store(
-            self.directory, group_window_s=0.01, min_free_bytes=min_free_bytes, observe=lambda *_: self._count()
-        )
-        self.queries = SongQueries(self.directory.readers)
-
-    def _count(self) -> None:
-        self.n_transactions += 1
-
-    def close(self) -> None:
-        """Close all."""
-        self.store.close()
-        self.directory.close()
+MIDNIGHT_MS = START_MS // DAY_MS * DAY_MS
 
 
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Opened]:
-    """Return an open store."""
-    opened = Opened(tmp_path / "data")
-    yield opened
-    opened.close()
-
-
-def opening(number: int = 1, station: str = "north") -> SessionOpening:
-    """Return the opening of a session."""
-    return SessionOpening(SessionName(station, UUID(int=number)), AudioFormat("linear16", 48_000, 1, None), START_MS)
-
-
-def song(record: SessionRecord, start_s: float, type_id: str = "T0001", **fields: Any) -> StoredSong:
-    """Return a song of a session."""
-    name = record.opening.name
-    start_ms = START_MS + round(start_s * 1000)
-    values: dict[str, Any] = {
-        "uid": str(uuid5(name.uuid, str(start_s))),
-        "station": name.station,
-        "session": str(name.uuid),
-        "start_ms": start_ms,
-        "end_ms": start_ms + 1000,
-        "onset": round(start_s * 24_000),
-        "offset": round(start_s * 24_000) + 24_000,
-        "sample_rate_hz": 24_000,
-        "type_id": type_id,
-        "kind": "song",
-        "similarity": 0.5,
-        "novelty_score": 0.1,
-        "p_value": 0.4,
-        "is_novel": False,
-        "forced_cut": False,
-        "snr_db": 12.0,
-        "bundle": "digest",
-    }
-    return StoredSong(**{**values, **fields})
-
-
-def commit(record: SessionRecord, number: int, *songs: StoredSong, **fields: Any) -> Commit:
-    """Return a commit up to chunk ``number``, of a second each."""
-    moved = replace(
-        record, committed_sequence_number=number, committed_sample=number * 48_000, state=b"state", **fields
-    )
-    return Commit(moved, songs, {START_MS: 1.0})
-
-
-def reason(future: "Future[Any]") -> str:
-    """Return the reason of a failed write."""
-    with pytest.raises(Refusal) as refused:
-        future.result(10)
-    return refused.value.reason
-
-
-def test_a_commit_is_there_after_reopening(tmp_path: Path) -> None:
-    """Songs, watermark and state that were acknowledged are read back from the file."""
-    first = Opened(tmp_path)
+def test_a_commit_is_there_after_reopening(tmp_path: Path, database_url: str | None) -> None:
+    """Songs, watermark and state that were acknowledged are read back."""
+    first = Opened(tmp_path, database_url=database_url)
     record = first.store.open_session(opening()).result(10)
     new = first.store.commit(commit(record, 3, song(record, 1), song(record, 2))).result(10)
     assert len(new) == 2
     first.close()
-    again = Opened(tmp_path)
+    again = Opened(tmp_path, database_url=database_url)
     found = again.store.open_session(opening()).result(10)
     assert (found.writer_epoch, found.committed_sequence_number, found.state) == (2, 3, b"state")
     assert found.songs_until_ms == 3000
@@ -119,7 +43,7 @@ def test_a_song_is_stored_once_and_as_it_was_first(opened: Opened) -> None:
     again = opened.store.commit(commit(record, 2, song(record, 1, "T0002"), song(record, 5))).result(10)
     assert [row.type_id for row in first] == ["T0001"]
     assert [row.start_ms for row in again] == [START_MS + 5000]
-    assert opened.queries.type_counts() == {("T0001", "song", False): 2}
+    assert opened.queries.type_totals() == {("T0001", "song", False): (2, 0)}
 
 
 def test_an_older_writer_is_fenced_and_leaves_nothing(opened: Opened) -> None:
@@ -131,7 +55,7 @@ def test_an_older_writer_is_fenced_and_leaves_nothing(opened: Opened) -> None:
     fine = opened.store.commit(commit(other, 1, song(other, 2)))
     assert reason(fenced) == "WRITER_FENCED"
     assert len(fine.result(10)) == 1
-    assert opened.queries.type_counts() == {("T0001", "song", False): 1}
+    assert opened.queries.type_totals() == {("T0001", "song", False): (1, 0)}
     found = opened.queries.session(str(newer.opening.name.uuid))
     assert found is not None
     assert found[0].committed_sequence_number == 0
@@ -161,40 +85,11 @@ def test_a_caller_that_leaves_stops_neither_its_commit_nor_the_store(opened: Ope
     assert opened.store.open_session(opening(1)).result(10).writer_epoch == 2
 
 
-def test_a_full_disk_acknowledges_nothing_and_recovers(opened: Opened) -> None:
-    """When the database cannot grow the commit fails with DISK_LOW, is not there, and later commits work again."""
-    record = opened.store.open_session(opening()).result(10)
-    opened.store.commit(commit(record, 1, song(record, 1))).result(10)
-    raw: Any = opened.store._connection.connection.dbapi_connection
-    pages = raw.execute("PRAGMA page_count").fetchone()[0]
-    raw.execute(f"PRAGMA max_page_count = {pages}")
-    full = replace(commit(record, 2), record=replace(record, committed_sequence_number=2, state=bytes(200_000)))
-    assert reason(opened.store.commit(full)) == "DISK_LOW"
-    found = opened.queries.session(str(record.opening.name.uuid))
-    assert found is not None
-    assert found[0].committed_sequence_number == 1
-    raw.execute("PRAGMA max_page_count = 1000000")
-    opened.store.commit(full).result(10)
-
-
 def test_a_reserve_of_disk_is_kept(tmp_path: Path) -> None:
     """Below the reserve nothing is written, not even a session."""
     opened = Opened(tmp_path, min_free_bytes=2**60)
     assert reason(opened.store.open_session(opening())) == "DISK_LOW"
     opened.close()
-
-
-def test_a_locked_database_is_reported(opened: Opened) -> None:
-    """While another program holds the file a commit fails with STORE_UNAVAILABLE, and later ones work."""
-    record = opened.store.open_session(opening()).result(10)
-    raw: Any = opened.store._connection.connection.dbapi_connection
-    raw.execute("PRAGMA busy_timeout = 50")
-    other = sqlite3.connect(opened.directory.path / DATABASE_NAME, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    assert reason(opened.store.commit(commit(record, 1))) == "STORE_UNAVAILABLE"
-    other.execute("ROLLBACK")
-    other.close()
-    opened.store.commit(commit(record, 1)).result(10)
 
 
 def test_a_data_directory_has_one_owner(opened: Opened) -> None:
@@ -204,21 +99,32 @@ def test_a_data_directory_has_one_owner(opened: Opened) -> None:
     assert refused.value.reason == "DATA_DIR_LOCKED"
 
 
-def test_unusable_data_directories_are_explained(tmp_path: Path) -> None:
-    """A file in the way, a database of a newer schema and one that is none each get their reason."""
-    (tmp_path / "file").write_text("")
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / DATABASE_NAME).write_text("not a database" * 1000)
-    Opened(tmp_path / "newer").close()
-    with sqlite3.connect(tmp_path / "newer" / DATABASE_NAME) as connection:
-        connection.execute("PRAGMA user_version = 99")
-    connection.close()
-    found = {}
-    for name in ("file", "text", "newer"):
-        with pytest.raises(ConfigError) as refused:
-            DataDirectory(tmp_path / name)
-        found[name] = refused.value.reason
-    assert found == {"file": "DATA_DIR_UNWRITABLE", "text": "DATABASE_INVALID", "newer": "SCHEMA_NEWER"}
+def test_a_value_that_the_database_refuses_costs_only_its_own_commit(opened: Opened) -> None:
+    """A number that no column takes fails alone, though the commits of other sessions share its transaction."""
+    bad = opened.store.open_session(opening()).result(10)
+    good = opened.store.open_session(opening(2, "south")).result(10)
+    refused = opened.store.commit(commit(replace(bad, input_sample=2**70), 1, song(bad, 1)))
+    stored = opened.store.commit(commit(good, 1, song(good, 2)))
+    assert reason(refused) == "STORE_UNAVAILABLE"
+    assert len(stored.result(10)) == 1
+    assert opened.queries.recorded_s() == {"south": 1.0}
+
+
+def test_a_page_token_holds_while_songs_come_in(opened: Opened) -> None:
+    """Songs stored between two pages move nothing: each song that was there is on exactly one page."""
+    record = opened.store.open_session(opening()).result(10)
+    there = [song(record, second) for second in range(0, 20, 2)]
+    opened.store.commit(commit(record, 1, *there)).result(10)
+    found: list[StoredSong] = []
+    after = None
+    for number in range(2, 100):
+        page, after = opened.queries.page(SongFilter(), after, 3)
+        found += page
+        if after is None:
+            break
+        opened.store.commit(commit(record, number, song(record, 1 + 2 * number), song(record, 0.5 * number))).result(10)
+    assert [one for one in found if one in there] == there
+    assert len({one.uid for one in found}) == len(found)
 
 
 def test_pages_hold_every_song_once(opened: Opened) -> None:
@@ -272,3 +178,48 @@ def test_frequencies_stand_beside_effort(opened: Opened) -> None:
     later = FrequencyFilter(start_ms=START_MS + HOUR_MS, bucket_ms=2 * HOUR_MS, type_ids=["T0001"])
     assert [found.recorded_s for found in opened.queries.frequencies(later)] == [3660.0]
     assert opened.queries.frequencies(FrequencyFilter(stations=["south"])) == []
+
+
+def test_frequencies_equal_a_plain_count(filled: tuple[Opened, list[StoredSong]]) -> None:
+    """Whatever kept counts a question is answered from, it gives what counting the songs one by one gives."""
+    opened, songs = filled
+    for bounds in ((None, None), (24, 24 * 5), (7, 61), (30, None)):
+        start, end = (None if hour is None else MIDNIGHT_MS + hour * HOUR_MS for hour in bounds)
+        for bucket_ms in (None, HOUR_MS, 5 * HOUR_MS, DAY_MS, 3 * DAY_MS):
+            wanted = FrequencyFilter(start_ms=start, end_ms=end, bucket_ms=bucket_ms)
+            found = opened.queries.frequencies(wanted)
+            counts = {(row.station, row.start_ms, kind): n for row in found for kind, n in row.counts.items()}
+            assert counts == plain_counts(songs, start, end, bucket_ms)
+            n_hours = sum(hour >= (bounds[0] or 0) and hour < (bounds[1] or 120) for hour in range(120))
+            assert sum(row.recorded_s for row in found) == 2 * 10.0 * n_hours
+
+
+def plain_counts(
+    songs: list[StoredSong], start: int | None, end: int | None, bucket_ms: int | None
+) -> dict[tuple[str, int | None, str], int]:
+    """Return the number of songs by station, bucket and type."""
+    counts: Counter[tuple[str, int | None, str]] = Counter()
+    for one in songs:
+        if (start is None or one.start_ms >= start) and (end is None or one.start_ms < end) and not one.is_novel:
+            bucket = None
+            if bucket_ms is not None:
+                bucket = (one.start_ms - (start or 0)) // bucket_ms * bucket_ms + (start or 0)
+            counts[one.station, bucket, one.type_id] += 1
+    return counts
+
+
+@pytest.fixture
+def filled(opened: Opened) -> tuple[Opened, list[StoredSong]]:
+    """Return a store with five days of two stations, and its songs."""
+    rng = np.random.default_rng(5)
+    songs = []
+    for number, station in enumerate(("north", "south")):
+        record = opened.store.open_session(opening(number, station)).result(10)
+        mine = [
+            song(record, index, f"T{rng.integers(3):04d}", start_ms=MIDNIGHT_MS + int(at), is_novel=bool(at % 7 == 0))
+            for index, at in enumerate(rng.integers(0, 120 * HOUR_MS, 200))
+        ]
+        seconds = {MIDNIGHT_MS + hour * HOUR_MS: 10.0 for hour in range(120)}
+        opened.store.commit(replace(commit(record, 1, *mine), recorded_s=seconds)).result(10)
+        songs += mine
+    return opened, songs

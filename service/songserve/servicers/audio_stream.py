@@ -123,7 +123,6 @@ class AudioStream:
         self._session.settle(commit)
         metrics, opening = self._runtime.metrics, commit.record.opening
         metrics.songs_stored(new)
-        metrics.recorded_seconds_total.labels(self._station).inc(sum(commit.recorded_s.values()))
         captured_s = (
             opening.capture_start_ms / 1000 + commit.record.committed_sample / opening.audio_format.sample_rate_hz
         )

@@ -1,0 +1,3 @@
+"""One module per revision; their names are numbers that grow."""
+
+__all__: list[str] = []

@@ -1,0 +1,188 @@
+"""What is written in one transaction of the store: sessions move, songs are added once, and counted as they are added.
+
+The transaction is the only one of its kind at that moment, in this server and any other on the same database.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
+
+from sqlalchemy import Connection, CursorResult, bindparam, delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from songserve.records import AudioFormat, Commit, SessionName, SessionOpening, SessionRecord, StoredSong
+from songserve.refusal import Refusal
+from songserve.schema import WIDTHS_MS, clips, counts, effort, sessions, songs
+
+__all__ = ["Statements", "Transaction", "bucket_start", "read_session"]
+
+_PROGRESS = (
+    "writer_epoch",
+    "committed_sequence_number",
+    "committed_sample",
+    "origin_sample",
+    "heard_until_ms",
+    "input_sample",
+    "state",
+    "finished",
+)
+
+# Built once: building a statement costs more than running it.
+_MINE = (sessions.c.uuid == bindparam("key")) & (sessions.c.writer_epoch == bindparam("epoch"))
+_MOVE_SESSION = (
+    update(sessions).where(_MINE).values({key: bindparam(key) for key in _PROGRESS if key != "writer_epoch"})
+)
+_LAST_SEQ = select(func.coalesce(func.max(songs.c.seq), 0))
+_FORGET_CLIP = delete(clips).where(clips.c.song == bindparam("key"), clips.c.kept.is_(False))
+_KEEP_CLIP = update(clips).where(clips.c.song == bindparam("key")).values(kept=bindparam("keep"))
+
+
+@dataclass(frozen=True)
+class Statements:
+    """The statements that the two databases spell differently."""
+
+    add_session: Any
+    add_songs: Any
+    add_clips: Any
+    add_counts: Any
+    add_effort: Any
+
+    @classmethod
+    def of(cls, dialect: str) -> "Statements":
+        """Return the statements for ``sqlite`` or ``postgresql``."""
+        insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
+        new_counts, new_effort = insert(counts), insert(effort)
+        return cls(
+            add_session=insert(sessions),
+            add_songs=insert(songs).on_conflict_do_nothing(index_elements=["uid"]).returning(songs.c.uid),
+            add_clips=insert(clips).on_conflict_do_nothing(index_elements=["song"]),
+            add_counts=new_counts.on_conflict_do_update(
+                index_elements=list(counts.primary_key.columns.keys()),
+                set_={key: counts.c[key] + new_counts.excluded[key] for key in ("n", "n_forced_cut")},
+            ),
+            add_effort=new_effort.on_conflict_do_update(
+                index_elements=list(effort.primary_key.columns.keys()),
+                set_={"recorded_s": effort.c.recorded_s + new_effort.excluded.recorded_s},
+            ),
+        )
+
+
+class Transaction:
+    """Runs the jobs of one transaction; `finish` writes what they have in common.
+
+    A refused job has written nothing, so the others are not touched by it.
+    """
+
+    def __init__(self, connection: Connection, statements: Statements) -> None:
+        self._connection, self._statements = connection, statements
+        self._seq: int | None = None
+        self._counts: Counter[tuple[int, str, int, str, str, bool]] = Counter()
+        self._forced_cuts: Counter[tuple[int, str, int, str, str, bool]] = Counter()
+        self._effort: defaultdict[tuple[int, str, int], float] = defaultdict(float)
+        self.n_new_songs = 0
+
+    def open_session(self, opening: SessionOpening) -> SessionRecord:
+        """Create the session or take it over with a new epoch; raises Refusal FORMAT_CHANGED."""
+        uuid = str(opening.name.uuid)
+        record = read_session(self._connection, uuid)
+        if record is None:
+            record = SessionRecord(opening, writer_epoch=1)
+            start = {"uuid": uuid, "station": opening.name.station, "capture_start_ms": opening.capture_start_ms}
+            row = {**start, **asdict(opening.audio_format), **_progress(record)}
+            self._connection.execute(self._statements.add_session, row)
+            return record
+        if record.opening != opening:
+            raise Refusal(
+                f"session {opening.name} began as {record.opening}; a session keeps its station, format and start time, "
+                "begin a new one",
+                reason="FORMAT_CHANGED",
+            )
+        epoch = record.writer_epoch + 1
+        self._connection.execute(update(sessions).where(sessions.c.uuid == uuid).values(writer_epoch=epoch))
+        last_end = self._connection.execute(select(func.max(songs.c.end_ms)).where(songs.c.session == uuid)).scalar()
+        songs_until_ms = 0 if last_end is None else last_end - opening.capture_start_ms
+        return replace(record, writer_epoch=epoch, songs_until_ms=songs_until_ms)
+
+    def commit(self, commit: Commit) -> tuple[StoredSong, ...]:
+        """Move the session and add what is new; raises Refusal WRITER_FENCED."""
+        record, name = commit.record, commit.record.opening.name
+        move = {**_progress(record), "key": str(name.uuid), "epoch": record.writer_epoch}
+        if _n_rows(self._connection.execute(_MOVE_SESSION, move)) == 0:
+            raise Refusal(
+                f"a newer stream writes {name}; this one, of epoch {record.writer_epoch}, has ended",
+                reason="WRITER_FENCED",
+            )
+        new = self._add_songs(commit.songs)
+        if commit.clips:
+            self._connection.execute(self._statements.add_clips, [asdict(clip) for clip in commit.clips])
+        for hour_ms, recorded_s in commit.recorded_s.items():
+            for width_ms in WIDTHS_MS:
+                self._effort[width_ms, name.station, bucket_start(hour_ms, width_ms)] += recorded_s
+        return new
+
+    def forget_clips(self, uids: Sequence[str]) -> None:
+        """Delete the rows of clips, except kept ones."""
+        self._connection.execute(_FORGET_CLIP, [{"key": uid} for uid in uids])
+
+    def keep_clip(self, uid: str, keep: bool) -> bool:
+        """Set whether a clip is kept from deletion; False when the song has none."""
+        return _n_rows(self._connection.execute(_KEEP_CLIP, {"key": uid, "keep": keep})) > 0
+
+    def finish(self) -> None:
+        """Write counts and effort of all jobs, each row once."""
+        if self._counts:
+            keys = ("width_ms", "station", "start_ms", "type_id", "kind", "is_novel")
+            rows = [
+                {**dict(zip(keys, key, strict=True)), "n": n, "n_forced_cut": self._forced_cuts[key]}
+                for key, n in self._counts.items()
+            ]
+            self._connection.execute(self._statements.add_counts, rows)
+        if self._effort:
+            seconds = [
+                {"width_ms": width_ms, "station": station, "start_ms": start_ms, "recorded_s": recorded_s}
+                for (width_ms, station, start_ms), recorded_s in self._effort.items()
+            ]
+            self._connection.execute(self._statements.add_effort, seconds)
+
+    def _add_songs(self, wanted: Sequence[StoredSong]) -> tuple[StoredSong, ...]:
+        if not wanted:
+            return ()
+        if self._seq is None:
+            self._seq = self._connection.execute(_LAST_SEQ).scalar_one()
+        # A number that a song does not take, as it was there before, stays unused.
+        rows = [{**song.row(), "seq": self._seq + index} for index, song in enumerate(wanted, 1)]
+        self._seq += len(wanted)
+        added = set(self._connection.execute(self._statements.add_songs, rows).scalars())
+        new = tuple(song for song in wanted if song.uid in added)
+        for song in new:
+            for width_ms in WIDTHS_MS:
+                start_ms = bucket_start(song.start_ms, width_ms)
+                key = (width_ms, song.station, start_ms, song.type_id, song.kind, song.is_novel)
+                self._counts[key] += 1
+                self._forced_cuts[key] += song.forced_cut
+        self.n_new_songs += len(new)
+        return new
+
+
+def bucket_start(time_ms: int, width_ms: int) -> int:
+    """Return where the bucket begins that a time falls in; 0 for the one that holds everything."""
+    return time_ms // width_ms * width_ms if width_ms else 0
+
+
+def read_session(connection: Connection, uuid: str) -> SessionRecord | None:
+    """Return a session as it stands, or None."""
+    row = connection.execute(select(sessions).where(sessions.c.uuid == uuid)).mappings().one_or_none()
+    if row is None:
+        return None
+    audio_format = AudioFormat(row["encoding"], row["sample_rate_hz"], row["n_channels"], row["channel"])
+    opening = SessionOpening(SessionName.of(row["station"], uuid), audio_format, row["capture_start_ms"])
+    return SessionRecord(opening=opening, **{key: row[key] for key in _PROGRESS})
+
+
+def _progress(record: SessionRecord) -> dict[str, Any]:
+    return {key: getattr(record, key) for key in _PROGRESS}
+
+
+def _n_rows(result: Any) -> int:
+    return cast("CursorResult[Any]", result).rowcount
