@@ -31,6 +31,7 @@ PLACES: dict[str, dict[str, str]] = {
     "librosa": {"songtrain": "an independent reference; the product has its own front end"},
     "sklearn": {"songtrain": "clustering and scores"},
     "ray": {
+        "songtrain.archive.tasks": "a task per shard",
         "songtrain.cluster": "starts or joins Ray",
         "songtrain.datasets.distributed": "features by Ray Data",
         "songtrain.lab.tasks": "two tasks per system and seed",

@@ -1,0 +1,152 @@
+"""Songs of an archive embedded and clustered in shards: as in one piece, resumable, with clear errors."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import typer
+from sklearn.metrics import adjusted_rand_score
+from typer.testing import CliRunner
+
+from bundles import make_test_bundle
+from songcore.arrays import FloatArray
+from songcore.bundle import load_bundle
+from songcore.errors import ConfigError, InputError
+from songtrain.archive.clusters import density_of_shards, kmeans_of_shards, neighbours_of_shards
+from songtrain.archive.run import ArchiveJob, cluster_archive
+from songtrain.archive.shards import Shard, read_shard, write_shard
+from songtrain.cluster import ray_session
+from songtrain.clusterers.reachability import density_labels, nearest_neighbours
+from songtrain.commands.cluster import cluster
+from songtrain.datasets.extract import extract_songs
+from songtrain.datasets.folder import scan_folder
+from songtrain.datasets.songs import SongPlace
+from songtrain.synth.config import season_config
+from songtrain.synth.write import simulate
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    # Ray leaves sockets, log files and subprocesses to the interpreter's end, and deprecates parts of itself.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_here() -> Iterator[None]:
+    """Hold one Ray of this machine for the tests of this file."""
+    with ray_session(store_bytes=128 * 2**20):
+        yield
+
+
+@pytest.fixture(scope="module")
+def season(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small simulated season of which the last file is no sound."""
+    folder = tmp_path_factory.mktemp("season")
+    simulate(season_config("demo", n_songs=24, n_types=3, n_singers=2, recording_s=30.0), folder)
+    max((folder / "recordings").iterdir()).write_text("this is no sound")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle to embed with."""
+    path = tmp_path_factory.mktemp("bundles") / "test"
+    make_test_bundle(path)
+    return path
+
+
+def points(n: int = 900) -> FloatArray:
+    """Return unit vectors (n, 8) around six directions."""
+    rng = np.random.default_rng(3)
+    rows = np.linalg.qr(rng.normal(size=(8, 8)))[0][rng.integers(0, 6, n)] + rng.normal(0, 0.06, (n, 8))
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
+def shards_of(rows: FloatArray, folder: Path, borders: list[int]) -> list[Path]:
+    """Write the rows as shards that end at the borders."""
+    paths = []
+    for number, part in enumerate(np.split(rows, borders)):
+        places = tuple(SongPlace(f"r{number}.wav", i, i + 1) for i in range(len(part)))
+        paths.append(folder / f"songs-{number}.parquet")
+        write_shard(paths[-1], Shard(places, part))
+    return paths
+
+
+def test_command_embeds_as_the_bundle_does_and_goes_on(season: Path, bundle_dir: Path, tmp_path: Path) -> None:
+    """Rows follow the recordings, embeddings are the encoder's, a bad file is skipped; a second run keeps whole shards."""
+    job = ArchiveJob(season, bundle_dir, tmp_path / "out", n_clusters=3, per_shard=2)
+    first = cluster_archive(job)
+    assert first["n_skipped"] == 1
+    assert first["n_clusters"] == 3
+    rows = pq.read_table(first["table"]).to_pylist()
+    assert len(rows) == first["n_songs"] > 10
+    shards = sorted(job.out.glob("songs-*.parquet"))
+    bundle = load_bundle(bundle_dir, device="cpu")
+    shard = read_shard(shards[0])
+    name = shard.places[0].recording
+    assert name == rows[0]["recording"]
+    assert rows[0]["onset_s"] == shard.places[0].onset / bundle.stream_config.frontend.sample_rate_hz
+    assert [s.recording for path in shards for s in read_shard(path).skipped] == [
+        max(p.name for p in (season / "recordings").iterdir())
+    ]
+    annotated = [place for place in shard.places if place.recording == name]
+    file = next(file for file in scan_folder(season).recordings if file.name == name)
+    songs = extract_songs(file.path, file.name, file.annotations, bundle.stream_config)
+    features = [part.astype(np.float32) for part in np.split(songs.frames, np.cumsum(songs.lengths)[:-1])]
+    assert np.array_equal(shard.embeddings[: len(annotated)], bundle.embedder.embed(features))
+    kept = {path: path.stat().st_mtime_ns for path in shards}
+    damaged = shards[1]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    assert cluster_archive(job) == first
+    assert {path for path in shards if path.stat().st_mtime_ns != kept[path]} == {damaged}
+    with pytest.raises(ConfigError, match="shards of other recordings") as caught:
+        cluster_archive(ArchiveJob(season, bundle_dir, job.out, n_clusters=3, per_shard=3))
+    assert caught.value.reason == "OUTPUT_EXISTS"
+
+
+def test_neighbours_and_density_are_those_of_one_piece(tmp_path: Path) -> None:
+    """However the songs are cut into shards, an empty one among them, neighbours and clusters are as without."""
+    rows = points()
+    shards = shards_of(rows, tmp_path, [10, 400, 400])
+    whole = nearest_neighbours(rows, rows, 24)
+    found = neighbours_of_shards(shards, 24)
+    assert np.array_equal(found.distances, whole.distances)
+    labels = density_of_shards(shards)
+    assert labels.max() == 5
+    assert np.array_equal(labels, density_labels(rows, 5, 5))
+
+
+def test_kmeans_of_shards_finds_the_groups(tmp_path: Path) -> None:
+    """Labels are those of the nearest centre, each centre the mean of its songs, and six groups are found."""
+    rows = points()
+    labels, centres = kmeans_of_shards(shards_of(rows, tmp_path, [300, 301, 700]), 6, seed=0)
+    gaps = ((rows[:, None] - centres) ** 2).sum(axis=2)
+    assert np.array_equal(labels, gaps.argmin(axis=1))
+    means = np.stack([rows[labels == k].mean(axis=0) for k in range(6)])
+    assert np.allclose(centres, means, atol=1e-3)
+    truth = density_labels(rows, 5, 5)
+    assert adjusted_rand_score(truth[truth >= 0], labels[truth >= 0]) > 0.99
+
+
+def test_more_clusters_than_songs_are_refused(tmp_path: Path) -> None:
+    """Seven clusters of five songs are an error that says so."""
+    with pytest.raises(InputError, match="7 clusters are asked of 5 songs"):
+        kmeans_of_shards(shards_of(points(5), tmp_path, [2]), 7, seed=0)
+
+
+def test_command_prints_one_line(season: Path, bundle_dir: Path, tmp_path: Path) -> None:
+    """``songstream cluster --json`` finds clusters by density and prints what came of it."""
+    app = typer.Typer()
+    app.command()(cluster)
+    options = ["--data", str(season), "--bundle", str(bundle_dir), "--out", str(tmp_path / "out"), "--json"]
+    shown = CliRunner().invoke(app, options)
+    assert shown.exit_code == 0, shown.output
+    facts = json.loads(shown.stdout.splitlines()[-1])
+    assert facts["n_recordings"] == len(list((season / "recordings").iterdir()))
+    assert len(pq.read_table(facts["table"])) == facts["n_songs"]
