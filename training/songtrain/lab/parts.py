@@ -34,6 +34,8 @@ PARTS: Mapping[Kind, Mapping[str, str]] = {
         "contrastive-clustering": "songtrain.methods.contrastive:ContrastiveClustering",
         "deep-cluster": "songtrain.methods.deep_cluster:DeepCluster",
         "nscnet": "songtrain.methods.nscnet:NSCNet",
+        "autoencoder": "songtrain.methods.autoencoder:AutoencoderEncoder",
+        "vade": "songtrain.methods.vade:VaDE",
     },
     "reducer": {
         "none": "sklearn.preprocessing:FunctionTransformer",
@@ -54,6 +56,8 @@ PARTS: Mapping[Kind, Mapping[str, str]] = {
         "meanshift": "sklearn.cluster:MeanShift",
         "agglomerative": "sklearn.cluster:AgglomerativeClustering",
         "gmm": "sklearn.mixture:GaussianMixture",
+        "communities": "songtrain.clusterers.communities:EigenvectorCommunities",
+        "louvain": "songtrain.clusterers.communities:LouvainCommunities",
         "argmax": "songtrain.clusterers.argmax:LargestShare",
     },
 }
