@@ -1,9 +1,10 @@
-"""Run the bundle's ONNX encoder: features of songs in, unit embeddings out. The only module that knows onnxruntime."""
+"""Run ONNX models: the bundle's encoder, and ones that users bring. The only module that knows onnxruntime."""
 
 import ctypes
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ import onnxruntime as ort
 from songcore.arrays import FloatArray
 from songcore.errors import BundleError, ConfigError
 
-__all__ = ["Device", "Embedder"]
+__all__ = ["Device", "Embedder", "OnnxModel"]
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -90,7 +91,48 @@ class Embedder:
         return n_mels, dimension
 
 
-def _open_session(model: bytes, device: Device, n_threads: int) -> ort.InferenceSession:
+class OnnxModel:
+    """A model of a user's own: one of its inputs to one of its outputs, float32 both.
+
+    Tensors may lie in files beside the model. Raises ConfigError MODEL_MISSING, MODEL_UNREADABLE or MODEL_INTERFACE.
+    """
+
+    def __init__(
+        self, path: Path, input_name: str, output_name: str, *, device: Device = "auto", n_threads: int = 1
+    ) -> None:
+        if not path.is_file():
+            raise ConfigError(f"there is no model {path}; give the path of an ONNX file", reason="MODEL_MISSING")
+        try:
+            self._session = _open_session(str(path), device, n_threads)
+        except BundleError as error:
+            raise ConfigError(f"{path}: {error}", reason="MODEL_UNREADABLE") from error
+        inputs = {i.name: i for i in self._session.get_inputs()}
+        outputs = [o.name for o in self._session.get_outputs()]
+        if list(inputs) != [input_name] or output_name not in outputs or inputs[input_name].type != "tensor(float)":
+            found = ", ".join(f"{i.name} {i.type}" for i in inputs.values())
+            raise ConfigError(
+                f"{path} takes {found} and gives {', '.join(outputs)}; expected one input {input_name}, tensor(float), and an "
+                f"output {output_name}: correct the names, or export the model so",
+                reason="MODEL_INTERFACE",
+            )
+        self._input_name, self._output_name = input_name, output_name
+        shape = inputs[input_name].shape
+        self.input_shape: tuple[int | None, ...] = tuple(n if isinstance(n, int) else None for n in shape)
+        """Of a batch, None where the model takes any size."""
+
+    def run(self, batch: FloatArray) -> FloatArray:
+        """Return the output for a batch; ConfigError when the model does not take its shape."""
+        try:
+            (out,) = self._session.run([self._output_name], {self._input_name: np.ascontiguousarray(batch, np.float32)})
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise ConfigError(
+                f"the model does not take a batch of shape {batch.shape} ({error}); check the manifest",
+                reason="MODEL_INTERFACE",
+            ) from error
+        return np.asarray(out, np.float32)
+
+
+def _open_session(model: bytes | str, device: Device, n_threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = n_threads
     options.inter_op_num_threads = 1
