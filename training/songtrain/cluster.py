@@ -59,8 +59,11 @@ def ray_session(address: str | None = None, *, store_bytes: int = STORE_BYTES) -
     options["runtime_env"] = {"env_vars": _WORKER_ENVIRONMENT}
     if address is None:
         options |= {"num_cpus": max(2, n_local_cores()), "include_dashboard": False, "object_store_memory": store_bytes}
+        # Ray would run a task that needs more memory than there is again for ever.
+        options["_system_config"] = {"task_oom_retries": 2}
     try:
-        ray.init(address=address, **options)
+        # "local": without it Ray would join whatever cluster somebody else has started on this machine.
+        ray.init(address=address or "local", **options)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         raise ConfigError(
             f"no Ray cluster at {address or 'this machine'} ({error}); check the address, or leave it out to use this machine",
