@@ -88,7 +88,7 @@ def test_onnx_vectors_are_pooled_over_windows(
     write_onnx(tmp_path / "m.onnx", weights, shape)
     encoder = OnnxEncoder(manifest(tmp_path, pooling=pooling, weights="random"), sound=sound)
     found = encoder.fit_transform(songs)
-    pool: Callable[..., FloatArray] = getattr(np, pooling)
+    pool: Any = {"mean": np.mean, "max": np.max}[pooling]
     expected = [pool(windows_of(song, 8000, 4000, at_least=8000) @ weights, axis=0) for song in heard]
     np.testing.assert_allclose(found, expected, atol=2e-3)
     assert encoder.weights_ == "random"
@@ -176,7 +176,8 @@ def test_local_folder_gives_what_the_model_gives(
     np.testing.assert_array_equal(first, clone(made).fit_transform(songs))
     other = clone(made).set_params(random_state=4).fit_transform(songs)
     assert not np.allclose(first, other)
-    made._model.save_pretrained(tmp_path / "model")
+    saved: Any = made._model
+    saved.save_pretrained(tmp_path / "model")
     made._extractor.save_pretrained(tmp_path / "model")
     opened = LocalTransformer(str(tmp_path / "model"), window_s=0.5, weights="random", sound=sound)
     np.testing.assert_allclose(opened.fit_transform(songs), first, atol=1e-5)

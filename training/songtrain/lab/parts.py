@@ -36,6 +36,12 @@ PARTS: Mapping[Kind, Mapping[str, str]] = {
         "nscnet": "songtrain.methods.nscnet:NSCNet",
         "autoencoder": "songtrain.methods.autoencoder:AutoencoderEncoder",
         "vade": "songtrain.methods.vade:VaDE",
+        "random-light": "songtrain.methods.untrained:UntrainedEncoder",
+        "spice": "songtrain.methods.spice:PrototypeLabels",
+        "secu": "songtrain.methods.secu:StableClusters",
+        "onnx": "songtrain.methods.frozen:OnnxEncoder",
+        "transformer": "songtrain.methods.transformers_local:LocalTransformer",
+        "random-transformer": "songtrain.methods.transformers_local:RandomTransformer",
     },
     "reducer": {
         "none": "sklearn.preprocessing:FunctionTransformer",
@@ -59,6 +65,7 @@ PARTS: Mapping[Kind, Mapping[str, str]] = {
         "communities": "songtrain.clusterers.communities:EigenvectorCommunities",
         "louvain": "songtrain.clusterers.communities:LouvainCommunities",
         "argmax": "songtrain.clusterers.argmax:LargestShare",
+        "temi": "songtrain.clusterers.temi:NeighbourHeads",
     },
 }
 """Where the estimators are: scikit-learn's own, with its parameters, where it has them; songtrain's have the same habits.
