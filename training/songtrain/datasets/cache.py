@@ -82,12 +82,17 @@ def unpack(content: bytes, recording: str) -> RecordingSongs:
 
 def store_cached(folder: Path, key: str, content: bytes) -> None:
     """Write packed songs under ``key``, whole or not at all; ConfigError when the disk does not take them."""
+    partial = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".partial-", delete=False) as file:
+            partial = Path(file.name)
             file.write(content)
-        Path(file.name).rename(folder / f"{key}.npz")
+        partial.rename(folder / f"{key}.npz")
     except OSError as error:
+        if partial is not None:
+            # Half a file helps nobody, least of all on a full disk.
+            partial.unlink(missing_ok=True)
         raise ConfigError(
             f"cannot write features to {folder} ({error.strerror}); make room, or choose another --work folder",
             reason="WORK_UNWRITABLE",
@@ -99,6 +104,7 @@ def load_cached(folder: Path, key: str) -> bytes | None:
     try:
         content = (folder / f"{key}.npz").read_bytes()
         unpack(content, "")
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, RuntimeError):
+        # RuntimeError: a flipped bit makes a file look encrypted, or packed by a method that does not exist.
         return None
     return content
