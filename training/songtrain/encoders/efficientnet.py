@@ -44,11 +44,17 @@ class EfficientNetEncoder(nn.Module):
 
 
 def _initialise(backbone: nn.Module) -> None:
-    """Draw the convolutions as EfficientNet's authors do, N(0, 2 / fan-out).
+    """Begin as EfficientNet's authors do: convolutions N(0, 2 / fan-out), normalisations that change nothing.
 
-    The 0.02 of transformers is for loaded weights: from scratch, depthwise convolutions would hardly pass a signal.
+    transformers draws everything, the normalisations' scales too, as N(0, 0.02), for weights that are loaded afterwards: from
+    scratch all songs would come out the same.
     """
     for module in backbone.modules():
         if isinstance(module, nn.Conv2d):
             fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels // module.groups
             nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)

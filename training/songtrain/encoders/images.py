@@ -24,15 +24,15 @@ MAKERS: Mapping[str, Callable[[int], nn.Module]] = {
     "resnet-50": lambda _: ResidualEncoder(50),
     "efficientnet-b0": lambda _: EfficientNetEncoder(),
 }
-MIN_FRAMES = 32
-"""All of these networks together halve time five times at most."""
+MIN_SIDE = 32
+"""The deepest of these networks halve both sides five times."""
 
 
 class ImageEncoder(nn.Module):
     """Images (n, n_frames, n_bands) float32 of any size → (n, n_features) float32.
 
-    Silence is added after the last frame up to 32 frames, and above the highest band up to a multiple of 8: syllables of
-    a few frames and cepstra pass through every network. On a GPU the network runs in bfloat16.
+    Silence is added after the last frame up to 32 frames, and above the highest band up to 32 bands and a multiple of 8:
+    syllables of a few frames and cepstra pass through every network. On a GPU the network runs in bfloat16.
     """
 
     def __init__(self, name: EncoderName, n_bands: int) -> None:
@@ -41,7 +41,7 @@ class ImageEncoder(nn.Module):
             raise ConfigError(
                 f"no network {name!r}: choose among {', '.join(get_args(EncoderName))}", reason="PART_UNKNOWN"
             )
-        n_mels = -(-n_bands // 8) * 8
+        n_mels = max(MIN_SIDE, -(-n_bands // 8) * 8)
         network = MAKERS[name](n_mels)
         self._memory_format: torch.memory_format = network.memory_format  # type: ignore[assignment]  # a module's attribute
         self.network = network.to(memory_format=self._memory_format)  # type: ignore[call-overload]  # torch's stub
@@ -51,7 +51,7 @@ class ImageEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return one vector per image."""
         _, n_frames, n_bands = images.shape
-        x = pad(images, (0, self._n_mels - n_bands, 0, max(0, MIN_FRAMES - n_frames))).mT[:, None]
+        x = pad(images, (0, self._n_mels - n_bands, 0, max(0, MIN_SIDE - n_frames))).mT[:, None]
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
             codes: Tensor = self.network(x.contiguous(memory_format=self._memory_format))
         return codes.float()
