@@ -14,9 +14,14 @@ from sklearn.base import clone
 
 from songcore.arrays import FloatArray
 from songcore.errors import ConfigError
+from songcore.features import FeatureConfig
+from songcore.presets import PRESETS
+from songcore.stream import StreamConfig
 from songtrain.datasets.songs import SongPlace, SongSet
 from songtrain.datasets.sound import SoundSource
 from songtrain.datasets.windows import windows_of
+from songtrain.lab.systems import read_systems
+from songtrain.lab.trial import place_songs
 from songtrain.methods.frozen import OnnxEncoder
 from songtrain.methods.transformers_local import LocalTransformer, RandomTransformer
 
@@ -183,3 +188,16 @@ def test_local_folder_gives_what_the_model_gives(
     np.testing.assert_allclose(opened.fit_transform(songs), first, atol=1e-5)
     assert first.shape == (4, 16)
     assert opened.weights_ == made.weights_ == "random"
+
+
+def test_laboratory_hands_the_sound_over(tmp_path: Path, songs: SongSet, sound: SoundSource) -> None:
+    """A system declared in a file, with a model's path, places songs by what the model hears of their recordings."""
+    weights = np.random.default_rng(1).normal(size=(8000, 5)).astype(np.float32)
+    write_onnx(tmp_path / "m.onnx", weights, ["n", 8000])
+    declared = f'[own]\nencoder = {{ part = "onnx", path = "{manifest(tmp_path)}" }}\nclusterer = "kmeans"\n'
+    (system,) = read_systems(declared, "own.toml").values()
+    stream = StreamConfig(*PRESETS["song"], FeatureConfig())
+    placed = place_songs(songs, system, 0, stream, sound).values
+    np.testing.assert_array_equal(placed, OnnxEncoder(str(tmp_path / "m.json"), sound).fit_transform(songs))
+    with pytest.raises(ConfigError, match="given no recordings"):
+        place_songs(songs, system, 0, stream)
