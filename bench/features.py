@@ -1,7 +1,8 @@
 """Recordings to songs and features by Ray Data, in seconds of sound per second; prints one JSON line last.
 
 Reads every recording below --data (songs by songs.csv, or by the segmenter), cold: nothing is cached. Starting Ray is
-reported apart. Run as ``python bench/features.py --data season``.
+reported apart. ``cpu_s`` is the processor time of the last reading, of this process and all that Ray started, and
+``x_real_time_of_cpu`` what it would give if nothing else ran on the cores. Run as ``python bench/features.py --data season``.
 """
 
 import json
@@ -21,6 +22,23 @@ from songtrain.datasets.distributed import extract_features
 from songtrain.datasets.folder import scan_folder
 
 
+def family_cpu_s() -> float:
+    """Return the processor time in seconds that this process and all its living descendants have used."""
+    parents, ticks = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        pid = int(stat.parent.name)
+        parents[pid], ticks[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
+    family, found = {os.getpid()}, {os.getpid()}
+    while found:
+        found = {pid for pid, parent in parents.items() if parent in found} - family
+        family |= found
+    return sum(ticks[pid] for pid in family) / os.sysconf("SC_CLK_TCK")
+
+
 def main(
     data: Annotated[Path, typer.Option(help="Folder with recordings.")],
     repeat: Annotated[int, typer.Option(min=1, help="Times to read them; the first warms Ray's workers.")] = 2,
@@ -31,12 +49,13 @@ def main(
     begin = perf_counter()
     with ray_session():
         start_s = perf_counter() - begin
-        times = []
+        times, cpu_s = [], 0.0
         for _ in range(repeat):
             with tempfile.TemporaryDirectory() as cache:
-                begin = perf_counter()
+                begin, before = perf_counter(), family_cpu_s()
                 run = extract_features(folder.recordings, stream, Path(cache))
                 times.append(perf_counter() - begin)
+                cpu_s = family_cpu_s() - before
     result = {
         "x_real_time": round(run.songs.duration_s / times[-1], 1),
         "first_x_real_time": round(run.songs.duration_s / times[0], 1),
@@ -44,6 +63,9 @@ def main(
         "n_songs": len(run.songs),
         "n_skipped": len(run.skipped),
         "start_s": round(start_s, 2),
+        "cpu_s": round(cpu_s, 1),
+        "x_real_time_of_cpu": round(run.songs.duration_s / cpu_s * len(os.sched_getaffinity(0)), 1),
+        "load": round(os.getloadavg()[0], 1),
         "cores": len(os.sched_getaffinity(0)),
     }
     print(json.dumps(result))
