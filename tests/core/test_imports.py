@@ -34,6 +34,7 @@ PLACES: dict[str, dict[str, str]] = {
         "songtrain.archive.tasks": "a task per shard",
         "songtrain.cluster": "starts or joins Ray",
         "songtrain.datasets.distributed": "features by Ray Data",
+        "songtrain.lab.sweep": "sweeps by Ray Tune",
         "songtrain.lab.tasks": "two tasks per system and seed",
         "songtrain.loop.distributed": "the loop on Ray Train",
     },

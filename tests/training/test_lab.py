@@ -18,7 +18,8 @@ from songcore.stream import StreamConfig
 from songtrain.cluster import ray_session
 from songtrain.commands.lab import lab
 from songtrain.datasets.songs import SongSet
-from songtrain.lab.report import leaderboard, write_lab_report
+from songtrain.lab.leaderboard import leaderboard
+from songtrain.lab.report import write_lab_report
 from songtrain.lab.results import Row, read_rows, write_rows
 from songtrain.lab.run import LabJob, run_systems
 from songtrain.lab.scoring import agreement_with_labels, score_labels, stability

@@ -75,7 +75,7 @@ def ray_session(address: str | None = None, *, store_bytes: int = STORE_BYTES) -
         ray.shutdown()
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=3, max_task_retries=3)
 class _Board:
     def __init__(self) -> None:
         self._events: list[dict[str, Any]] = []

@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+from songtrain.commands.lab_run import run
+from songtrain.commands.lab_sweep import sweep
+
 __all__ = ["lab"]
 
 lab = typer.Typer(
@@ -14,6 +17,8 @@ lab = typer.Typer(
     pretty_exceptions_enable=False,
     help="Compare ways of finding song types on the same songs and seeds.",
 )
+lab.command()(run)
+lab.command()(sweep)
 
 
 @lab.command("list")
@@ -36,95 +41,13 @@ def list_systems(
 
 
 @lab.command()
-def run(  # noqa: PLR0913, PLR0917 - one parameter per option
-    data: Annotated[Path, typer.Option(help="Folder with recordings, and songs.csv where songs are annotated.")],
-    out: Annotated[Path, typer.Option(help="Folder for results.parquet, report.html and the features.")],
-    systems: Annotated[str, typer.Option(help="Names, with commas between; all if not given.")] = "",
-    file: Annotated[
-        Path | None, typer.Option(help="TOML file that declares systems of your own, as `lab list --toml` shows them.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs of every system.")] = 3,
-    clusters: Annotated[
-        int | None, typer.Option(min=1, help="Clusters for the systems that are given a number; else their own number.")
-    ] = None,
-    max_minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Training time of every network; each its own if not given.")
-    ] = None,
-    segmenter: Annotated[str, typer.Option(help="Front end and segmenter: song, syllable or general.")] = "song",
-    segmentation: Annotated[
-        str,
-        typer.Option(help="auto, annotated (songs.csv, its borders as they are) or automatic (all that is found)."),
-    ] = "auto",
-    channel: Annotated[int | None, typer.Option(min=1, help="Channel to listen to; the mean of all else.")] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster; this machine alone if not given.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line about the run.")] = False,
-) -> None:
-    """Run systems on the songs of a folder and print who is best.
-
-    Labels in songs.csv only score the results. Finished runs are kept: the same command goes on where it was stopped, and
-    tries failed runs again.
-
-        songstream lab run --data season --systems classical-floor,basenet-kmeans --out lab
-    """
-    from datetime import UTC, datetime
-
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from songcore.errors import ConfigError
-    from songtrain.lab.report import leaderboard, write_lab_report
-    from songtrain.lab.results import Row
-    from songtrain.lab.run import LabJob, run_laboratory
-    from songtrain.lab.systems import choose_systems
-
-    if segmenter not in {"song", "syllable", "general"}:
-        raise ConfigError(f"--segmenter {segmenter}: expected song, syllable or general")
-    if segmentation not in {"auto", "annotated", "automatic"}:
-        raise ConfigError(f"--segmentation {segmentation}: expected auto, annotated or automatic")
-    job = LabJob(
-        data=data,
-        out=out,
-        systems=choose_systems([name.strip() for name in systems.split(",") if name.strip()], file),
-        n_seeds=seeds,
-        n_clusters=clusters,
-        max_minutes=max_minutes,
-        segmenter=segmenter,  # type: ignore[arg-type]  # checked above
-        segmentation=segmentation,  # type: ignore[arg-type]  # checked above
-        channel=channel,
-        address=address,
-    )
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("runs", total=None)
-
-        def show(row: Row, n_done: int, n_all: int) -> None:
-            progress.update(task, completed=n_done, total=n_all)
-            if row.error:
-                progress.console.print(f"{row.system}, seed {row.seed}: {row.error}", markup=False)
-
-        done = run_laboratory(job, show)
-    report = write_lab_report(out, datetime.now(UTC).replace(microsecond=0))
-    n_failed = sum(bool(row.error) for row in done.rows)
-    lines = leaderboard(done.rows)
-    if as_json:
-        scores = {line.name: {k: round(v.mean, 4) for k, v in line.scores.items() if v is not None} for line in lines}
-        facts = {"n_runs": len(done.rows), "n_kept": done.n_kept, "n_failed": n_failed}
-        facts |= {"n_songs": done.rows[0].n_songs, "n_silent": done.n_silent, "n_skipped": done.n_skipped}
-        print(json.dumps({**facts, "scores": scores, "report": str(report)}))
-        return
-    for line in lines:
-        ari, nmi = line.scores["ari"], line.scores["nmi"]
-        words = f"ARI {ari}, NMI {nmi}" if ari else f"{line.n_worked} of {line.n_runs} runs worked"
-        print(f"{line.name:18} {words}, {line.n_clusters} clusters, {line.seconds} s")
-    print(f"{len(done.rows)} runs, {done.n_kept} of them from before, {n_failed} failed: {report}")
-
-
-@lab.command()
 def report(
     out: Annotated[Path, typer.Option(help="Folder of a `songstream lab run`.")],
+    system: Annotated[str | None, typer.Option(help="System to show in detail; the best if not given.")] = None,
 ) -> None:
     """Write report.html anew from the results in a folder."""
     from datetime import UTC, datetime
 
     from songtrain.lab.report import write_lab_report
 
-    print(write_lab_report(out, datetime.now(UTC).replace(microsecond=0)))
+    print(write_lab_report(out, datetime.now(UTC).replace(microsecond=0), system))

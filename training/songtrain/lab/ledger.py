@@ -59,6 +59,10 @@ class Ledger:
     def __getitem__(self, key: Key) -> Row:
         return self._rows[key]
 
+    def knows(self, trial: Trial) -> bool:
+        """Whether there is a row of the trial's name, failed or not, by whatever parameters."""
+        return trial.blank.key in self._rows
+
     def has(self, trial: Trial) -> bool:
         """Whether the trial's row is there, without error and by the very same parameters."""
         row = self._rows.get(trial.blank.key)

@@ -1,130 +1,92 @@
-"""The laboratory's report: one HTML page that needs nothing beside it."""
+"""The laboratory's report: one HTML page that needs nothing beside it, made of the files of a run alone."""
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from songcore.errors import InputError
-from songcore.zipf import fit_zipf
-from songtrain.lab.results import FILE_NAME, SCORES, Row, read_rows
-from songtrain.lab.scoring import RankAgreement, agreement_with_labels, stability
-from songtrain.lab.systems import SYSTEMS
-from songtrain.report.figures import sizes_figure, svg
-from songtrain.report.leaderboard import Spread, agreement_figure, leaderboard_figure
+from songcore.errors import ConfigError, InputError
+from songtrain.lab.keepsakes import read_points, read_songs
+from songtrain.lab.leaderboard import Line, leaderboard
+from songtrain.lab.results import FILE_NAME, LABEL_SCORES, Row, read_rows
+from songtrain.lab.scoring import RankAgreement, agreement_with_labels
+from songtrain.lab.sections import SystemSection, networks, reconstructions, song_section, sweeps, system_section
+from songtrain.report.figures import svg
+from songtrain.report.leaderboard import agreement_figure, leaderboard_figure
 
-__all__ = ["Line", "leaderboard", "write_lab_report"]
-
-
-@dataclass(frozen=True)
-class Line:
-    """One system in the leaderboard, its numbers as they are printed."""
-
-    name: str
-    chain: str
-    n_runs: int
-    n_worked: int
-    n_clusters_given: str
-    n_clusters: str
-    scores: dict[str, Spread | None]
-    stability: str
-    unclustered: str
-    seconds: str
-    peak_memory_mib: str
+__all__ = ["write_lab_report"]
 
 
-def leaderboard(rows: Sequence[Row]) -> list[Line]:
-    """Return a line per system, best mean ARI first; those without a score last, by name."""
-    of: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        of[row.system].append(row)
-    stable = stability(rows)
-    lines = [_line(name, own, stable.get((name, ""))) for name, own in of.items()]
+def write_lab_report(folder: Path, now: datetime, system: str | None = None) -> Path:
+    """Write report.html into the folder of a run and return its path.
 
-    def place(line: Line) -> tuple[float, str]:
-        ari = line.scores["ari"]
-        return (-ari.mean if ari else np.inf, line.name)
-
-    return sorted(lines, key=place)
-
-
-def write_lab_report(folder: Path, now: datetime) -> Path:
-    """Write report.html into the folder of a run and return its path; InputError when nothing was run there."""
+    ``system`` is shown in detail; the first of the leaderboard if not given. InputError when nothing was run there, or
+    not this system; ConfigError when the disk does not take the page.
+    """
     rows = read_rows(folder)
     if not rows:
         raise InputError(
             f"{folder / FILE_NAME} does not exist or is empty; `songstream lab run` first", reason="NOT_FOUND"
         )
     lines = leaderboard(rows)
-    worked = [row for row in rows if not row.error]
-    first = next((row for line in lines for row in worked if row.system == line.name), None)
+    first = _shown(rows, lines, system)
     agreements = agreement_with_labels(rows)
     environment = Environment(loader=PackageLoader("songtrain.report", "."), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("laboratory.html").render(
         lines=lines,
-        columns=[name for name in SCORES if any(line.scores[name] for line in lines)],
+        columns=[name for name in LABEL_SCORES if any(line.scores[name] for line in lines)],
         n_songs=rows[0].n_songs,
         n_runs=len(rows),
         created_at=now.isoformat(sep=" "),
         failures=[row for row in rows if row.error],
         agreements=agreements,
-        first=first,
-        pictures=_pictures(lines, worked, first, agreements),
+        pictures=_pictures(lines, rows, agreements),
+        songs=song_section(read_songs(folder)),
+        shown=_section(folder, first),
+        networks=networks(rows),
+        reconstructions=reconstructions(folder, [line.name for line in lines]),
+        sweeps=sweeps(rows),
     )
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {path} ({error.strerror}); make room", reason="OUTPUT_NOT_WRITABLE") from error
     return path
 
 
-def _line(name: str, rows: Sequence[Row], stable: float | None) -> Line:
-    worked = [row for row in rows if not row.error]
-    scores = {score: _spread([row.scores[score] for row in worked if score in row.scores]) for score in SCORES}
-    given = sorted({row.n_clusters_given for row in rows if row.n_clusters_given is not None})
-    return Line(
-        name=name,
-        chain=SYSTEMS[name].chain if name in SYSTEMS else "–",
-        n_runs=len(rows),
-        n_worked=len(worked),
-        n_clusters_given=", ".join(map(str, given)) or "–",
-        n_clusters=_mean([row.n_clusters for row in worked], "{:.0f}"),
-        scores=scores,
-        stability="–" if stable is None else f"{stable:.3f}",
-        unclustered=_mean([row.unclustered_share for row in worked], "{:.0%}"),
-        seconds=_mean([row.seconds for row in worked], "{:.1f}"),
-        peak_memory_mib=_mean([row.peak_memory_mib for row in worked], "{:.0f}"),
-    )
+def _shown(rows: Sequence[Row], lines: Sequence[Line], system: str | None) -> Row | None:
+    """Return the row shown in detail: the first seed that worked of the system asked for, or of the best one."""
+    names = [line.name for line in lines] if system is None else [system]
+    # Later ones replace earlier ones: the first seed stays.
+    of = {row.system: row for row in sorted(rows, key=lambda r: -r.seed) if not row.error and not row.parameters}
+    found = next((of[name] for name in names if name in of), None)
+    if system is not None and found is None:
+        raise InputError(
+            f"no run of {system!r} worked here; choose among {', '.join(of) or 'none'}", reason="SYSTEM_UNKNOWN"
+        )
+    return found
 
 
-def _spread(values: Sequence[float]) -> Spread | None:
-    if not values:
+def _section(folder: Path, row: Row | None) -> SystemSection | None:
+    if row is None:
         return None
-    return Spread(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
+    songs = read_songs(folder)
+    labels = songs.labels if songs is not None and len(songs.labels) == len(row.labels) else ("",) * len(row.labels)
+    return system_section(row, labels, read_points(folder, row.system) if row.seed == 0 else None)
 
 
-def _mean(values: Sequence[float | None], form: str) -> str:
-    known = [value for value in values if value is not None]
-    return form.format(float(np.mean(known))) if known else "–"
-
-
-def _pictures(
-    lines: Sequence[Line], worked: Sequence[Row], first: Row | None, agreements: Sequence[RankAgreement]
-) -> dict[str, str]:
-    pictures = {"leaderboard": "", "agreement": "", "sizes": ""}
+def _pictures(lines: Sequence[Line], rows: Sequence[Row], agreements: Sequence[RankAgreement]) -> dict[str, Any]:
+    pictures = {"leaderboard": "", "agreement": ""}
     scored = [(line.name, line.scores["ari"], line.scores["nmi"]) for line in lines]
     known = [(name, ari, nmi) for name, ari, nmi in scored if ari and nmi]
     if known:
         names, ari, nmi = zip(*known, strict=True)
         pictures["leaderboard"] = svg(leaderboard_figure(names, ari, nmi))
-    both = [row for row in worked if {"silhouette", "ari"} <= row.scores.keys()]
+    both = [row for row in rows if not row.error and {"silhouette", "ari"} <= row.scores.keys()]
     if both and agreements:
         silhouettes, aris = ([row.scores[name] for row in both] for name in ("silhouette", "ari"))
         pictures["agreement"] = svg(agreement_figure(silhouettes, aris, [row.system for row in both]))
-    if first is not None and first.n_clusters is not None and first.n_clusters > 1:
-        counts = np.bincount([label for label in first.labels if label >= 0]).tolist()
-        zipf = fit_zipf(counts, rng=np.random.default_rng(first.seed))
-        pictures["sizes"] = svg(sizes_figure(counts, zipf.exponent, zipf.p_value))
     return pictures

@@ -1,0 +1,123 @@
+"""Sweeps: what is tried, what every score prefers, rows kept; a real Ray Tune on toy songs."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from songcore.errors import ConfigError
+from songcore.stream import StreamConfig
+from songtrain.cluster import ray_session
+from songtrain.datasets.songs import SongSet
+from songtrain.lab.grid import BinarySearch, SearchRange, grid_settings, parse_grid, parse_search
+from songtrain.lab.leaderboard import leaderboard
+from songtrain.lab.report import write_lab_report
+from songtrain.lab.results import Row, read_rows
+from songtrain.lab.sweep import Sweep, run_sweep
+from songtrain.lab.sweep_table import sweep_tables
+from songtrain.lab.systems import choose_systems
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    # Ray leaves sockets, log files and subprocesses to the interpreter's end, and deprecates parts of itself.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning:ray"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """Hold one Ray of this machine for the tests of this file."""
+    with ray_session(store_bytes=128 * 2**20):
+        yield
+
+
+def test_grids_are_all_combinations_of_typed_values() -> None:
+    """Numbers, truth values and words are read as such; a grid without values is one setting; what is no grid is named."""
+    grid = parse_grid(["reducer.n_components=8,16", "reducer.whiten=true", "clusterer.linkage=average,average"])
+    assert grid == {"reducer.n_components": [8, 16], "reducer.whiten": [True], "clusterer.linkage": ["average"]}
+    assert [setting["reducer.n_components"] for setting in grid_settings(grid)] == [8, 16]
+    assert grid_settings({}) == [{}]
+    assert parse_search("clusterer.n_clusters=16:256") == SearchRange("clusterer.n_clusters", 16, 256)
+    for wrong in ("n_components=8", "reducer.n_components", "reducer.n_components=", "a.b=1"):
+        with pytest.raises(ConfigError) as raised:
+            parse_grid([wrong, "a.b=2"])
+        assert raised.value.reason == "GRID_INVALID"
+    for wrong in ("clusterer.n_clusters=16", "clusterer.n_clusters=9:3", "clusterer.n_clusters=a:b", "k=1:2"):
+        with pytest.raises(ConfigError) as raised:
+            parse_search(wrong)
+        assert raised.value.reason == "GRID_INVALID"
+
+
+@pytest.mark.parametrize("peak", [2, 3, 17, 60, 255, 256])
+def test_binary_search_finds_the_one_peak(peak: int) -> None:
+    """A score with one peak is searched to it in far fewer tries than there are numbers."""
+    search = BinarySearch(2, 256)
+    n_tried = 0
+    while asked := search.ask():
+        for number in asked:
+            search.tell(number, -abs(number - peak))
+            n_tried += 1
+    assert search.best == peak
+    assert n_tried <= 24
+
+
+def test_binary_search_ends_when_nothing_could_be_tried() -> None:
+    """A search whose numbers all fail ends, with the smallest as its answer."""
+    search = BinarySearch(2, 9)
+    for _ in range(100):
+        asked = search.ask()
+        for number in asked:
+            search.tell(number, float("-inf"))
+    assert search.ask() == []
+    assert search.best == 2
+
+
+def row(seed: int, k: int, **scores: float) -> Row:
+    """Return a row of a sweep over the number of clusters."""
+    return Row("a", seed, "", "s", 4, {"clusterer.n_clusters": k}, n_clusters=k, scores=scores, labels=(0, 0, 1, 1))
+
+
+def test_every_score_prefers_its_own_setting() -> None:
+    """Means over seeds decide, low ones for Davies-Bouldin; inertia is not asked; sweeps are not in the leaderboard."""
+    rows = [
+        row(0, 2, ari=0.2, silhouette=0.9, davies_bouldin=1.0, inertia=9.0),
+        row(1, 2, ari=0.4, silhouette=0.7, davies_bouldin=1.0, inertia=9.0),
+        row(0, 3, ari=0.8, silhouette=0.1, davies_bouldin=0.5, inertia=1.0),
+    ]
+    (table,) = sweep_tables(rows)
+    best = {score: table.best(score) for score in ("ari", "silhouette", "davies_bouldin", "inertia")}
+    chosen = {score: point and point.parameters["clusterer.n_clusters"] for score, point in best.items()}
+    assert chosen == {"ari": 3, "silhouette": 2, "davies_bouldin": 3, "inertia": None}
+    assert table.points[0].scores["ari"] == pytest.approx(0.3)
+    assert leaderboard(rows) == []
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_sweep_makes_rows_keeps_them_and_goes_on(
+    toy_songs: Callable[..., SongSet], stream: StreamConfig, tmp_path: Path
+) -> None:
+    """A search over the number of clusters is rows; repeated, nothing is run again; a setting that fails is a row."""
+    songs = toy_songs(48)
+    (system,) = choose_systems(["modulation-kmeans"])
+    search = Sweep(
+        system, grid_settings(parse_grid(["reducer.n_components=8"])), 1, parse_search("clusterer.n_clusters=4:9")
+    )
+    seen: list[Row] = []
+    first = run_sweep(songs, stream, search, tmp_path, lambda new, *_: seen.append(new))
+    tried = {r.parameters["clusterer.n_clusters"]: r.scores["silhouette"] for r in first.rows}
+    assert {4, 6, 9} <= tried.keys()
+    assert max(tried, key=lambda k: tried[k]) == 6
+    assert len(seen) == len(first.rows)
+    grid = Sweep(system, grid_settings(parse_grid(["reducer.n_components=8", "clusterer.n_clusters=6,99"])), 1)
+    second = run_sweep(songs, stream, grid, tmp_path)
+    assert second.n_kept == 1
+    assert [r.error[-15:] for r in second.rows] == ["", "[TOO_FEW_SONGS]"]
+    assert run_sweep(songs, stream, search, tmp_path).n_kept == len(first.rows)
+    assert len(read_rows(tmp_path)) == len(first.rows) + 1
+    page = write_lab_report(tmp_path, datetime(2026, 5, 1, tzinfo=UTC)).read_text()
+    assert "Sweep of modulation-kmeans over clusterer.n_clusters, reducer.n_components" in page

@@ -1,0 +1,218 @@
+"""Sweeps over the parameters of one system by Ray Tune: rows like those of a run, kept and resumed like them.
+
+Tune decides what runs when; the work itself is done by the tasks of `songtrain.lab.tasks`, so that settings which differ
+in the clusterer alone share their points, whatever their encoder cost.
+"""
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field, replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray import tune
+from ray.exceptions import RayError
+from ray.tune.search import Searcher
+
+from songcore.stream import StreamConfig
+from songtrain.cluster import posted_events
+from songtrain.datasets.songs import SongSet
+from songtrain.datasets.sound import SoundSource
+from songtrain.lab.grid import BinarySearch, SearchRange
+from songtrain.lab.keepsakes import has_songs, keep_songs
+from songtrain.lab.ledger import Ledger, Trial, plan_trial, song_digest
+from songtrain.lab.options import with_parameters
+from songtrain.lab.results import Row
+from songtrain.lab.systems import System
+from songtrain.lab.tasks import Bench, describe_songs, failed, finished
+
+__all__ = ["SEARCH_SCORE", "Sweep", "SweepRun", "run_sweep"]
+
+SEARCH_SCORE = "silhouette"
+"""What the source's binary search looks at."""
+OnRow = Callable[[Row, int, int | None], None]
+"""Gets each new row, how many are done and of how many, None while a search goes on."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to try on one system."""
+
+    system: System
+    settings: Sequence[dict[str, Any]]
+    """Parameters by name, as in `with_parameters`."""
+    n_seeds: int
+    search: SearchRange | None = None
+    """With every setting."""
+
+    def systems(self) -> list[System]:
+        """Return the system with every setting, for a search with its least number; ConfigError when one cannot be."""
+        least = {} if self.search is None else {self.search.parameter: self.search.low}
+        return [with_parameters(self.system, setting | least) for setting in self.settings]
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """The rows of a sweep, and how many of them were there before."""
+
+    rows: tuple[Row, ...]
+    n_kept: int
+
+
+@dataclass
+class _Plan:
+    """All trials asked for so far."""
+
+    sweep: Sweep
+    songs: SongSet
+    stream: StreamConfig
+    digest: str
+    trials: list[Trial] = field(default_factory=list)
+
+    def add(self, setting: dict[str, Any], seed: int) -> Trial:
+        system = with_parameters(self.sweep.system, setting)
+        trial = plan_trial(system, seed, self.songs, self.digest, self.stream, setting)
+        self.trials.append(trial)
+        return trial
+
+
+def run_sweep(
+    songs: SongSet,
+    stream: StreamConfig,
+    sweep: Sweep,
+    out: Path,
+    on_row: OnRow = lambda *_: None,
+    sound: SoundSource | None = None,
+) -> SweepRun:
+    """Try everything that has not been tried yet; needs a Ray connection. A setting that fails is a row with its error."""
+    digest = song_digest(songs)
+    ledger, plan = Ledger(out, digest), _Plan(sweep, songs, stream, digest)
+    proposals = _Proposals(plan, ledger)
+    n_new = 0
+
+    def take(event: dict[str, Any]) -> None:
+        nonlocal n_new
+        n_new += 1
+        ledger.add(event["row"])
+        on_row(event["row"], n_new, None if sweep.search is not None else proposals.n_first)
+
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    bench: Any = ray.remote(num_cpus=0, max_restarts=3, max_task_retries=3)(Bench).remote(songs, stream, sound, [])
+    # Tune tells of itself on standard output, which belongs to the command.
+    quiet = redirect_stdout(StringIO())
+    with posted_events(take) as board, tempfile.TemporaryDirectory() as folder, quiet:
+        trainable = tune.with_parameters(_run_trial, bench=bench, board=board)
+        tune.Tuner(
+            # A byte of memory, since Ray takes no empty wish: the tasks that a trial waits for are what needs cores.
+            tune.with_resources(trainable, tune.PlacementGroupFactory([{"memory": 1.0}])),
+            tune_config=tune.TuneConfig(
+                search_alg=proposals, num_samples=-1, max_concurrent_trials=_n_cores(), reuse_actors=True
+            ),
+            run_config=tune.RunConfig(storage_path=folder, verbose=0),
+        ).fit()
+    ray.kill(bench)
+    for trial in (t for t in plan.trials if not ledger.knows(t)):
+        ledger.add(replace(trial.blank, error="the process that tried this setting was lost [WORKER_LOST]"))
+    if not has_songs(out, digest):
+        keep_songs(
+            out, songs, stream.frontend.sample_rate_hz, describe_songs(songs.places, stream.frontend, sound), digest
+        )
+    return SweepRun(tuple(ledger[t.blank.key] for t in plan.trials), len(plan.trials) - n_new)
+
+
+def _n_cores() -> int:
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]  # Ray has none here
+
+
+def _run_trial(config: dict[str, Any], *, bench: Any, board: Any) -> None:
+    """Run one trial as tasks, post its row, and tell Tune the score that a search looks at."""
+    trial: Trial = config["trial"]
+    try:
+        row = finished(trial.blank, ray.get(bench.clusters.remote(trial)))
+    except RayError as error:
+        row = failed(trial.blank, error)
+    # Waited for, so that a sweep that is killed next has kept it.
+    ray.get(board.post.remote({"row": row}))
+    tune.report({SEARCH_SCORE: row.scores.get(SEARCH_SCORE, -1.0)})
+
+
+class _Proposals(Searcher):
+    """Proposes trials to Tune: the missing ones of the grid, or what the searches of all settings ask for."""
+
+    def __init__(self, plan: _Plan, ledger: Ledger) -> None:
+        super().__init__(metric=SEARCH_SCORE, mode="max")
+        self._plan, self._ledger = plan, ledger
+        self._running: dict[str, tuple[int, Trial]] = {}
+        self._scores: list[dict[int, list[float]]] = []
+        self._searches: list[BinarySearch] = []
+        self._waiting: list[tuple[int, Trial]] = []
+        sweep = plan.sweep
+        if sweep.search is not None:
+            self._searches = [BinarySearch(sweep.search.low, sweep.search.high) for _ in sweep.settings]
+            self._scores = [{} for _ in sweep.settings]
+            for number in range(len(sweep.settings)):
+                self._extend(number)
+        else:
+            for number, setting in enumerate(sweep.settings):
+                self._want(number, setting)
+        self.n_first = len(self._waiting)
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next trial, None while all depend on trials that are running."""
+        if not self._waiting:
+            return None if self._running else str(Searcher.FINISHED)
+        number, trial = self._waiting.pop(0)
+        self._running[trial_id] = number, trial
+        return {"trial": trial}
+
+    def on_trial_complete(
+        self,
+        trial_id: str,
+        result: dict[str, Any] | None = None,
+        error: bool = False,
+    ) -> None:
+        """Take the score, and ask the setting's search for more when it was waiting for no other."""
+        number, trial = self._running.pop(trial_id)
+        self._tell(number, trial, -1.0 if error or result is None else float(result[SEARCH_SCORE]))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keep nothing: the rows on disk are what a sweep goes on from."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing was kept."""
+
+    def _want(self, number: int, setting: dict[str, Any]) -> None:
+        for seed in range(self._plan.sweep.n_seeds):
+            trial = self._plan.add(setting, seed)
+            if self._ledger.has(trial):
+                row = self._ledger[trial.blank.key]
+                self._tell(number, trial, row.scores.get(SEARCH_SCORE, -1.0))
+            else:
+                self._waiting.append((number, trial))
+
+    def _tell(self, number: int, trial: Trial, score: float) -> None:
+        search = self._plan.sweep.search
+        if search is None:
+            return
+        k = int(trial.blank.parameters[search.parameter])
+        scores = self._scores[number][k]
+        scores.append(score)
+        if len(scores) == self._plan.sweep.n_seeds:
+            self._searches[number].tell(k, float(np.mean(scores)))
+        # Not before all are told: what is asked next must not depend on which was ready first.
+        if all(len(told) == self._plan.sweep.n_seeds for told in self._scores[number].values()):
+            self._extend(number)
+
+    def _extend(self, number: int) -> None:
+        """Want what the search asks for and is not on its way."""
+        search = self._plan.sweep.search
+        assert search is not None  # noqa: S101 - for mypy
+        asked = self._searches[number].ask()
+        self._scores[number] |= {k: [] for k in asked}
+        for k in asked:
+            self._want(number, self._plan.sweep.settings[number] | {search.parameter: k})
