@@ -5,26 +5,35 @@ judged to be renditions of one type. Every song that has a partner asks: is the 
 pairs of such songs are ranked by similarity (AUROC). The baseline needs no training: the logarithm of the modulation
 spectrum, |rFFT over time| of every band of the same features.
 
-Run as ``python bench/same_type.py --data DIR --bundle models/demo-v1``.
+With ``--noise`` the same is asked again with stretches of other recordings mixed in, ``--mixes`` times at every ratio with
+different stretches; scores are the means over the mixes. See `noisy_songs` for what a ratio is.
+
+Run as ``python bench/same_type.py --data DIR --bundle models/demo-v1 [--noise DIR]``.
 """
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import typer
+from noisy_songs import NoisySongs, read_sound
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import normalize
 
 from songcore.annotations import Annotation, read_songs_csv
 from songcore.arrays import FloatArray
+from songcore.audio import recordings_below
 from songcore.bundle import load_bundle
+from songcore.stream import StreamConfig
 from songtrain.datasets.extract import extract_songs
 
+Embed: TypeAlias = Callable[[list[FloatArray]], FloatArray]
+Scores: TypeAlias = dict[str, float]
 N_MODULATION_FRAMES = 512
 
 
@@ -72,25 +81,48 @@ def modulation_spectra(features: list[FloatArray]) -> FloatArray:
     return np.asarray(normalize(spectra.reshape(len(features), -1)), np.float32)
 
 
-def main(
-    data: Annotated[Path, typer.Option(help="Folder with recordings, songs.csv and same_type.csv.")],
-    bundle: Annotated[Path, typer.Option(help="Bundle whose encoder is judged.")],
-) -> None:
-    """Judge a bundle's encoder on real pairs of songs."""
-    model = load_bundle(bundle, device="cpu")
-    partners = read_partners(data)
+def served_songs(data: Path, partners: Partners, config: StreamConfig) -> list[FloatArray]:
+    """Return the songs' features with the borders that the segmenter gives them, as serving has them."""
     features: dict[tuple[str, float], FloatArray] = {}
     for name in sorted({a.recording for a in partners.annotations}):
         own = [a for a in partners.annotations if a.recording == name]
         path = next(p for p in data.rglob(Path(name).name))
-        songs = extract_songs(path, name, own, model.stream_config)
+        songs = extract_songs(path, name, own, config)
         parts = np.split(songs.frames.astype(np.float32), np.cumsum(songs.lengths)[:-1])
         features |= {(name, a.onset_s): part for a, part in zip(own, parts, strict=True)}
-    ordered = [features[a.recording, a.onset_s] for a in partners.annotations]
-    encoder = scores(model.embedder.embed(ordered), partners.same)
-    baseline = scores(modulation_spectra(ordered), partners.same)
-    result = {"n_songs": len(ordered), "n_pairs": int(partners.same.sum()) // 2, **encoder}
-    result |= {f"modulation_{name}": value for name, value in baseline.items()}
+    return [features[a.recording, a.onset_s] for a in partners.annotations]
+
+
+def both_scores(features: list[FloatArray], same: NDArray[np.bool_], embed: Embed) -> dict[str, float]:
+    """Return the encoder's scores, and the baseline's under names that begin with ``modulation_``."""
+    baseline = scores(modulation_spectra(features), same)
+    return scores(embed(features), same) | {f"modulation_{name}": value for name, value in baseline.items()}
+
+
+def noisy_scores(songs: NoisySongs, same: NDArray[np.bool_], embed: Embed, snr_db: float, n_mixes: int) -> Scores:
+    """Return the means over mixes; the same stretches of noise at every ratio."""
+    mixes = [both_scores(songs.features(snr_db, mix), same, embed) for mix in range(n_mixes)]
+    return {f"{name}_{snr_db:g}db": float(np.mean([mix[name] for mix in mixes])) for name in mixes[0]}
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with recordings, songs.csv and same_type.csv.")],
+    bundle: Annotated[Path, typer.Option(help="Bundle whose encoder is judged.")],
+    noise: Annotated[Path | None, typer.Option(help="Folder with recordings to mix in.")] = None,
+    snr_db: Annotated[str, typer.Option(help="Ratios of song to noise, 1-11 kHz, commas between.")] = "10,5,0",
+    mixes: Annotated[int, typer.Option(min=1, help="Mixes per ratio, each with other stretches of noise.")] = 5,
+) -> None:
+    """Judge a bundle's encoder on real pairs of songs."""
+    model = load_bundle(bundle, device="cpu")
+    partners = read_partners(data)
+    embed, config = model.embedder.embed, model.stream_config
+    result: Scores = {"n_songs": len(partners.annotations), "n_pairs": int(partners.same.sum()) // 2}
+    result |= both_scores(served_songs(data, partners, config), partners.same, embed)
+    if noise is not None:
+        sounds = [read_sound(path, config.frontend.sample_rate_hz) for path in recordings_below(noise)]
+        songs = NoisySongs(partners.annotations, data, sounds, config)
+        for ratio in snr_db.split(","):
+            result |= noisy_scores(songs, partners.same, embed, float(ratio), mixes)
     print(json.dumps({name: round(value, 4) for name, value in result.items()}))
 
 

@@ -16,6 +16,7 @@ from songtrain.loop.checkpoint import load_state, save_state
 from songtrain.loop.learner import Learner
 from songtrain.loop.schedule import learning_rate, plan_epochs
 from songtrain.loop.world import World
+from songtrain.reducers.components import UnitComponents
 from songtrain.settings import TrainSettings
 
 SongMaker = Callable[..., SongSet]
@@ -136,9 +137,11 @@ def test_bfloat16_gives_nearly_the_same_embeddings(
     run.network.eval()
     plain = run.store.plain(np.arange(60))
     with torch.inference_mode():
-        exact = torch.nn.functional.normalize(run.network.encoder(plain))
+        exact = run.network.encoder(plain).numpy()
         with torch.autocast("cpu", torch.bfloat16):
-            rough = torch.nn.functional.normalize(run.network.encoder(plain).float())
-    truth = torch.arange(60) % 6
-    centres = torch.stack([exact[truth == kind].mean(0) for kind in range(6)])
-    assert ((exact @ centres.T).argmax(1) == (rough @ centres.T).argmax(1)).float().mean() >= 0.99
+            rough = run.network.encoder(plain).float().numpy()
+    # As served: songs that two epochs hardly tell apart differ little before they are centred.
+    components = UnitComponents(16).fit(exact)
+    exact, rough = components.transform(exact), components.transform(rough)
+    centres = np.stack([exact[np.arange(60) % 6 == kind].mean(axis=0) for kind in range(6)])
+    assert ((exact @ centres.T).argmax(1) == (rough @ centres.T).argmax(1)).mean() >= 0.99

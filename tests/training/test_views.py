@@ -65,7 +65,7 @@ def test_pitch_moves_by_no_more_than_asked(toy_songs: Callable[..., SongSet], st
 
 def test_raised_floor_lowers_the_song(toy_songs: Callable[..., SongSet], stream: StreamConfig) -> None:
     """When the noise rises, loud parts come out lower and what was silent flickers."""
-    settings = NOTHING.model_copy(update={"raise_floor_probability": 1.0, "raise_floor_db": 15.0})
+    settings = NOTHING.model_copy(update={"raise_floor_probability": 1.0, "lowest_snr_db": -10.0})
     songs = toy_songs(24)
     plain = FrameStore(songs, torch.device("cpu")).plain(np.arange(24))
     view = maker(songs, stream, settings).views(np.arange(24))[..., : plain.shape[3]]

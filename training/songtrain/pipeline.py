@@ -27,7 +27,7 @@ from songtrain.datasets.songs import SongSet
 from songtrain.datasets.split import hold_out
 from songtrain.discovery import Discovery, discover_types
 from songtrain.encoders.build import n_parameters
-from songtrain.encoders.network import ServedEncoder
+from songtrain.encoders.network import ServedEncoder, SteadyEncoder
 from songtrain.evaluation.novelty import NoveltyCheck, check_novelty
 from songtrain.evaluation.scores import diagnostics, label_numbers, label_scores
 from songtrain.evaluation.zipf_alternatives import zipf_scores
@@ -35,6 +35,7 @@ from songtrain.export.golden import golden_recordings
 from songtrain.export.onnx import check_parity, export_onnx
 from songtrain.loop.distributed import TrainedEncoder, train_encoder
 from songtrain.loop.embedding import embed_store
+from songtrain.loop.steadying import steady_weights
 from songtrain.reducers.components import UnitComponents
 from songtrain.report.page import ReportContent, write_report
 from songtrain.settings import TrainSettings
@@ -173,11 +174,12 @@ class _Served:
 
 
 def _serve(trained: TrainedEncoder, train: SongSet, settings: TrainSettings, stream: StreamConfig) -> _Served:
-    """Fold the principal components of the training songs into the encoder and export it."""
+    """Put what is learned in closed form behind the encoder, steadiness and principal components, and export it."""
     store = FrameStore(train, torch.device("cpu"))
-    pooled = embed_store(trained.encoder, store, np.arange(len(train), dtype=np.int64))
+    steady = SteadyEncoder(trained.encoder, steady_weights(trained.encoder, store, settings, stream))
+    pooled = embed_store(steady, store, np.arange(len(train), dtype=np.int64))
     components = UnitComponents(settings.encoder.dimension, settings.seed).fit(pooled)
-    encoder = ServedEncoder(trained.encoder, components.mean_, components.components_).eval()
+    encoder = ServedEncoder(steady, components.mean_, components.components_).eval()
     model = export_onnx(encoder, stream.frontend.n_mels, stream.features.bucket_frames)
     return _Served(encoder, model, Embedder(model, device="cpu"))
 

@@ -4,6 +4,7 @@ They never travel with the model; what serving needs is in the bundle's own conf
 """
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
@@ -22,6 +23,7 @@ __all__ = [
     "RunSettings",
     "TrainSettings",
     "WarmupSettings",
+    "change_settings",
     "load_settings",
 ]
 
@@ -54,7 +56,9 @@ class EncoderSettings(_Section):
     """Channels of the light encoder's first stage."""
     n_features: int = Field(default=512, ge=16, le=4096)
     """Values per song before the projection."""
-    dimension: int = Field(default=64, ge=2, le=512)
+    n_steady_songs: int = Field(default=512, ge=0)
+    """So many songs, in several views, show what of these values is not the song, and that counts less; 0: all count."""
+    dimension: int = Field(default=128, ge=2, le=512)
     """Values of the served embedding."""
 
 
@@ -78,8 +82,8 @@ class AugmentSettings(_Section):
     background_probability: float = Field(default=0.7, ge=0, le=1)
     """Sound from between the songs is laid over."""
     raise_floor_probability: float = Field(default=0.7, ge=0, le=1)
-    raise_floor_db: float = Field(default=18.0, ge=0, le=40)
-    """The noise rises by up to this much: the song sinks into it."""
+    lowest_snr_db: float = Field(default=-3.0, ge=-20, le=40)
+    """The noise, of soundscapes drawn at random, rises up to this ratio of song to noise."""
     n_masks: int = Field(default=2, ge=0, le=8)
     """Masked stretches of time, and as many of frequency."""
     mask_share: float = Field(default=0.07, ge=0, le=0.5)
@@ -195,17 +199,22 @@ def load_settings(file: Path | None, preset: str = "default") -> TrainSettings:
         raise ConfigError(f"cannot read {file}: {error.strerror}", reason="CONFIG_UNREADABLE") from error
     except ValueError as error:
         raise ConfigError(f"{file} is not TOML ({error})", reason="CONFIG_UNREADABLE") from error
+    return change_settings(PRESETS[preset], changes, str(file))
+
+
+def change_settings(settings: TrainSettings, changes: Mapping[str, object], where: str) -> TrainSettings:
+    """Return the settings with nested ``changes``, as a TOML file has them; ConfigError names ``where`` and what is wrong."""
     try:
-        return TrainSettings.model_validate(_merged(PRESETS[preset].model_dump(), changes))
+        return TrainSettings.model_validate(_merged(settings.model_dump(), changes))
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg'].removeprefix('Value error, ')}"
             for e in error.errors()
         )
-        raise ConfigError(f"{file}: {problems}") from error
+        raise ConfigError(f"{where}: {problems}") from error
 
 
-def _merged(known: dict[str, object], changes: dict[str, object]) -> dict[str, object]:
+def _merged(known: dict[str, object], changes: Mapping[str, object]) -> dict[str, object]:
     merged = dict(known)
     for key, value in changes.items():
         old = known.get(key)

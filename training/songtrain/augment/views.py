@@ -12,14 +12,16 @@ from torch.nn.functional import interpolate
 from songcore.arrays import IntArray
 from songcore.features import SCALE_DB, FeatureConfig
 from songcore.frontend import FrontendConfig
-from songcore.noise import noise_shape
+from songtrain.augment.soundscape import SCENE_FRAMES, soundscape_rows
 from songtrain.augment.store import FrameStore
 from songtrain.settings import AugmentSettings
 
 __all__ = ["ViewMaker"]
 
-N_NOISE_ROWS = 8192
+N_SCENES = 64
+SCENES_AT_ONCE = 4
 EQ_KNOTS = 6
+LOG2_10 = float(np.log2(10))
 SOFT_DB = 6.0
 """Gain acts fully on what is this far above the floor and not on the floor itself, which does not know of the song's level."""
 
@@ -40,7 +42,8 @@ class ViewMaker:
         self._store, self._settings = store, settings
         self._max_frames = max_frames
         self._ceiling = features.range_db / SCALE_DB
-        self._noise = _noise_rows(frontend, features, np.random.default_rng(seed)).to(store.device)
+        rows = soundscape_rows(frontend, features, N_SCENES, np.random.default_rng(seed))
+        self._noise = torch.from_numpy(rows).to(store.device)
         self._generator = torch.Generator(store.device)
 
     def seed(self, seed: int) -> None:
@@ -128,13 +131,25 @@ class ViewMaker:
         return (self._store.frames[rows].float() - fainter) * self._happens(self._settings.mix_probability, n)
 
     def _raise_floor(self, x: Tensor) -> Tensor:
-        """Let the noise rise, more in some bands than in others; its own flicker shows above the new floor."""
+        """Let the noise rise under the song, more in some bands than in others, down to a random ratio of song to noise.
+
+        What the noise itself does shows above the new floor. Ratios are of mean powers, over all bands and the song's frames.
+        """
         n, n_frames, _ = x.shape
-        happens = self._happens(self._settings.raise_floor_probability, n)
-        rise = self._uniform(0, self._settings.raise_floor_db / SCALE_DB, n, 1, 1)
-        rise = rise * (1 + 0.5 * self._curve(n)) * happens
-        rows = torch.randint(len(self._noise) - n_frames, (n,), generator=self._generator, device=x.device)
-        noise = self._noise[rows[:, None] + torch.arange(n_frames, device=x.device)]
+        # Few scenes in a batch: songs that share their noise must still be told apart, so noise becomes no clue.
+        few = torch.randint(N_SCENES, (SCENES_AT_ONCE,), generator=self._generator, device=x.device)
+        scene = few[torch.randint(SCENES_AT_ONCE, (n, 1), generator=self._generator, device=x.device)] * SCENE_FRAMES
+        begin = torch.randint(SCENE_FRAMES, (n, 1), generator=self._generator, device=x.device)
+        at = (begin + torch.arange(n_frames, device=x.device)) % SCENE_FRAMES
+        noise = self._noise[scene + at]
+        sounds = x.amax(dim=2, keepdim=True) > 0
+        song_level = _mean_level(x, sounds)
+        lowest = self._settings.lowest_snr_db / SCALE_DB
+        ratio = lowest + (song_level - lowest) * self._uniform(0, 1, n, 1, 1)
+        rise = song_level - _mean_level(noise, sounds) - ratio
+        # A song already fainter than that stays as it is: noise can only be added.
+        happens = self._happens(self._settings.raise_floor_probability, n) * (rise > 0)
+        rise = (rise + 0.5 * self._curve(n)).clamp(min=0) * happens
         misjudged = self._uniform(-0.15, 0.15, n, 1, 1)  # the floor itself is an estimate, good to a decibel or two
         return torch.maximum(x - rise, (noise + misjudged) * happens)
 
@@ -161,9 +176,7 @@ class ViewMaker:
         return keep
 
 
-def _noise_rows(frontend: FrontendConfig, features: FeatureConfig, rng: np.random.Generator) -> Tensor:
-    """Frames of stationary noise above its own floor, (N_NOISE_ROWS, n_mels), gamma distributed as its theory says."""
-    shape = noise_shape(frontend, 1)
-    power = rng.gamma(shape, size=(N_NOISE_ROWS, frontend.n_mels)) / shape
-    above_db = 10 * np.log10(np.maximum(power, 1e-6)) - features.margin_db
-    return torch.from_numpy((np.maximum(above_db, 0) / SCALE_DB).astype(np.float32))
+def _mean_level(x: Tensor, counts: Tensor) -> Tensor:
+    """Return the level (n, 1, 1) of the mean power over all bands of those frames (n, n_frames, 1) that count."""
+    power = (torch.exp2(x * LOG2_10) * counts).sum(dim=(1, 2), keepdim=True)
+    return (power / (counts.sum(dim=(1, 2), keepdim=True) * x.shape[2]).clamp(min=1)).clamp(min=1).log10()

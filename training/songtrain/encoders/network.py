@@ -10,7 +10,7 @@ from songcore.arrays import FloatArray
 from songtrain.encoders.efficientnet import EfficientNetEncoder
 from songtrain.encoders.light import LightEncoder
 
-__all__ = ["ServedEncoder", "SongNetwork", "TrainingOutput"]
+__all__ = ["ServedEncoder", "SongNetwork", "SteadyEncoder", "TrainingOutput"]
 
 N_PROJECTION = 128
 
@@ -38,6 +38,22 @@ class SongNetwork(nn.Module):
         """Return both heads' outputs for a batch."""
         pooled = self.encoder(features)
         return TrainingOutput(self.projector(pooled), self.embed(pooled))
+
+
+class SteadyEncoder(nn.Module):
+    """Encoder → L2 → a linear layer that weighs directions by how little views of one song differ along them."""
+
+    def __init__(self, encoder: LightEncoder | EfficientNetEncoder, weights: FloatArray) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.n_features = encoder.n_features
+        self.steady = nn.Linear(encoder.n_features, encoder.n_features, bias=False)
+        with torch.no_grad():
+            self.steady.weight.copy_(torch.from_numpy(weights))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return one vector per song, (n, n_features)."""
+        return self.steady(normalize(self.encoder(features)))  # type: ignore[no-any-return]  # nn.Module is untyped
 
 
 class ServedEncoder(nn.Module):

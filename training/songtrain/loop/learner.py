@@ -20,12 +20,13 @@ from songtrain.clusterers.density import DensityClusterer
 from songtrain.clusterers.matching import agreement
 from songtrain.datasets.songs import SongSet
 from songtrain.encoders.build import build_encoder
-from songtrain.encoders.network import SongNetwork, TrainingOutput
+from songtrain.encoders.network import SongNetwork, SteadyEncoder, TrainingOutput
 from songtrain.evaluation.collapse import check_clusters, check_embeddings, effective_rank
 from songtrain.loop.batches import epoch_batches, mutual_neighbours, sampling_weights
 from songtrain.loop.embedding import embed_store
 from songtrain.loop.precision import is_faster_in_bfloat16
 from songtrain.loop.schedule import Epoch, learning_rate
+from songtrain.loop.steadying import steady_weights
 from songtrain.loop.world import World
 from songtrain.losses.arcface import class_means, make_arcface
 from songtrain.losses.contrastive import nt_xent
@@ -68,7 +69,7 @@ class Learner:
         wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
     ) -> None:
         torch.manual_seed(settings.seed)
-        self.settings, self._world, self._device = settings, world, device
+        self.settings, self._stream, self._world, self._device = settings, stream, world, device
         self.store = FrameStore(songs, device)
         self._views = ViewMaker(
             self.store,
@@ -103,7 +104,15 @@ class Learner:
 
     def pooled(self) -> FloatArray:
         """Return pooled features (n, n_features) float32 of all songs, the same on all workers."""
-        mine = embed_store(self.network.encoder, self.store, self._world.share(len(self.store)))
+        return self._pooled(self.network.encoder)
+
+    def steady_encoder(self) -> SteadyEncoder:
+        """Return the encoder as it is now, with the layer that makes its output steady; the same on all workers."""
+        weights = steady_weights(self.network.encoder, self.store, self.settings, self._stream)
+        return SteadyEncoder(self.network.encoder, self._world.from_first(weights)).to(self._device)
+
+    def _pooled(self, network: nn.Module) -> FloatArray:
+        mine = embed_store(network, self.store, self._world.share(len(self.store)))
         return self._world.gather_rows(mine, len(self.store))
 
     def state(self) -> dict[str, Any]:
@@ -167,7 +176,7 @@ class Learner:
     def _label_anew(self) -> dict[str, float]:
         """Cluster all songs; their dense cores are the labels of the coming round."""
         components = UnitComponents(self.settings.encoder.dimension, self.settings.seed)
-        embeddings = self._world.from_first(components.fit_transform(self.pooled()))
+        embeddings = self._world.from_first(components.fit_transform(self._pooled(self.steady_encoder())))
         check_embeddings(embeddings)
         core = np.zeros(len(embeddings), np.int64)
         if self._world.rank == 0:
@@ -184,10 +193,7 @@ class Learner:
 
     def _heads(self) -> Tensor:
         """Embeddings (n, 128) of all songs as ArcFace sees them."""
-        mine = embed_store(
-            nn.Sequential(self.network.encoder, self.network.embed), self.store, self._world.share(len(self.store))
-        )
-        return torch.from_numpy(self._world.gather_rows(mine, len(self.store)))
+        return torch.from_numpy(self._pooled(nn.Sequential(self.network.encoder, self.network.embed)))
 
     def _new_round(self, means: Tensor) -> None:
         rounds = self.settings.rounds

@@ -1,5 +1,6 @@
 """The encoder of ``songstream train`` as an estimator: fitted on a set of songs, it gives one vector per song."""
 
+from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
@@ -16,7 +17,7 @@ from songtrain.loop.learner import Learner
 from songtrain.loop.schedule import plan_epochs
 from songtrain.loop.world import World
 from songtrain.methods.fitting import local_device
-from songtrain.settings import TrainSettings
+from songtrain.settings import TrainSettings, change_settings
 
 __all__ = ["SelfLabelledEncoder"]
 
@@ -24,22 +25,27 @@ SONG_STREAM = StreamConfig(*STREAMS["song"], FeatureConfig())
 
 
 class SelfLabelledEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """The encoder of ``songstream train``, by the same loop on one worker; on the GPU where there is one."""
+    """The encoder of ``songstream train``, by the same loop on one worker; on the GPU where there is one.
+
+    ``changes`` to the settings are nested as in a file of `load_settings`: ``{"rounds": {"n_rounds": 0}}``.
+    """
 
     def __init__(
         self,
         settings: TrainSettings = TrainSettings(),  # noqa: B008 - frozen
         stream: StreamConfig = SONG_STREAM,
         random_state: int = 0,
+        changes: Mapping[str, object] | None = None,
     ) -> None:
-        self.settings, self.stream, self.random_state = settings, stream, random_state
+        self.settings, self.stream, self.random_state, self.changes = settings, stream, random_state, changes
 
     def fit(self, X: SongSet, y: None = None) -> Self:  # noqa: N803, ARG002 - scikit-learn's signature
         """Train on the songs; CollapseError when training loses what tells them apart."""
-        settings = self.settings.model_copy(update={"seed": self.random_state})
+        settings = change_settings(self.settings, self.changes or {}, "self-labelled: changes")
+        settings = settings.model_copy(update={"seed": self.random_state})
         learner = Learner(X, settings, self.stream, device=local_device(), world=World())
         self.history_ = [learner.run_epoch(epoch) for epoch in plan_epochs(settings)]
-        self.encoder_ = learner.network.encoder.eval()
+        self.encoder_ = learner.steady_encoder().eval()
         return self
 
     def transform(self, X: SongSet) -> FloatArray:  # noqa: N803 - scikit-learn's signature
