@@ -17,11 +17,20 @@ from songcore.errors import ConfigError
 from songserve.engines import Engines, postgresql_engines, postgresql_url, sqlite_engines
 from songserve.schema import REVISION, identity, metadata, revision
 
-__all__ = ["DATABASE_NAME", "DataDirectory", "bring_up_to_date", "check_revision", "found_revision", "unusable"]
+__all__ = [
+    "CLIPS_FOLDER",
+    "DATABASE_NAME",
+    "DataDirectory",
+    "bring_up_to_date",
+    "check_revision",
+    "found_revision",
+    "unusable",
+]
 
 log = logging.getLogger(__name__)
 
 DATABASE_NAME = "songs.sqlite"
+CLIPS_FOLDER = "clips"
 BEFORE_REVISIONS = "0001"
 """The schema that was made before revisions were written down."""
 

@@ -34,6 +34,7 @@ class Metrics:
         self._define_ingest()
         self._define_songs()
         self._define_inference()
+        self._define_clips()
         self._gauge("model_bundle_info", "Bundle being served; always 1.", "digest", "provider").labels(
             bundle, provider
         ).set(1)
@@ -90,6 +91,19 @@ class Metrics:
     def pending_changed(self, n_songs: int) -> None:
         """Set how many songs wait for the model."""
         self.inference_pending_songs.set(n_songs)
+
+    def clip_handled(self, outcome: str) -> None:
+        """Count a clip that was to be written."""
+        self.clips_total.labels(outcome).inc()
+
+    def clips_deleted(self, reason: str, n_clips: int) -> None:
+        """Count clips that were deleted."""
+        self.clips_deleted_total.labels(reason).inc(n_clips)
+
+    def _define_clips(self) -> None:
+        self.clips_total = self._counter("clips", "Clips of songs to be written.", "outcome")
+        self.clips_deleted_total = self._counter("clips_deleted", "Clips deleted by age or quota.", "reason")
+        self.clip_bytes = self._gauge("clip_bytes", "Clips on the disk, as last looked at.")
 
     def _define_ingest(self) -> None:
         self.ingest_streams = self._gauge("ingest_streams", "Connected audio streams.", "lane")

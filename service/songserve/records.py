@@ -12,6 +12,7 @@ from songserve.refusal import Refusal
 
 __all__ = [
     "AudioFormat",
+    "ClipChoice",
     "Commit",
     "Encoding",
     "SessionName",
@@ -22,6 +23,8 @@ __all__ = [
 ]
 
 Encoding = Literal["linear16", "float32"]
+ClipChoice = Literal["none", "novel", "songs", "all"]
+"""Which songs have clips: none, only novel ones, all songs, or known noise too."""
 
 _STATION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 

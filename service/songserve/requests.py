@@ -22,6 +22,8 @@ __all__ = [
     "read_page",
     "read_setup",
     "read_song_uid",
+    "read_watch",
+    "resume_token",
     "wants_songs",
 ]
 
@@ -39,6 +41,7 @@ _ENCODINGS: dict[int, Encoding] = {
     ingest_pb2.AudioFormat.ENCODING_FLOAT32: "float32",
 }
 _LANES = {ingest_pb2.LANE_UNSPECIFIED: "live", ingest_pb2.LANE_LIVE: "live", ingest_pb2.LANE_BACKFILL: "backfill"}
+_RESUME_TOKEN = re.compile(r"([0-9a-f-]{36})\.(\d{1,18})")
 _PAGE_TOKEN = re.compile(r"(-?\d{1,18})\.([0-9a-f-]{36})")
 
 Heartbeat = ingest_pb2.Heartbeat
@@ -124,6 +127,33 @@ def read_page(request: songs_pb2.ListSongsRequest) -> tuple[SongFilter, Position
             )
         after = (int(token[1]), token[2])
     return wanted, after, min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
+
+
+def read_watch(request: songs_pb2.WatchSongsRequest, *, store: str, last_seq: int) -> tuple[SongFilter, int]:
+    """Return which songs, and the number after which to begin; ``store`` is the store's identity.
+
+    Raises Refusal NAME_INVALID or RESUME_TOKEN_INVALID.
+    """
+    wanted = SongFilter(
+        station=_id_in(request.station, "stations") if request.station else None,
+        type_id=_id_in(request.song_type, "songTypes") if request.song_type else None,
+        only_novel=request.only_novel,
+        include_noise=request.include_noise,
+    )
+    if not request.resume_token:
+        return wanted, 0 if request.include_stored else last_seq
+    token = _RESUME_TOKEN.fullmatch(request.resume_token)
+    if token is None or token[1] != store or int(token[2]) > last_seq:
+        raise Refusal(
+            "resume_token is none of this database as it is now; begin again without one, with include_stored to miss nothing",
+            reason="RESUME_TOKEN_INVALID",
+        )
+    return wanted, int(token[2])
+
+
+def resume_token(store: str, seq: int) -> str:
+    """Return the token of one who has seen every song up to a number."""
+    return f"{store}.{seq}"
 
 
 def read_frequency_filter(request: songs_pb2.QueryFrequenciesRequest) -> FrequencyFilter:

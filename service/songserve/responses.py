@@ -12,11 +12,14 @@ from songcore.bundle import Bundle
 from songcore.stream import Song
 from songserve.frequencies import Frequency
 from songserve.queries import Position
-from songserve.records import SessionRecord, StoredSong
+from songserve.records import SessionRecord, StoredClip, StoredSong
 from songserve.v1 import classification_pb2, ingest_pb2, models_pb2, songs_pb2, types_pb2
 
 __all__ = [
     "ack",
+    "clip_data",
+    "clip_header",
+    "clip_message",
     "frequencies",
     "go_away",
     "model",
@@ -29,6 +32,7 @@ __all__ = [
     "song_message",
     "song_page",
     "song_types",
+    "songs_stored",
 ]
 
 _KINDS = {"song": types_pb2.SOUND_KIND_SONG, "noise": types_pb2.SOUND_KIND_NOISE}
@@ -177,6 +181,36 @@ def song_page(songs: Sequence[StoredSong], following: Position | None) -> songs_
     """Return one page of songs."""
     token = "" if following is None else f"{following[0]}.{following[1]}"
     return songs_pb2.ListSongsResponse(songs=[song_message(song) for song in songs], next_page_token=token)
+
+
+def songs_stored(songs: Sequence[StoredSong], resume_token: str) -> songs_pb2.WatchSongsResponse:
+    """Return songs to one who watches, and where to go on."""
+    return songs_pb2.WatchSongsResponse(songs=[song_message(song) for song in songs], resume_token=resume_token)
+
+
+def clip_message(song: StoredSong, clip: StoredClip) -> songs_pb2.SongClip:
+    """Return what a clip is."""
+    start_s = clip.start_sample / clip.sample_rate_hz
+    return songs_pb2.SongClip(
+        song=f"songs/{song.uid}",
+        sample_rate_hz=clip.sample_rate_hz,
+        start_sample=clip.start_sample,
+        sample_count=clip.n_samples,
+        size_bytes=clip.n_bytes,
+        onset_s=song.onset / song.sample_rate_hz - start_s,
+        offset_s=song.offset / song.sample_rate_hz - start_s,
+        kept=clip.kept,
+    )
+
+
+def clip_header(song: StoredSong, clip: StoredClip) -> songs_pb2.GetSongClipResponse:
+    """Return the first response of a clip."""
+    return songs_pb2.GetSongClipResponse(clip=clip_message(song, clip))
+
+
+def clip_data(data: bytes) -> songs_pb2.GetSongClipResponse:
+    """Return bytes of a clip."""
+    return songs_pb2.GetSongClipResponse(data=data)
 
 
 def song_types(bundle: Bundle, n_songs: Mapping[str, int]) -> songs_pb2.ListSongTypesResponse:

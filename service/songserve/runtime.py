@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -11,9 +11,12 @@ from uuid import UUID
 from songcore.bundle import Bundle
 from songcore.stream import SongStream
 from songserve.batching import Batcher
+from songserve.clips import ClipSounds, ClipTape
+from songserve.clips_shelf import ClipShelf
 from songserve.gathering import Gatherer
 from songserve.metrics import Metrics
 from songserve.queries import SongQueries
+from songserve.records import AudioFormat, Commit
 from songserve.refusal import Refusal
 from songserve.session import SessionLimits
 from songserve.settings import ServeSettings
@@ -52,6 +55,9 @@ class Runtime:
     """Runs small jobs in those threads together."""
     reading: Executor
     """Threads of database reads and uploads."""
+    clips: ClipShelf
+    clip_writing: Executor
+    """Threads that write clips."""
     upload_dir: Path
     now: Callable[[], float]
     """UTC, seconds since 1970."""
@@ -78,6 +84,31 @@ class Runtime:
     def make_stream(self, rate_in: int, state: bytes | None) -> SongStream:
         """Return the bundle's stream, new or from a checkpoint."""
         return self.bundle.new_stream(rate_in) if state is None else self.bundle.resume_stream(rate_in, state)
+
+    def clip_tape(self, audio_format: AudioFormat) -> ClipTape:
+        """Return what remembers a stream's latest sound."""
+        settings = self.settings
+        return ClipTape(
+            audio_format,
+            self.bundle.manifest.frontend.sample_rate_hz,
+            pre_roll_s=settings.clip_pre_roll_s,
+            post_roll_s=settings.clip_post_roll_s,
+            recording=settings.clips != "none",
+        )
+
+    async def with_clips(self, commit: Commit, sounds: ClipSounds) -> Commit:
+        """Write the clips of a commit's songs; return the commit with the rows that name them."""
+        wanted = [
+            (song, sounds[key])
+            for song in commit.songs
+            if self.clips.wants(song) and (key := (song.onset, song.offset)) in sounds
+        ]
+        if not wanted:
+            return commit
+        written = await finished(
+            self.clip_writing.submit(lambda: [self.clips.write(song, sound) for song, sound in wanted])
+        )
+        return replace(commit, clips=tuple(clip for clip in written if clip))
 
     def admit(self) -> None:
         """Raise Refusal DRAINING or STREAM_LIMIT when no further call is taken."""

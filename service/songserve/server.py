@@ -17,6 +17,7 @@ from prometheus_client import start_http_server
 from songcore.bundle import Bundle
 from songcore.errors import ConfigError
 from songserve.batching import Batcher, BatchLimits
+from songserve.clips_tending import open_shelf, tend_clips
 from songserve.database import DataDirectory
 from songserve.engines import sqlite_has_wal_reset_bug
 from songserve.gathering import Gatherer
@@ -56,6 +57,7 @@ SERVICES = tuple(
 )
 MAX_MESSAGE_BYTES = 2**20
 LAG_INTERVAL_S = 0.5
+N_CLIP_THREADS = 2
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -120,8 +122,8 @@ async def serving(
         address = _bind(server, settings)
         await server.start()
         stack.push_async_callback(server.stop, 0)
-        lag = asyncio.create_task(_watch_lag(metrics))
-        stack.callback(lag.cancel)
+        for forever in (_watch_lag(metrics), tend_clips(runtime)):
+            stack.push_async_callback(_end, asyncio.create_task(forever))
         for service in ("", *SERVICES):
             await health.set(service, health_pb2.HealthCheckResponse.SERVING)
         running = Server(server, runtime, health, Addresses(address, metrics_address))
@@ -142,7 +144,9 @@ async def _runtime(
         observe=metrics.transaction_done,
     )
     limits = BatchLimits(settings.max_batch, settings.max_batch_delay_ms / 1000, settings.max_pending_songs)
+    shelf = await asyncio.to_thread(open_shelf, settings, directory, queries, metrics)
     with (
+        ThreadPoolExecutor(N_CLIP_THREADS, "clips") as clip_writing,
         ThreadPoolExecutor(settings.listen_threads, "listen") as listening,
         ThreadPoolExecutor(1, "name") as naming,
         ThreadPoolExecutor(4, "read") as reading,
@@ -161,6 +165,8 @@ async def _runtime(
                         listening, n_threads=settings.listen_threads, window_s=settings.listen_window_ms / 1000
                     ),
                     reading=reading,
+                    clips=shelf,
+                    clip_writing=clip_writing,
                     upload_dir=directory.path,
                     now=now,
                 )
@@ -217,6 +223,11 @@ def _start_collection(metrics: Metrics, directory: DataDirectory) -> None:
     metrics.disk_free_bytes.set_function(lambda: directory.free_bytes)
     if directory.writer.dialect.name == "sqlite" and sqlite_has_wal_reset_bug():
         log.info("this SQLite has the WAL-reset bug; a single connection writes, which avoids it")
+
+
+async def _end(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.wait({task})
 
 
 async def _watch_lag(metrics: Metrics) -> None:

@@ -60,6 +60,8 @@ class Heard:
     """Input sample at which the stream that made the checkpoint begins."""
     checkpoint: Checkpoint | None
     """Counted from the origin; None when not due, or at the end."""
+    needed_sample: int
+    """First input sample that a song not yet returned may begin at."""
 
 
 class StreamMaker(Protocol):
@@ -142,7 +144,8 @@ class Session:
             songs += self._placed(self._stream.finish())
         elif songs or step.due:
             checkpoint = self._stream.checkpoint()
-        return Heard(step, tuple(songs), self._origin_sample, checkpoint)
+        open_since = self._origin_sample + self._stream.open_since * self.format.sample_rate_hz // self._rate_out
+        return Heard(step, tuple(songs), self._origin_sample, checkpoint, open_since)
 
     def decide(self, heard: Heard, names: Sequence[Assignment]) -> Commit | None:
         """Return what to store now that the songs have names, one each, or None when nothing would change."""

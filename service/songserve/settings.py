@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from songcore.embed import Device
 from songcore.errors import ConfigError
+from songserve.records import ClipChoice
 
 __all__ = ["ENVIRONMENT_PREFIX", "ServeSettings", "load_settings"]
 
@@ -59,6 +60,15 @@ class ServeSettings(BaseSettings):
     """How long a transaction waits for commits of other streams."""
     min_free_disk_mb: int = Field(64, ge=0)
     """With less than this free, nothing is written or acknowledged."""
+    clips: ClipChoice = "songs"
+    """Whose sound is kept: none, novel (songs only), songs, or all (known noise too)."""
+    clip_pre_roll_s: float = Field(0.5, ge=0, le=10)
+    clip_post_roll_s: float = Field(0.5, ge=0, le=10)
+    """Seconds of sound in a clip before and after its song."""
+    clip_days: int = Field(400, ge=1, le=36_500)
+    """Clips of older songs are deleted."""
+    clip_quota_mb: int = Field(20_000, ge=0)
+    """With more clips than this the oldest are deleted."""
     listen_threads: int = Field(2, ge=1, le=64)
     """Threads of signal processing."""
     listen_window_ms: float = Field(150.0, ge=0, le=1000)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -50,7 +51,7 @@ class Store:
     ) -> None:
         self._directory, self._window_s, self._min_free = directory, group_window_s, min_free_bytes
         self._observe = observe
-        self._watchers: set[Callable[[], None]] = set()
+        self._watchers: set[Callable[[], object]] = set()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._statements = Statements.of(directory.writer.dialect.name)
         self._thread = threading.Thread(target=self._write, name="store", daemon=True)
@@ -71,15 +72,15 @@ class Store:
         """
         return self._submit(lambda transaction: transaction.commit(commit))
 
-    def forget_clips(self, uids: Sequence[str]) -> "Future[None]":
-        """Delete the rows of clips, except kept ones; the files are the caller's to delete, afterwards."""
+    def forget_clips(self, uids: Sequence[str]) -> "Future[set[str]]":
+        """Delete the rows of clips, except kept ones; gives the songs whose files are the caller's to delete now."""
         return self._submit(lambda transaction: transaction.forget_clips(uids))
 
     def keep_clip(self, uid: str, *, keep: bool) -> "Future[bool]":
         """Set whether a clip is kept from deletion; gives False when the song has none."""
         return self._submit(lambda transaction: transaction.keep_clip(uid, keep))
 
-    def subscribe(self, stored: Callable[[], None]) -> Callable[[], None]:
+    def subscribe(self, stored: Callable[[], object]) -> Callable[[], None]:
         """Call ``stored`` in the writing thread after each transaction that added songs; returns what ends that."""
         self._watchers.add(stored)
         return lambda: self._watchers.discard(stored)
@@ -144,7 +145,8 @@ class Store:
         self._observe(time.monotonic() - began, len(group))
         if transaction.n_new_songs:
             for stored in list(self._watchers):
-                stored()
+                with suppress(RuntimeError):  # of an event loop that ended meanwhile
+                    stored()
 
     def _answer_failure(self, group: list[_Job], error: Exception) -> None:
         # When a value is to blame and not the database, one session's value must not cost the others their commit.

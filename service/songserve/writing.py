@@ -34,7 +34,6 @@ _MOVE_SESSION = (
     update(sessions).where(_MINE).values({key: bindparam(key) for key in _PROGRESS if key != "writer_epoch"})
 )
 _LAST_SEQ = select(func.coalesce(func.max(songs.c.seq), 0))
-_FORGET_CLIP = delete(clips).where(clips.c.song == bindparam("key"), clips.c.kept.is_(False))
 _KEEP_CLIP = update(clips).where(clips.c.song == bindparam("key")).values(kept=bindparam("keep"))
 
 
@@ -121,9 +120,10 @@ class Transaction:
                 self._effort[width_ms, name.station, bucket_start(hour_ms, width_ms)] += recorded_s
         return new
 
-    def forget_clips(self, uids: Sequence[str]) -> None:
-        """Delete the rows of clips, except kept ones."""
-        self._connection.execute(_FORGET_CLIP, [{"key": uid} for uid in uids])
+    def forget_clips(self, uids: Sequence[str]) -> set[str]:
+        """Delete the rows of clips, except kept ones; return the songs of those deleted."""
+        forget = delete(clips).where(clips.c.song.in_(uids), clips.c.kept.is_(False)).returning(clips.c.song)
+        return set(self._connection.execute(forget).scalars())
 
     def keep_clip(self, uid: str, keep: bool) -> bool:
         """Set whether a clip is kept from deletion; False when the song has none."""

@@ -9,6 +9,7 @@ import asyncio
 from functools import partial
 
 from songcore.errors import SongError
+from songserve.clips import ClipSounds
 from songserve.intake import Chunk, Finish, Gap
 from songserve.records import Commit
 from songserve.refusal import Refusal
@@ -51,6 +52,7 @@ class AudioStream:
     async def run(self, session: Session) -> None:
         """Serve until the session is finished or the client leaves; raises the Refusal that ends the stream otherwise."""
         self._session = session
+        self._tape = self._runtime.clip_tape(session.format)
         self._station = self._runtime.metrics.station_label(session.record.opening.name.station)
         metrics = self._runtime.metrics
         metrics.ingest_streams.labels(self._lane).inc()
@@ -99,12 +101,13 @@ class AudioStream:
         first_arrival, self._first_arrival = self._first_arrival, None
         last_arrival = self._last_arrival
         heard = await self._listen(step)
+        sounds = self._tape.follow(heard)
         self._room.set()
         names = await self._runtime.batcher.name(heard.songs)
         commit = self._session.decide(heard, names)
         if commit:
             # Goes on when the client leaves meanwhile: what is stored is also counted.
-            await asyncio.shield(self._store(commit))
+            await asyncio.shield(self._store(commit, sounds))
         if not (heard.checkpoint or step.work.finish):
             return
         if commit and self._wants_songs:
@@ -118,7 +121,8 @@ class AudioStream:
             return await self._runtime.gatherer.run(partial(self._session.listen, step))
         return await self._runtime.listen(self._session.listen, step)
 
-    async def _store(self, commit: Commit) -> None:
+    async def _store(self, commit: Commit, sounds: ClipSounds) -> None:
+        commit = await self._runtime.with_clips(commit, sounds)
         new = await asyncio.wrap_future(self._runtime.store.commit(commit))
         self._session.settle(commit)
         metrics, opening = self._runtime.metrics, commit.record.opening

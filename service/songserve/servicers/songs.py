@@ -2,11 +2,16 @@
 
 # ruff: noqa: N802 - the methods have the API's names
 
+import asyncio
+from dataclasses import replace
+
 from songserve.refusal import Refusal
 from songserve.requests import read_frequency_filter, read_page, read_song_uid
-from songserve.responses import frequencies, song_message, song_page, song_types
+from songserve.responses import clip_message, frequencies, song_message, song_page, song_types
 from songserve.runtime import Runtime
-from songserve.servicers.calls import Context, answering
+from songserve.servicers.calls import Context, admitted, answering
+from songserve.servicers.song_clips import find_clip, send_clip
+from songserve.servicers.song_watch import watch_songs
 from songserve.v1 import songs_pb2, songs_pb2_grpc, types_pb2
 
 __all__ = ["SongServicer"]
@@ -33,6 +38,31 @@ class SongServicer(songs_pb2_grpc.SongServiceServicer):
         """Return a page of songs."""
         del context
         return song_page(*await self._runtime.read(self._queries.page, *read_page(request)))
+
+    @answering
+    async def WatchSongs(  # type: ignore[override] # gRPC also takes a coroutine that writes by itself
+        self, request: songs_pb2.WatchSongsRequest, context: Context
+    ) -> None:
+        """Send songs as they are stored."""
+        async with admitted(self._runtime):
+            await watch_songs(self._runtime, request, context)
+
+    @answering
+    async def GetSongClip(  # type: ignore[override] # gRPC also takes a coroutine that writes by itself
+        self, request: songs_pb2.GetSongClipRequest, context: Context
+    ) -> None:
+        """Send the sound of a song."""
+        await send_clip(self._runtime, read_song_uid(request.name), context)
+
+    @answering
+    async def KeepSongClip(self, request: songs_pb2.KeepSongClipRequest, context: Context) -> songs_pb2.SongClip:
+        """Keep a clip, or no longer."""
+        del context
+        uid = read_song_uid(request.name)
+        song, clip = await find_clip(self._runtime, uid)
+        if not await asyncio.wrap_future(self._runtime.store.keep_clip(uid, keep=request.keep)):
+            raise Refusal(f"the clip of {request.name} was deleted", reason="CLIP_UNKNOWN")
+        return clip_message(song, replace(clip, kept=request.keep))
 
     @answering
     async def ListSongTypes(

@@ -120,6 +120,191 @@ class ListSongsResponse(_message.Message):
 Global___ListSongsResponse: _TypeAlias = ListSongsResponse  # noqa: Y015
 
 @_typing.final
+class WatchSongsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    INCLUDE_STORED_FIELD_NUMBER: _builtins.int
+    STATION_FIELD_NUMBER: _builtins.int
+    SONG_TYPE_FIELD_NUMBER: _builtins.int
+    ONLY_NOVEL_FIELD_NUMBER: _builtins.int
+    INCLUDE_NOISE_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """Of the last response received; empty to begin."""
+    include_stored: _builtins.bool
+    """Without a token: begin with everything that is stored. Otherwise with what is stored from now on."""
+    station: _builtins.str
+    """As in ListSongs. To be left as they were when a token is given: it does not hold them."""
+    song_type: _builtins.str
+    only_novel: _builtins.bool
+    include_noise: _builtins.bool
+    def __init__(
+        self,
+        *,
+        resume_token: _builtins.str = ...,
+        include_stored: _builtins.bool = ...,
+        station: _builtins.str = ...,
+        song_type: _builtins.str = ...,
+        only_novel: _builtins.bool = ...,
+        include_noise: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_noise", b"include_noise", "include_stored", b"include_stored", "only_novel", b"only_novel", "resume_token", b"resume_token", "song_type", b"song_type", "station", b"station"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSongsRequest: _TypeAlias = WatchSongsRequest  # noqa: Y015
+
+@_typing.final
+class WatchSongsResponse(_message.Message):
+    """The first comes at once, with a token; then one whenever there are songs, and one without songs every 15 s, so that a rare
+    song does not leave the client with a token from long ago.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SONGS_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    resume_token: _builtins.str
+    """To be stored by the client together with what it makes of the songs."""
+    @_builtins.property
+    def songs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Song]: ...
+    def __init__(
+        self,
+        *,
+        songs: _abc.Iterable[_types_pb2.Song] | None = ...,
+        resume_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_token", b"resume_token", "songs", b"songs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSongsResponse: _TypeAlias = WatchSongsResponse  # noqa: Y015
+
+@_typing.final
+class GetSongClipRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`songs/{uuid}`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSongClipRequest: _TypeAlias = GetSongClipRequest  # noqa: Y015
+
+@_typing.final
+class GetSongClipResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIP_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """Bytes of the file, at most 64 KiB each."""
+    @_builtins.property
+    def clip(self) -> Global___SongClip:
+        """First, and once."""
+
+    def __init__(
+        self,
+        *,
+        clip: Global___SongClip | None = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clip", b"clip", "data", b"data", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clip", b"clip", "data", b"data", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["clip", "data"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
+
+Global___GetSongClipResponse: _TypeAlias = GetSongClipResponse  # noqa: Y015
+
+@_typing.final
+class KeepSongClipRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`songs/{uuid}`."""
+    keep: _builtins.bool
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        keep: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep", b"keep", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeepSongClipRequest: _TypeAlias = KeepSongClipRequest  # noqa: Y015
+
+@_typing.final
+class SongClip(_message.Message):
+    """A file with the sound of a song: FLAC, 16 bit, mono, at the rate and of the channel that the station sent, with some sound
+    before and after the song where there was any.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SONG_FIELD_NUMBER: _builtins.int
+    SAMPLE_RATE_HZ_FIELD_NUMBER: _builtins.int
+    START_SAMPLE_FIELD_NUMBER: _builtins.int
+    SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    ONSET_S_FIELD_NUMBER: _builtins.int
+    OFFSET_S_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    song: _builtins.str
+    """`songs/{uuid}`."""
+    sample_rate_hz: _builtins.int
+    start_sample: _builtins.int
+    """First sample of the clip, counted from the session's start at `sample_rate_hz`."""
+    sample_count: _builtins.int
+    size_bytes: _builtins.int
+    """Of the file."""
+    onset_s: _builtins.float
+    """Where in the clip the song is, seconds."""
+    offset_s: _builtins.float
+    kept: _builtins.bool
+    """Neither age nor quota deletes it."""
+    def __init__(
+        self,
+        *,
+        song: _builtins.str = ...,
+        sample_rate_hz: _builtins.int = ...,
+        start_sample: _builtins.int = ...,
+        sample_count: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        onset_s: _builtins.float = ...,
+        offset_s: _builtins.float = ...,
+        kept: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "offset_s", b"offset_s", "onset_s", b"onset_s", "sample_count", b"sample_count", "sample_rate_hz", b"sample_rate_hz", "size_bytes", b"size_bytes", "song", b"song", "start_sample", b"start_sample"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SongClip: _TypeAlias = SongClip  # noqa: Y015
+
+@_typing.final
 class ListSongTypesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -28,7 +28,7 @@ if _version_not_supported:
 
 class SongServiceStub:
     """Every method: INVALID_ARGUMENT with NAME_INVALID, PAGE_TOKEN_INVALID, INTERVAL_INVALID or BUCKET_INVALID;
-    UNAVAILABLE, STORE_UNAVAILABLE when the database cannot be read.
+    UNAVAILABLE, STORE_UNAVAILABLE when the database cannot be read; DATA_LOSS, STORE_CORRUPT when it is damaged.
     """
 
     def __init__(self, channel):
@@ -47,6 +47,21 @@ class SongServiceStub:
                 request_serializer=songserve_dot_v1_dot_songs__pb2.ListSongsRequest.SerializeToString,
                 response_deserializer=songserve_dot_v1_dot_songs__pb2.ListSongsResponse.FromString,
                 _registered_method=True)
+        self.WatchSongs = channel.unary_stream(
+                '/songserve.v1.SongService/WatchSongs',
+                request_serializer=songserve_dot_v1_dot_songs__pb2.WatchSongsRequest.SerializeToString,
+                response_deserializer=songserve_dot_v1_dot_songs__pb2.WatchSongsResponse.FromString,
+                _registered_method=True)
+        self.GetSongClip = channel.unary_stream(
+                '/songserve.v1.SongService/GetSongClip',
+                request_serializer=songserve_dot_v1_dot_songs__pb2.GetSongClipRequest.SerializeToString,
+                response_deserializer=songserve_dot_v1_dot_songs__pb2.GetSongClipResponse.FromString,
+                _registered_method=True)
+        self.KeepSongClip = channel.unary_unary(
+                '/songserve.v1.SongService/KeepSongClip',
+                request_serializer=songserve_dot_v1_dot_songs__pb2.KeepSongClipRequest.SerializeToString,
+                response_deserializer=songserve_dot_v1_dot_songs__pb2.SongClip.FromString,
+                _registered_method=True)
         self.ListSongTypes = channel.unary_unary(
                 '/songserve.v1.SongService/ListSongTypes',
                 request_serializer=songserve_dot_v1_dot_songs__pb2.ListSongTypesRequest.SerializeToString,
@@ -61,7 +76,7 @@ class SongServiceStub:
 
 class SongServiceServicer:
     """Every method: INVALID_ARGUMENT with NAME_INVALID, PAGE_TOKEN_INVALID, INTERVAL_INVALID or BUCKET_INVALID;
-    UNAVAILABLE, STORE_UNAVAILABLE when the database cannot be read.
+    UNAVAILABLE, STORE_UNAVAILABLE when the database cannot be read; DATA_LOSS, STORE_CORRUPT when it is damaged.
     """
 
     def GetSong(self, request, context):
@@ -72,7 +87,37 @@ class SongServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSongs(self, request, context):
-        """Lists stored songs in order of start time, page by page. Empty filters match everything.
+        """Lists stored songs in order of start time, page by page. Empty filters match everything. A token holds while songs come
+        in: whatever was stored when the first page was asked for is on exactly one page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchSongs(self, request, context):
+        """Sends songs as they are stored, in the order of their commits, for as long as the client stays. A client that comes back
+        with its last `resume_token` goes on where it was: from first to last it is sent every song exactly once, whatever
+        happened to connection, client or server in between. Songs of a backlog come when they are stored, so their start
+        times may be old.
+        INVALID_ARGUMENT: RESUME_TOKEN_INVALID, also for a token of a database that was since put back to an older state; begin
+        again without one. RESOURCE_EXHAUSTED, STREAM_LIMIT. UNAVAILABLE, DRAINING: come back with the token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSongClip(self, request, context):
+        """Sends the sound of a song as a FLAC file: first what it is, then its bytes in order.
+        NOT_FOUND: SONG_UNKNOWN; CLIP_UNKNOWN when it has none, as the service may be set to keep no clips, those of novel songs
+        only, or only for a time. FAILED_PRECONDITION, CLIP_ELSEWHERE: another server of the same database has it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def KeepSongClip(self, request, context):
+        """Keeps a clip from being deleted by age or quota, as one does with reviewed songs and exemplars, or no longer.
+        Idempotent. NOT_FOUND: SONG_UNKNOWN, CLIP_UNKNOWN. RESOURCE_EXHAUSTED, DISK_LOW.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,6 +151,21 @@ def add_SongServiceServicer_to_server(servicer, server):
                     request_deserializer=songserve_dot_v1_dot_songs__pb2.ListSongsRequest.FromString,
                     response_serializer=songserve_dot_v1_dot_songs__pb2.ListSongsResponse.SerializeToString,
             ),
+            'WatchSongs': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchSongs,
+                    request_deserializer=songserve_dot_v1_dot_songs__pb2.WatchSongsRequest.FromString,
+                    response_serializer=songserve_dot_v1_dot_songs__pb2.WatchSongsResponse.SerializeToString,
+            ),
+            'GetSongClip': grpc.unary_stream_rpc_method_handler(
+                    servicer.GetSongClip,
+                    request_deserializer=songserve_dot_v1_dot_songs__pb2.GetSongClipRequest.FromString,
+                    response_serializer=songserve_dot_v1_dot_songs__pb2.GetSongClipResponse.SerializeToString,
+            ),
+            'KeepSongClip': grpc.unary_unary_rpc_method_handler(
+                    servicer.KeepSongClip,
+                    request_deserializer=songserve_dot_v1_dot_songs__pb2.KeepSongClipRequest.FromString,
+                    response_serializer=songserve_dot_v1_dot_songs__pb2.SongClip.SerializeToString,
+            ),
             'ListSongTypes': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSongTypes,
                     request_deserializer=songserve_dot_v1_dot_songs__pb2.ListSongTypesRequest.FromString,
@@ -126,7 +186,7 @@ def add_SongServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class SongService:
     """Every method: INVALID_ARGUMENT with NAME_INVALID, PAGE_TOKEN_INVALID, INTERVAL_INVALID or BUCKET_INVALID;
-    UNAVAILABLE, STORE_UNAVAILABLE when the database cannot be read.
+    UNAVAILABLE, STORE_UNAVAILABLE when the database cannot be read; DATA_LOSS, STORE_CORRUPT when it is damaged.
     """
 
     @staticmethod
@@ -173,6 +233,87 @@ class SongService:
             '/songserve.v1.SongService/ListSongs',
             songserve_dot_v1_dot_songs__pb2.ListSongsRequest.SerializeToString,
             songserve_dot_v1_dot_songs__pb2.ListSongsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchSongs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/songserve.v1.SongService/WatchSongs',
+            songserve_dot_v1_dot_songs__pb2.WatchSongsRequest.SerializeToString,
+            songserve_dot_v1_dot_songs__pb2.WatchSongsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSongClip(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/songserve.v1.SongService/GetSongClip',
+            songserve_dot_v1_dot_songs__pb2.GetSongClipRequest.SerializeToString,
+            songserve_dot_v1_dot_songs__pb2.GetSongClipResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def KeepSongClip(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/songserve.v1.SongService/KeepSongClip',
+            songserve_dot_v1_dot_songs__pb2.KeepSongClipRequest.SerializeToString,
+            songserve_dot_v1_dot_songs__pb2.SongClip.FromString,
             options,
             channel_credentials,
             insecure,

@@ -29,7 +29,7 @@ GRPC_VERSION: str
 
 class SongServiceStub:
     """Every method: INVALID_ARGUMENT with NAME_INVALID, PAGE_TOKEN_INVALID, INTERVAL_INVALID or BUCKET_INVALID;
-    UNAVAILABLE, STORE_UNAVAILABLE when the database cannot be read.
+    UNAVAILABLE, STORE_UNAVAILABLE when the database cannot be read; DATA_LOSS, STORE_CORRUPT when it is damaged.
     """
 
     @_typing.overload
@@ -39,7 +39,26 @@ class SongServiceStub:
     GetSong: _grpc.UnaryUnaryMultiCallable[_songs_pb2.GetSongRequest, _types_pb2.Song]
     """Returns one stored song. NOT_FOUND, SONG_UNKNOWN."""
     ListSongs: _grpc.UnaryUnaryMultiCallable[_songs_pb2.ListSongsRequest, _songs_pb2.ListSongsResponse]
-    """Lists stored songs in order of start time, page by page. Empty filters match everything."""
+    """Lists stored songs in order of start time, page by page. Empty filters match everything. A token holds while songs come
+    in: whatever was stored when the first page was asked for is on exactly one page.
+    """
+    WatchSongs: _grpc.UnaryStreamMultiCallable[_songs_pb2.WatchSongsRequest, _songs_pb2.WatchSongsResponse]
+    """Sends songs as they are stored, in the order of their commits, for as long as the client stays. A client that comes back
+    with its last `resume_token` goes on where it was: from first to last it is sent every song exactly once, whatever
+    happened to connection, client or server in between. Songs of a backlog come when they are stored, so their start
+    times may be old.
+    INVALID_ARGUMENT: RESUME_TOKEN_INVALID, also for a token of a database that was since put back to an older state; begin
+    again without one. RESOURCE_EXHAUSTED, STREAM_LIMIT. UNAVAILABLE, DRAINING: come back with the token.
+    """
+    GetSongClip: _grpc.UnaryStreamMultiCallable[_songs_pb2.GetSongClipRequest, _songs_pb2.GetSongClipResponse]
+    """Sends the sound of a song as a FLAC file: first what it is, then its bytes in order.
+    NOT_FOUND: SONG_UNKNOWN; CLIP_UNKNOWN when it has none, as the service may be set to keep no clips, those of novel songs
+    only, or only for a time. FAILED_PRECONDITION, CLIP_ELSEWHERE: another server of the same database has it.
+    """
+    KeepSongClip: _grpc.UnaryUnaryMultiCallable[_songs_pb2.KeepSongClipRequest, _songs_pb2.SongClip]
+    """Keeps a clip from being deleted by age or quota, as one does with reviewed songs and exemplars, or no longer.
+    Idempotent. NOT_FOUND: SONG_UNKNOWN, CLIP_UNKNOWN. RESOURCE_EXHAUSTED, DISK_LOW.
+    """
     ListSongTypes: _grpc.UnaryUnaryMultiCallable[_songs_pb2.ListSongTypesRequest, _songs_pb2.ListSongTypesResponse]
     """Lists the catalogue of the bundle being served, with how many songs of each type are stored."""
     QueryFrequencies: _grpc.UnaryUnaryMultiCallable[_songs_pb2.QueryFrequenciesRequest, _songs_pb2.QueryFrequenciesResponse]
@@ -50,14 +69,33 @@ class SongServiceStub:
 @_typing.type_check_only
 class SongServiceAsyncStub(SongServiceStub):
     """Every method: INVALID_ARGUMENT with NAME_INVALID, PAGE_TOKEN_INVALID, INTERVAL_INVALID or BUCKET_INVALID;
-    UNAVAILABLE, STORE_UNAVAILABLE when the database cannot be read.
+    UNAVAILABLE, STORE_UNAVAILABLE when the database cannot be read; DATA_LOSS, STORE_CORRUPT when it is damaged.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetSong: _aio.UnaryUnaryMultiCallable[_songs_pb2.GetSongRequest, _types_pb2.Song]  # type: ignore[assignment]
     """Returns one stored song. NOT_FOUND, SONG_UNKNOWN."""
     ListSongs: _aio.UnaryUnaryMultiCallable[_songs_pb2.ListSongsRequest, _songs_pb2.ListSongsResponse]  # type: ignore[assignment]
-    """Lists stored songs in order of start time, page by page. Empty filters match everything."""
+    """Lists stored songs in order of start time, page by page. Empty filters match everything. A token holds while songs come
+    in: whatever was stored when the first page was asked for is on exactly one page.
+    """
+    WatchSongs: _aio.UnaryStreamMultiCallable[_songs_pb2.WatchSongsRequest, _songs_pb2.WatchSongsResponse]  # type: ignore[assignment]
+    """Sends songs as they are stored, in the order of their commits, for as long as the client stays. A client that comes back
+    with its last `resume_token` goes on where it was: from first to last it is sent every song exactly once, whatever
+    happened to connection, client or server in between. Songs of a backlog come when they are stored, so their start
+    times may be old.
+    INVALID_ARGUMENT: RESUME_TOKEN_INVALID, also for a token of a database that was since put back to an older state; begin
+    again without one. RESOURCE_EXHAUSTED, STREAM_LIMIT. UNAVAILABLE, DRAINING: come back with the token.
+    """
+    GetSongClip: _aio.UnaryStreamMultiCallable[_songs_pb2.GetSongClipRequest, _songs_pb2.GetSongClipResponse]  # type: ignore[assignment]
+    """Sends the sound of a song as a FLAC file: first what it is, then its bytes in order.
+    NOT_FOUND: SONG_UNKNOWN; CLIP_UNKNOWN when it has none, as the service may be set to keep no clips, those of novel songs
+    only, or only for a time. FAILED_PRECONDITION, CLIP_ELSEWHERE: another server of the same database has it.
+    """
+    KeepSongClip: _aio.UnaryUnaryMultiCallable[_songs_pb2.KeepSongClipRequest, _songs_pb2.SongClip]  # type: ignore[assignment]
+    """Keeps a clip from being deleted by age or quota, as one does with reviewed songs and exemplars, or no longer.
+    Idempotent. NOT_FOUND: SONG_UNKNOWN, CLIP_UNKNOWN. RESOURCE_EXHAUSTED, DISK_LOW.
+    """
     ListSongTypes: _aio.UnaryUnaryMultiCallable[_songs_pb2.ListSongTypesRequest, _songs_pb2.ListSongTypesResponse]  # type: ignore[assignment]
     """Lists the catalogue of the bundle being served, with how many songs of each type are stored."""
     QueryFrequencies: _aio.UnaryUnaryMultiCallable[_songs_pb2.QueryFrequenciesRequest, _songs_pb2.QueryFrequenciesResponse]  # type: ignore[assignment]
@@ -67,7 +105,7 @@ class SongServiceAsyncStub(SongServiceStub):
 
 class SongServiceServicer(metaclass=_abc_1.ABCMeta):
     """Every method: INVALID_ARGUMENT with NAME_INVALID, PAGE_TOKEN_INVALID, INTERVAL_INVALID or BUCKET_INVALID;
-    UNAVAILABLE, STORE_UNAVAILABLE when the database cannot be read.
+    UNAVAILABLE, STORE_UNAVAILABLE when the database cannot be read; DATA_LOSS, STORE_CORRUPT when it is damaged.
     """
 
     @_abc_1.abstractmethod
@@ -84,7 +122,44 @@ class SongServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _songs_pb2.ListSongsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_songs_pb2.ListSongsResponse, _abc.Awaitable[_songs_pb2.ListSongsResponse]]:
-        """Lists stored songs in order of start time, page by page. Empty filters match everything."""
+        """Lists stored songs in order of start time, page by page. Empty filters match everything. A token holds while songs come
+        in: whatever was stored when the first page was asked for is on exactly one page.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchSongs(
+        self,
+        request: _songs_pb2.WatchSongsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_songs_pb2.WatchSongsResponse], _abc.AsyncIterator[_songs_pb2.WatchSongsResponse]]:
+        """Sends songs as they are stored, in the order of their commits, for as long as the client stays. A client that comes back
+        with its last `resume_token` goes on where it was: from first to last it is sent every song exactly once, whatever
+        happened to connection, client or server in between. Songs of a backlog come when they are stored, so their start
+        times may be old.
+        INVALID_ARGUMENT: RESUME_TOKEN_INVALID, also for a token of a database that was since put back to an older state; begin
+        again without one. RESOURCE_EXHAUSTED, STREAM_LIMIT. UNAVAILABLE, DRAINING: come back with the token.
+        """
+
+    @_abc_1.abstractmethod
+    def GetSongClip(
+        self,
+        request: _songs_pb2.GetSongClipRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_songs_pb2.GetSongClipResponse], _abc.AsyncIterator[_songs_pb2.GetSongClipResponse]]:
+        """Sends the sound of a song as a FLAC file: first what it is, then its bytes in order.
+        NOT_FOUND: SONG_UNKNOWN; CLIP_UNKNOWN when it has none, as the service may be set to keep no clips, those of novel songs
+        only, or only for a time. FAILED_PRECONDITION, CLIP_ELSEWHERE: another server of the same database has it.
+        """
+
+    @_abc_1.abstractmethod
+    def KeepSongClip(
+        self,
+        request: _songs_pb2.KeepSongClipRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_songs_pb2.SongClip, _abc.Awaitable[_songs_pb2.SongClip]]:
+        """Keeps a clip from being deleted by age or quota, as one does with reviewed songs and exemplars, or no longer.
+        Idempotent. NOT_FOUND: SONG_UNKNOWN, CLIP_UNKNOWN. RESOURCE_EXHAUSTED, DISK_LOW.
+        """
 
     @_abc_1.abstractmethod
     def ListSongTypes(

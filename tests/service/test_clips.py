@@ -1,0 +1,268 @@
+"""Clips: the very samples that were sent, on the disk before their row, and never more of them than allowed."""
+
+import threading
+from collections.abc import Sequence
+from itertools import pairwise
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+import soundfile
+
+from songcore.stream import Song
+from songserve.clips import ClipSound, ClipTape
+from songserve.clips_retention import ClipRetention
+from songserve.clips_shelf import ClipShelf
+from songserve.intake import Chunk, Gap, Work
+from songserve.records import AudioFormat, Commit, StoredClip, StoredSong
+from songserve.schema import DAY_MS
+from songserve.session import Heard, Step
+from stores import START_MS, Opened, commit, opening, song
+
+RATE = 48_000
+SONG_RATE = 24_000
+MONO = AudioFormat("linear16", RATE, 1, None)
+PCM = np.random.default_rng(0).integers(-32768, 32768, 20 * RATE).astype("<i2")
+
+
+def chunk(first: int, last: int) -> Chunk:
+    """Return samples first to last as a chunk."""
+    return Chunk(1, first, last - first, PCM[first:last].tobytes(), 0)
+
+
+def heard(items: Sequence[Chunk | Gap], songs: Sequence[tuple[int, int]] = (), needed: int = 0) -> Heard:
+    """Return a step's result; songs at the bundle's rate, ``needed`` at the sender's."""
+    found = tuple(Song(onset, offset, False, 20.0, np.empty((0, 64), np.float32)) for onset, offset in songs)
+    return Heard(Step(Work(tuple(items)), due=False), found, 0, None, needed)
+
+
+def tape(audio_format: AudioFormat = MONO) -> ClipTape:
+    """Return a tape with half a second before and a quarter after."""
+    return ClipTape(audio_format, SONG_RATE, pre_roll_s=0.5, post_roll_s=0.25)
+
+
+@pytest.mark.parametrize("size", [997, 24_000, 20 * RATE])
+def test_a_clip_is_what_was_sent_around_the_song(size: int) -> None:
+    """Whatever the chunks, the clip is the sender's samples from the pre-roll to the post-roll, bit for bit."""
+    recorder = tape()
+    borders = [*range(0, 10 * RATE, size), 10 * RATE]
+    for first, last in pairwise(borders[:-1]):
+        assert recorder.follow(heard([chunk(first, last)], needed=max(0, last - 5 * RATE))) == {}
+    last_chunk = chunk(borders[-2], borders[-1])
+    (sound,) = recorder.follow(heard([last_chunk], [(6 * SONG_RATE, 8 * SONG_RATE)])).values()
+    assert (sound.start_sample, sound.sample_rate_hz) == (round(5.5 * RATE), RATE)
+    np.testing.assert_array_equal(sound.samples, PCM[round(5.5 * RATE) : round(8.25 * RATE)])
+
+
+def test_a_clip_ends_where_the_sound_ends() -> None:
+    """At the begin of the stream and at its latest sample a clip is shorter."""
+    (sound,) = tape().follow(heard([chunk(0, RATE)], [(100, SONG_RATE - 100)])).values()
+    assert sound.start_sample == 0
+    np.testing.assert_array_equal(sound.samples, PCM[:RATE])
+
+
+def test_a_clip_does_not_reach_over_a_gap() -> None:
+    """Songs on both sides of a gap have the sound of their own side."""
+    gap = Gap(2, 2, 2 * RATE, RATE)
+    items: list[Chunk | Gap] = [chunk(0, 2 * RATE), gap, chunk(3 * RATE, 5 * RATE)]
+    songs = [(SONG_RATE, 2 * SONG_RATE), (3 * SONG_RATE + 10, 4 * SONG_RATE)]
+    before, after = tape().follow(heard(items, songs)).values()
+    np.testing.assert_array_equal(before.samples, PCM[RATE // 2 : 2 * RATE])
+    assert after.start_sample == 3 * RATE
+    np.testing.assert_array_equal(after.samples, PCM[3 * RATE : round(4.25 * RATE)])
+
+
+def test_a_tape_holds_no_more_than_is_needed() -> None:
+    """Of an hour in which a song may begin two seconds back, less than four seconds are in memory."""
+    recorder = tape()
+    for second in range(3600):
+        data = bytes(2 * RATE)
+        recorder.follow(heard([Chunk(1, second * RATE, RATE, data, 0)], needed=max(0, second - 1) * RATE))
+        assert recorder.n_held <= 3.5 * RATE
+
+
+def test_other_formats_become_16_bit_mono() -> None:
+    """Float channels are mixed as the model hears them, and clipped where 16 bits end."""
+    stereo = np.array([[0.5, -0.25], [1.5, 1.5], [0.0, 0.5]], "<f4").repeat(RATE, axis=0)
+    recorder = tape(AudioFormat("float32", RATE, 2, None))
+    item = Chunk(1, 0, len(stereo), stereo.tobytes(), 0)
+    (sound,) = recorder.follow(heard([item], [(SONG_RATE // 2 + 6000, 2 * SONG_RATE)])).values()
+    assert set(sound.samples) == {4096, 32767, 8192}
+
+
+def test_without_recording_nothing_is_held() -> None:
+    """Where no clips are wanted a tape costs nothing."""
+    recorder = ClipTape(MONO, SONG_RATE, pre_roll_s=0.5, post_roll_s=0.5, recording=False)
+    assert recorder.follow(heard([chunk(0, RATE)], [(0, SONG_RATE)])) == {}
+    assert recorder.n_held == 0
+
+
+class Shelf:
+    """A shelf of one store, with what it was told."""
+
+    def __init__(self, opened: Opened, **options: Any) -> None:
+        self.opened, self.outcomes, self.room = opened, list[str](), True
+        settings: dict[str, Any] = {"choice": "songs", "has_room": lambda: self.room, **options}
+        folder = opened.directory.path / "clips"
+        self.shelf = ClipShelf(folder, opened.directory.shelf, observe=self.outcomes.append, **settings)
+        self.record = opened.store.open_session(opening()).result(10)
+        self.number = 0
+
+    def store(self, *songs: StoredSong) -> list[StoredClip]:
+        """Store songs with clips of half a second."""
+        sound = ClipSound(700, PCM[: RATE // 2], RATE)
+        clips = [self.shelf.write(one, sound) for one in songs]
+        self.number += 1
+        step: Commit = commit(self.record, self.number, *songs)
+        self.opened.store.commit(replace(step, clips=tuple(clip for clip in clips if clip))).result(10)
+        return [clip for clip in clips if clip]
+
+    def files(self) -> list[str]:
+        """Return the uids of the files, and names of anything else."""
+        paths = self.opened.directory.path.glob("clips/*/*/*")
+        return sorted(path.name.removesuffix(".flac") for path in paths)
+
+    def clean(self) -> int:
+        """Clean as a start does."""
+        n_rows, _ = self.opened.queries.clip_totals(self.shelf.shelf)
+        return self.shelf.clean(lambda uids: self.opened.queries.with_clip(self.shelf.shelf, uids), n_rows=n_rows)
+
+
+@pytest.fixture
+def shelf(opened: Opened) -> Shelf:
+    """Return an empty shelf on each database."""
+    return Shelf(opened)
+
+
+def test_a_clip_is_a_flac_that_says_what_it_is(shelf: Shelf) -> None:
+    """The file holds the samples bit for bit, at their rate, and the name of its song; the row describes it."""
+    one = song(shelf.record, 5)
+    (clip,) = shelf.store(one)
+    with shelf.shelf.open(clip) as file:
+        assert len(file.read()) == clip.n_bytes
+    with soundfile.SoundFile(shelf.shelf.path(one.start_ms, one.uid)) as file:
+        np.testing.assert_array_equal(file.read(dtype="int16"), PCM[: RATE // 2])
+        assert (file.samplerate, file.title, file.subtype) == (RATE, f"songs/{one.uid}", "PCM_16")
+    assert shelf.opened.queries.clip(one.uid) == clip
+    assert (clip.start_sample, clip.n_samples) == (700, RATE // 2)
+
+
+def test_a_song_heard_again_keeps_its_clip(shelf: Shelf) -> None:
+    """After a reconnect less sound lies before a song: the longer clip stays, also when its row was not stored."""
+    one = song(shelf.record, 5)
+    first = shelf.shelf.write(one, ClipSound(700, PCM[:RATE], RATE))
+    again = shelf.shelf.write(one, ClipSound(900, PCM[200:RATE], RATE))
+    assert first == again
+    assert shelf.outcomes == ["written", "kept"]
+
+
+def test_a_clip_that_cannot_be_written_leaves_the_song(shelf: Shelf) -> None:
+    """No room, a file in the way or a time that no calendar has: the song is stored, and nothing half-written is left."""
+    shelf.room = False
+    assert shelf.store(song(shelf.record, 1)) == []
+    shelf.room = True
+    folder = shelf.shelf.path(START_MS, "x").parent.parent
+    folder.parent.mkdir(parents=True)
+    folder.write_text("in the way")
+    assert shelf.store(song(shelf.record, 2)) == []
+    folder.unlink()
+    assert shelf.store(song(shelf.record, 3, start_ms=2**60)) == []
+    assert shelf.outcomes == ["disk_low", "failed", "failed"]
+    assert shelf.opened.queries.type_totals() == {("T0001", "song", False): (3, 0)}
+    assert shelf.files() == []
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [("none", set()), ("novel", {"novel"}), ("songs", {"song", "novel"}), ("all", {"song", "novel", "noise"})],
+)
+def test_the_choice_says_which_songs_have_clips(opened: Opened, choice: str, expected: set[str]) -> None:
+    """Each setting takes its songs and no others."""
+    shelf = Shelf(opened, choice=choice)
+    kinds = {
+        "song": song(shelf.record, 1),
+        "novel": song(shelf.record, 1, is_novel=True),
+        "noise": song(shelf.record, 1, kind="noise"),
+    }
+    assert {name for name, one in kinds.items() if shelf.shelf.wants(one)} == expected
+
+
+def test_what_a_crash_left_is_deleted_and_nothing_else(shelf: Shelf) -> None:
+    """Files without a row and unfinished ones go; clips with their rows stay."""
+    stored = song(shelf.record, 1)
+    shelf.store(stored)
+    lost = song(shelf.record, 2)
+    shelf.shelf.write(lost, ClipSound(0, PCM[:RATE], RATE))
+    shelf.shelf.path(lost.start_ms, str(UUID(int=9))).with_suffix(".tmp").write_bytes(b"half")
+    assert shelf.clean() == 2
+    assert shelf.files() == [stored.uid]
+    assert shelf.clean() == 0
+
+
+def test_clips_of_another_database_are_left_alone(shelf: Shelf) -> None:
+    """A database that knows no clip at all is more likely the wrong one: nothing is deleted."""
+    one = song(shelf.record, 2)
+    shelf.shelf.write(one, ClipSound(0, PCM[:RATE], RATE))
+    assert shelf.clean() == 0
+    assert shelf.files() == [one.uid]
+
+
+def retention(shelf: Shelf, **limits: int) -> tuple[ClipRetention, list[tuple[str, int]]]:
+    """Return a retention with limits, and the list of what it deletes."""
+    deleted: list[tuple[str, int]] = []
+    values = {"max_days": 1000, "max_bytes": 2**40, **limits}
+    return (
+        ClipRetention(
+            shelf.shelf,
+            shelf.opened.queries,
+            shelf.opened.store,
+            observe=lambda reason, n: deleted.append((reason, n)),
+            **values,
+        ),
+        deleted,
+    )
+
+
+def test_old_clips_go_and_kept_ones_stay(shelf: Shelf) -> None:
+    """Clips of songs beyond the age are deleted with their rows, but for one that was marked; their songs stay."""
+    songs = [song(shelf.record, day * 86_400) for day in range(10)]
+    shelf.store(*songs)
+    assert shelf.opened.store.keep_clip(songs[2].uid, keep=True).result(10)
+    keeper, deleted = retention(shelf, max_days=4)
+    keeper.sweep(START_MS + 9 * DAY_MS)
+    assert shelf.files() == sorted(one.uid for one in (songs[2], *songs[5:]))
+    assert deleted == [("age", 4)]
+    assert shelf.opened.queries.with_clip(shelf.shelf.shelf, [one.uid for one in songs]) == set(shelf.files())
+    assert len(list(shelf.opened.directory.path.glob("clips/*"))) == 6
+    assert shelf.opened.queries.type_totals() == {("T0001", "song", False): (10, 0)}
+
+
+def test_the_oldest_clips_go_when_there_are_too_many(shelf: Shelf) -> None:
+    """Clips beyond the quota are deleted from the oldest on, as few as do; kept ones are passed over."""
+    songs = [song(shelf.record, minute * 60) for minute in range(10)]
+    clips = shelf.store(*songs)
+    shelf.opened.store.keep_clip(songs[0].uid, keep=True).result(10)
+    keeper, deleted = retention(shelf, max_bytes=sum(clip.n_bytes for clip in clips[4:]))
+    left = keeper.sweep(START_MS + DAY_MS)
+    assert shelf.files() == sorted(one.uid for one in (songs[0], *songs[5:]))
+    assert deleted == [("quota", 4)]
+    assert left == sum(clip.n_bytes for clip in (clips[0], *clips[5:]))
+    nothing, _ = retention(shelf, max_bytes=0)
+    assert nothing.sweep(START_MS + DAY_MS) == clips[0].n_bytes
+    assert shelf.files() == [songs[0].uid]
+
+
+def test_a_clip_that_is_marked_while_it_is_swept_stays(shelf: Shelf) -> None:
+    """Marking and deleting at once end in a marked clip with its file, or in none: never in a row without its file."""
+    songs = [song(shelf.record, minute * 60) for minute in range(40)]
+    shelf.store(*songs)
+    nothing, _ = retention(shelf, max_bytes=0)
+    sweeping = threading.Thread(target=nothing.sweep, args=(START_MS + DAY_MS,))
+    sweeping.start()
+    marks = [shelf.opened.store.keep_clip(one.uid, keep=True) for one in songs]
+    marked = {one.uid for one, mark in zip(songs, marks, strict=True) if mark.result(10)}
+    sweeping.join()
+    assert set(shelf.files()) == marked
+    assert shelf.opened.queries.with_clip(shelf.shelf.shelf, [one.uid for one in songs]) == marked
