@@ -56,8 +56,9 @@ def extract_features(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    extract = partial(_extract_row, files=tuple(recordings), stream=stream, cache=cache.absolute(), channel=channel)
-    items = [{"index": index} for index in range(len(recordings))]
+    extract = partial(_extract_row, stream=stream, cache=cache.absolute(), channel=channel)
+    # Each task gets its own recordings' annotations and no others: reading thousands takes longer than a recording.
+    items = [{"index": index, "file": file} for index, file in enumerate(recordings)]
     rows = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_BLOCKS)).map(extract)
     found: dict[int, RecordingSongs] = {}
     skipped: dict[int, Skipped] = {}
@@ -76,10 +77,8 @@ def extract_features(
     return FeatureRun(songs, tuple(skipped[index] for index in sorted(skipped)), n_cached)
 
 
-def _extract_row(
-    row: dict[str, Any], *, files: Sequence[RecordingFile], stream: StreamConfig, cache: Path, channel: int | None
-) -> dict[str, Any]:
-    file = files[int(row["index"])]
+def _extract_row(row: dict[str, Any], *, stream: StreamConfig, cache: Path, channel: int | None) -> dict[str, Any]:
+    file: RecordingFile = row["file"]
     result = {"index": row["index"], "content": b"", "was_cached": False, "reason": "", "message": ""}
     try:
         key = cache_key(file.path, file.annotations, stream, channel, keep_borders=file.keep_borders)
