@@ -1,0 +1,167 @@
+"""What nobody should feed the laboratory, and what it says then: a named error or a row that tells; finished work is kept."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from songcore.errors import ConfigError, InputError, SongError
+from songcore.stream import StreamConfig
+from songtrain.cluster import ray_session
+from songtrain.commands.lab import lab
+from songtrain.datasets.songs import SongSet
+from songtrain.lab.report import write_lab_report
+from songtrain.lab.results import read_rows
+from songtrain.lab.run import LabJob, run_laboratory, run_systems
+from songtrain.lab.systems import choose_systems
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    # Ray leaves sockets, log files and subprocesses to the interpreter's end, and deprecates parts of itself.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+ToySongs = Callable[..., SongSet]
+NAMES = ("modulation-kmeans", "classical-floor")
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """Hold one Ray of this machine for the tests of this file."""
+    with ray_session(store_bytes=128 * 2**20):
+        yield
+
+
+def job(out: Path, data: Path = Path("unused"), n_clusters: int = 4) -> LabJob:
+    """Return a job of two classical systems with one seed."""
+    return LabJob(data, out, choose_systems(NAMES), 1, n_clusters)
+
+
+def recordings(folder: Path, songs: str, rates: tuple[int, ...] = (24_000,)) -> Path:
+    """Return a folder with a recording per rate, six tones each, and this songs.csv below its header."""
+    folder.mkdir(parents=True)
+    for number, rate in enumerate(rates):
+        t = np.arange(14 * rate) / rate
+        samples = np.random.default_rng(number).normal(0, 1e-3, len(t))
+        for song in range(6):
+            at = (t >= 1 + 2 * song) & (t < 2 + 2 * song)
+            hz = 2000 + 1500 * (song % 2) + 400 * np.sin(2 * np.pi * (3 + song % 2) * t[at])
+            samples[at] += 0.3 * np.sin(2 * np.pi * np.cumsum(hz) / rate)
+        soundfile.write(folder / f"{number}.wav", samples, rate)
+    (folder / "songs.csv").write_text("recording,onset_s,offset_s,label\n" + songs)
+    return folder
+
+
+def annotated(n_recordings: int) -> str:
+    """Return lines for the six tones of every recording, of two types in turn."""
+    return "".join(f"{r}.wav,{1 + 2 * s},{2 + 2 * s},{'ab'[s % 2]}\n" for r in range(n_recordings) for s in range(6))
+
+
+def reason(job: LabJob) -> str:
+    """Return the reason for which the run is refused."""
+    with pytest.raises(SongError) as raised:
+        run_laboratory(job)
+    return raised.value.reason
+
+
+@pytest.mark.usefixtures("ray_here")
+@pytest.mark.parametrize(
+    ("songs", "expected"),
+    [
+        ("0.wav,1,2,a\n", "TOO_FEW_SONGS"),
+        ("gone.wav,1,2,a\n", "RECORDING_MISSING"),
+        ("0.wav,4,3,a\n", "TIMES_INVALID"),
+        ("0.wav,1,two,a\n", "NUMBER_INVALID"),
+        ("".join(f"0.wav,{at},{at + 1},a\n" for at in (20, 30, 40, 50)), "TOO_FEW_SONGS"),
+    ],
+    ids=["one song", "missing recording", "reversed onsets", "no number", "songs after the end"],
+)
+def test_folders_that_cannot_be_compared_on_are_refused(songs: str, expected: str, tmp_path: Path) -> None:
+    """Each wrong folder ends with a reason before anything is run, and leaves no row."""
+    assert reason(job(tmp_path / "out", recordings(tmp_path / "data", songs))) == expected
+    assert read_rows(tmp_path / "out") == []
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_overlapping_songs_and_mixed_rates_are_taken(tmp_path: Path) -> None:
+    """Songs that overlap are songs; recordings of three sample rates are one data set, tones told apart across them."""
+    data = recordings(tmp_path / "data", annotated(3) + "0.wav,1.5,3.5,c\n", rates=(16_000, 24_000, 44_100))
+    rows = run_laboratory(job(tmp_path / "out", data, n_clusters=3)).rows
+    assert [(row.error, row.n_songs) for row in rows] == [("", 19)] * 2
+    assert rows[0].scores["ari"] > 0.5
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_songs_that_tell_nothing_are_rows_with_a_reason(
+    toy_songs: ToySongs, stream: StreamConfig, tmp_path: Path
+) -> None:
+    """More clusters than songs, all songs equal, NaN: every row says why, the page shows it, other systems go on."""
+    songs = toy_songs(12)
+    few = run_systems(songs, stream, job(tmp_path / "few", n_clusters=13)).rows
+    assert [row.error[-15:] for row in few] == ["[TOO_FEW_SONGS]", ""]
+    same = songs.subset(np.zeros(12, np.int64))
+    equal = run_systems(same, stream, job(tmp_path / "equal")).rows
+    assert all(row.error.endswith("[SONGS_EQUAL]") for row in equal)
+    broken = replace(songs, frames=np.full_like(songs.frames, np.nan))
+    assert all(row.error.endswith("[NOT_FINITE]") for row in run_systems(broken, stream, job(tmp_path / "nan")).rows)
+    page = write_lab_report(tmp_path / "few", datetime(2026, 5, 1, tzinfo=UTC)).read_text()
+    assert "13 clusters are asked of 12 songs" in page
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_type_with_one_song_and_silent_songs(toy_songs: ToySongs, stream: StreamConfig, tmp_path: Path) -> None:
+    """A type sung once is in the table of types; songs of silence among others are placed and clustered like any."""
+    songs = toy_songs(24)
+    places = (replace(songs.places[0], label="once"), *songs.places[1:])
+    frames = songs.frames.copy()
+    frames[songs.starts[5] : songs.starts[5] + songs.lengths[5]] = 0
+    rows = run_systems(replace(songs, places=places, frames=frames), stream, job(tmp_path)).rows
+    assert [row.error for row in rows] == ["", ""]
+    page = write_lab_report(tmp_path, datetime(2026, 5, 1, tzinfo=UTC)).read_text()
+    assert "<td>once</td><td>1</td>" in page
+
+
+def test_unknown_names_are_answered_with_the_choices() -> None:
+    """A system, a parameter of a sweep, a choice of an option that there is not: an error that lists what there is."""
+    base = ["--data", "x", "--out", "y"]
+    for arguments, words in (
+        (["run", *base, "--systems", "nothing"], "classical-floor"),
+        (["run", *base, "--segmenter", "nothing"], "syllable"),
+        (["sweep", *base, "--system", "classical-floor"], "--grid or --search"),
+        (["sweep", *base, "--system", "classical-floor", "--grid", "reducer.wrong=1"], "n_components"),
+        (["sweep", *base, "--system", "classical-floor", "--grid", "encoder.wrong=1"], "features, reducer, clusterer"),
+    ):
+        error = CliRunner().invoke(lab, arguments).exception
+        assert isinstance(error, ConfigError)
+        assert words in str(error)
+    with pytest.raises(InputError, match="lab run"):
+        write_lab_report(Path("nowhere"), datetime(2026, 5, 1, tzinfo=UTC))
+
+
+def test_full_disk_is_told_and_leaves_no_half_file(tmp_path: Path) -> None:
+    """Where files may not grow, as on a full disk, storing features ends with WORK_UNWRITABLE and nothing under the key."""
+    program = f"""
+import resource, signal
+from pathlib import Path
+from songcore.errors import ConfigError
+from songtrain.datasets.cache import load_cached, store_cached
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    store_cached(Path({str(tmp_path)!r}), "key", bytes(100_000))
+except ConfigError as error:
+    print(error.reason, load_cached(Path({str(tmp_path)!r}), "key"))
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["WORK_UNWRITABLE", "None"]
+    assert not list(tmp_path.glob("*.npz"))
