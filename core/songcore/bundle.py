@@ -33,7 +33,7 @@ from songcore.embed import Device, Embedder
 from songcore.errors import BundleError, ConfigError
 from songcore.frontend import FrontendConfig
 from songcore.golden import check_golden, expected_results
-from songcore.manifest import SCHEMA_VERSION, EncoderInfo, Manifest, SongType
+from songcore.manifest import SCHEMA_VERSION, EncoderInfo, Manifest, SongType, manifest_digest
 from songcore.novelty import NoveltyConfig
 from songcore.stream import Song, SongStream, StreamConfig
 
@@ -230,7 +230,7 @@ def _read_manifest(path: Path) -> Manifest:
             reason="SCHEMA_UNKNOWN",
         )
     manifest = _parse(Manifest.model_validate, raw, "manifest.json")
-    if manifest.digest != manifest.computed_digest():
+    if manifest.digest != manifest_digest(raw):
         raise BundleError("manifest.json was altered: its digest does not match its content", reason="HASH_MISMATCH")
     return manifest
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
@@ -13,7 +14,7 @@ from songcore.novelty import NoveltyConfig
 from songcore.segment import SegmenterConfig
 from songcore.stream import StreamConfig
 
-__all__ = ["SCHEMA_VERSION", "EncoderInfo", "Manifest", "SongType"]
+__all__ = ["SCHEMA_VERSION", "EncoderInfo", "Manifest", "SongType", "manifest_digest"]
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -70,12 +71,20 @@ class Manifest(BaseModel):
     """SHA-256 over everything above; names the model on every result."""
 
     def computed_digest(self) -> str:
-        """Return the SHA-256, in hex, of this manifest without its digest, as JSON with sorted keys."""
+        """Return the `manifest_digest` of this manifest."""
         # Through JSON text, as it will be read back: a score that is not a number is then null in both.
-        content = json.loads(self.model_dump_json(exclude={"digest"}))
-        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return manifest_digest(json.loads(self.model_dump_json()))
 
     @property
     def stream(self) -> StreamConfig:
         """What decides which songs a stream holds."""
         return StreamConfig(self.frontend, self.segmenter, self.features)
+
+
+def manifest_digest(content: Mapping[str, object]) -> str:
+    """Return the SHA-256, in hex, of a manifest.json as it was read, without its digest, as JSON with sorted keys.
+
+    Of what stands there: a field that came later, and is not there, has its default and changes no digest.
+    """
+    rest = {name: value for name, value in content.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

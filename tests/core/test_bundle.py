@@ -42,6 +42,14 @@ def edit_arrays(path: Path, name: str, **changes: Any) -> None:
     edit_manifest(path)
 
 
+def test_a_field_that_came_later_has_its_default(bundle_path: Path) -> None:
+    """A bundle written before a parameter existed loads, unaltered, as if it named the default."""
+    content = json.loads((bundle_path / "manifest.json").read_text())
+    earlier = {name: value for name, value in content["features"].items() if name != "reference"}
+    edit_manifest(bundle_path, features=earlier)
+    assert load_bundle(bundle_path, device="cpu").manifest.features.reference == "noise"
+
+
 def test_round_trip(pristine: Path, parts: BundleParts) -> None:
     """A written bundle is read back with its parameters, types and encoder, and names the songs it knows."""
     bundle = load_bundle(pristine, device="cpu")
