@@ -73,4 +73,4 @@ def test_songs_types_and_reconstructions_are_drawn() -> None:
     images[:, :, 6:] = 0
     figure = reconstructions_figure(images)
     assert len(figure.axes) == 6
-    assert np.shape(figure.axes[0].images[0].get_array()) == (4, 6)
+    assert np.asarray(figure.axes[0].images[0].get_array()).shape == (4, 6)
