@@ -4,6 +4,9 @@ Both train the light encoder on the same random songs with the same batches, vie
 epoch under Ray Train, its checkpoint and report included, against the bare loop's median epoch, which does neither; epochs of
 the two alternate in rounds, so that a busy machine slows both. Starting Ray and its workers is reported apart.
 
+With ``--workers 2`` one worker and two, each of one thread, take turns instead, and ``workers_ratio`` is by how much two are
+faster. ``--device cuda`` trains on a GPU, in bfloat16.
+
 Run as ``python bench/train.py --songs 600 --epochs 4``.
 """
 
@@ -46,9 +49,11 @@ def main(
     frames: Annotated[int, typer.Option(help="Mean length of a song, frames of 16 ms.")] = 176,
     epochs: Annotated[int, typer.Option(help="Epochs of each loop.")] = 4,
     rounds: Annotated[int, typer.Option(help="How often the two loops take turns.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Compare so many workers with one, each of one thread.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Compare the two loops."""
-    threads = len(os.sched_getaffinity(0))
+    """Compare the two loops, or several workers with one."""
+    threads = len(os.sched_getaffinity(0)) if workers == 1 else 1
     settings = TrainSettings.model_validate(
         {
             "warmup": {"n_epochs": epochs + 1, "neighbours_from_epoch": 1000},
@@ -59,27 +64,35 @@ def main(
     stream = StreamConfig(*PRESETS["song"], FeatureConfig())
     data = random_songs(songs, frames, 0)
     torch.set_num_threads(threads)
-    bare: list[float] = []
-    under_ray: list[float] = []
-    start_s: list[float] = []
+    times: dict[str, list[float]] = {"ray": [], "other": [], "start": []}
     with ray_session(), tempfile.TemporaryDirectory() as folder:
         for number in range(rounds):
-            ends: list[float] = []
-            begin = perf_counter()
             chosen = settings.model_copy(update={"seed": number})
-            train_encoder(data, chosen, stream, Path(folder), on_event=partial(_note, ends))
-            start_s.append(perf_counter() - begin - (ends[-1] - ends[0]))
-            # The first epoch warms caches and is left out, of both.
-            under_ray += list(np.diff(ends))
-            bare += _bare_epochs(data, chosen, stream)
-    result = {
-        "songs_per_s": songs / median(under_ray),
-        "bare_songs_per_s": songs / median(bare),
-        "ratio": median(bare) / median(under_ray),
-        "start_s": median(start_s),
-        "threads": threads,
-    }
+            times["ray"] += _ray_epochs(data, chosen, stream, Path(folder) / "one", device, times["start"])
+            if workers > 1:
+                several = chosen.model_copy(update={"run": chosen.run.model_copy(update={"n_workers": workers})})
+                times["other"] += _ray_epochs(data, several, stream, Path(folder) / "several", device, [])
+            else:
+                times["other"] += _bare_epochs(data, chosen, stream, device)
+    ray_s, other_s = median(times["ray"]), median(times["other"])
+    result = {"songs_per_s": songs / ray_s, "start_s": median(times["start"])}
+    if workers > 1:
+        result |= {"several_songs_per_s": songs / other_s, "workers_ratio": ray_s / other_s, "workers": workers}
+    else:
+        result |= {"bare_songs_per_s": songs / other_s, "ratio": other_s / ray_s}
+    result |= {"threads": threads, "load": os.getloadavg()[0]}
     print(json.dumps({name: round(value, 3) for name, value in result.items()}))
+
+
+def _ray_epochs(
+    data: SongSet, settings: TrainSettings, stream: StreamConfig, work: Path, device: str, start_s: list[float]
+) -> list[float]:
+    ends: list[float] = []
+    begin = perf_counter()
+    train_encoder(data, settings, stream, work, use_gpu=device == "cuda", on_event=partial(_note, ends))
+    start_s.append(perf_counter() - begin - (ends[-1] - ends[0]))
+    # The first epoch warms caches and is left out, of all.
+    return [float(seconds) for seconds in np.diff(ends)]
 
 
 def _note(ends: list[float], event: dict[str, Any]) -> None:
@@ -87,8 +100,8 @@ def _note(ends: list[float], event: dict[str, Any]) -> None:
     ends.append(float(event["ended_at"]))
 
 
-def _bare_epochs(data: SongSet, settings: TrainSettings, stream: StreamConfig) -> list[float]:
-    learner = Learner(data, settings, stream, device=torch.device("cpu"), world=World())
+def _bare_epochs(data: SongSet, settings: TrainSettings, stream: StreamConfig, device: str) -> list[float]:
+    learner = Learner(data, settings, stream, device=torch.device(device), world=World())
     times = []
     for epoch in plan_epochs(settings):
         begin = perf_counter()
