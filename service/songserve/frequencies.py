@@ -9,15 +9,12 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, bindparam, func, literal_column, select
+from sqlalchemy import Select, select
 
-from songserve.schema import DAY_MS, EVER, HOUR_MS, counts, effort
+from songserve.schema import DAY_MS, EVER, HOUR_MS, buckets
+from songserve.tally import Tally
 
-__all__ = ["Frequency", "FrequencyFilter", "combined", "count_query", "effort_query", "stations_query"]
-
-
-_TYPE, _N = 1, 5
-"""Columns of `count_query`."""
+__all__ = ["Frequency", "FrequencyFilter", "bucket_query", "combined", "stations_query"]
 
 
 @dataclass(frozen=True)
@@ -55,76 +52,58 @@ class Frequency:
 def stations_query() -> Select[Any]:
     """Return the question for every station that ever recorded.
 
-    With them a question about all stations can use indexes that begin with the station.
+    With them a question about all stations can use an index that begins with the station.
     """
-    return select(effort.c.station).where(effort.c.width_ms == EVER)
+    return select(buckets.c.station).where(buckets.c.width_ms == EVER)
 
 
-def effort_query(wanted: FrequencyFilter, stations: Sequence[str]) -> Select[Any]:
-    """Return the question for recorded seconds by station and bucket."""
-    bucket = _bucket(effort, wanted).label("bucket")
-    conditions = _conditions(effort, wanted, stations)
-    if wanted.bucket_ms == wanted.width_ms:
-        return select(effort.c.station, bucket, effort.c.recorded_s).where(*conditions)
-    grouped = select(effort.c.station, bucket, func.sum(effort.c.recorded_s)).where(*conditions)
-    return grouped.group_by(effort.c.station, literal_column("bucket"))
-
-
-def count_query(wanted: FrequencyFilter, stations: Sequence[str]) -> Select[Any]:
-    """Return the question for songs by station, bucket and type."""
-    bucket = _bucket(counts, wanted).label("bucket")
-    conditions = _conditions(counts, wanted, stations)
-    if wanted.type_ids:
-        conditions.append(counts.c.type_id.in_(wanted.type_ids))
-    keys = (counts.c.station, counts.c.type_id, counts.c.is_novel, counts.c.kind)
-    if wanted.bucket_ms == wanted.width_ms:  # what is kept is what is wanted
-        return select(*keys, bucket, counts.c.n).where(*conditions)
-    return select(*keys, bucket, func.sum(counts.c.n)).where(*conditions).group_by(*keys, literal_column("bucket"))
-
-
-def combined(wanted: FrequencyFilter, recorded: Iterable[Any], counted: Iterable[Any]) -> list[Frequency]:
-    """Return rows of both queries put together, ordered by station and time."""
-    found: dict[tuple[str, int], Frequency] = {}
-
-    def at(station: str, bucket: int) -> Frequency:
-        if (station, bucket) not in found:
-            start = None if wanted.bucket_ms is None else (wanted.start_ms or 0) + bucket * wanted.bucket_ms
-            found[station, bucket] = Frequency(station, start)
-        return found[station, bucket]
-
-    for station, bucket, recorded_s in recorded:
-        at(station, bucket).recorded_s = recorded_s
-    # By falling number, then type; two stable sorts, as there can be a hundred thousand rows.
-    ordered = sorted(counted, key=itemgetter(_TYPE))
-    ordered.sort(key=itemgetter(_N), reverse=True)
-    for station, type_id, is_novel, kind, bucket, n in ordered:
-        frequency = found.get((station, bucket)) or at(station, bucket)
-        if kind == "noise":
-            frequency.n_noise += int(n)
-        elif is_novel:
-            frequency.n_novel += int(n)
-        else:
-            frequency.counts[type_id] = int(n)
-    return [found[key] for key in sorted(found)]
-
-
-def _conditions(table: Table, wanted: FrequencyFilter, stations: Sequence[str]) -> list[ColumnElement[bool]]:
-    conditions = [table.c.width_ms == wanted.width_ms, table.c.station.in_(stations)]
+def bucket_query(wanted: FrequencyFilter, stations: Sequence[str]) -> Select[Any]:
+    """Return the question for the rows that answer this, in order."""
+    conditions = [buckets.c.width_ms == wanted.width_ms, buckets.c.station.in_(stations)]
     if wanted.start_ms is not None:
-        conditions.append(table.c.start_ms >= wanted.start_ms)
+        conditions.append(buckets.c.start_ms >= wanted.start_ms)
     if wanted.end_ms is not None:
-        conditions.append(table.c.start_ms < wanted.end_ms)
-    return conditions
+        conditions.append(buckets.c.start_ms < wanted.end_ms)
+    columns = (buckets.c.station, buckets.c.start_ms, buckets.c.recorded_s, buckets.c.tally)
+    return select(*columns).where(*conditions).order_by(buckets.c.station, buckets.c.start_ms)
 
 
-def _bucket(table: Table, wanted: FrequencyFilter) -> ColumnElement[int]:
-    """Bucket number of a row; without a bucket width everything is in number 0."""
+def combined(wanted: FrequencyFilter, rows: Iterable[Any]) -> list[Frequency]:
+    """Return rows of `bucket_query` put together to the buckets that are wanted."""
+    found: list[Frequency] = []
+    tally = Tally()
+    for station, row_ms, recorded_s, text in rows:
+        start_ms = _start(row_ms, wanted)
+        if not found or (found[-1].station, found[-1].start_ms) != (station, start_ms):
+            if found:
+                _put(tally, found[-1], wanted)
+            found.append(Frequency(station, start_ms))
+            tally = Tally.read(text)
+        else:
+            tally.merge(Tally.read(text))
+        found[-1].recorded_s += recorded_s
+    if found:
+        _put(tally, found[-1], wanted)
+    return found
+
+
+def _start(row_ms: int, wanted: FrequencyFilter) -> int | None:
     if wanted.bucket_ms is None:
-        return literal_column("0")
-    start, width = ((wanted.start_ms or 0), wanted.bucket_ms)
-    return (table.c.start_ms - _plain("start", start)) // _plain("width", width)
+        return None
+    first = wanted.start_ms or 0
+    return first + (row_ms - first) // wanted.bucket_ms * wanted.bucket_ms
 
 
-def _plain(name: str, value: int) -> ColumnElement[int]:
-    # Written into the statement: to PostgreSQL two parameters are two expressions, even when their values are equal.
-    return bindparam(name, value, literal_execute=True)
+def _put(tally: Tally, frequency: Frequency, wanted: FrequencyFilter) -> None:
+    if wanted.type_ids:
+        types = set(wanted.type_ids)
+        songs, novel, noise = (
+            {key: n for key, n in part.items() if key in types} for part in (tally.songs, tally.novel, tally.noise)
+        )
+    else:
+        songs, novel, noise = tally.songs, tally.novel, tally.noise
+    # By falling number, then by type: two stable sorts, of which the first finds most in order.
+    ordered = sorted(songs.items())
+    ordered.sort(key=itemgetter(1), reverse=True)
+    frequency.counts = dict(ordered)
+    frequency.n_novel, frequency.n_noise = sum(novel.values()), sum(noise.values())

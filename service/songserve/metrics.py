@@ -4,7 +4,7 @@ Labels are bounded: at most 50 song types and 500 stations have their own, the r
 recorded seconds are read from the store at each scrape, so nothing can make them drift from it.
 """
 
-from collections import Counter as Tally
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from songserve.records import StoredSong
 from songserve.refusal import Refusal
+from songserve.tally import Tally
 
 __all__ = ["NOISE", "NOVEL", "OTHER", "Metrics"]
 
@@ -42,22 +43,16 @@ class Metrics:
         self._types: set[str] = set()
         self._stations: set[str] = set()
 
-    def count_in_store(
-        self,
-        type_totals: Callable[[], Mapping[tuple[str, str, bool], tuple[int, int]]],
-        recorded_s: Callable[[], Mapping[str, float]],
-    ) -> None:
-        """Take songs (and of these cut ones) by type, kind and novelty, and seconds by station, from the store.
+    def count_in_store(self, totals: Callable[[], tuple[Tally, Mapping[str, float]]]) -> None:
+        """Take songs by type and seconds by station from the store.
 
         Where the store cannot be read, a scrape shows what the one before showed.
         """
-        self.registry.register(_StoreTotals(self, type_totals, recorded_s))
+        self.registry.register(_StoreTotals(self, totals))
 
-    def song_label(self, type_id: str, kind: str, *, is_novel: bool) -> str:
-        """Return the label a song is counted under."""
-        if kind == "noise":
-            return NOISE
-        return NOVEL if is_novel else _bounded(type_id, self._types, MAX_TYPES)
+    def type_label(self, type_id: str) -> str:
+        """Return the type's label, or ``other`` when there are too many."""
+        return _bounded(type_id, self._types, MAX_TYPES)
 
     def station_label(self, station: str) -> str:
         """Return the station's label, or ``other`` when there are too many."""
@@ -170,33 +165,27 @@ class Metrics:
 class _StoreTotals(Collector):
     """Counters that are the store's at every scrape."""
 
-    def __init__(
-        self,
-        metrics: Metrics,
-        type_totals: Callable[[], Mapping[tuple[str, str, bool], tuple[int, int]]],
-        recorded_s: Callable[[], Mapping[str, float]],
-    ) -> None:
-        self._metrics, self._type_totals, self._recorded_s = metrics, type_totals, recorded_s
+    def __init__(self, metrics: Metrics, totals: Callable[[], tuple[Tally, Mapping[str, float]]]) -> None:
+        self._metrics, self._totals = metrics, totals
         self._shown: tuple[CounterMetricFamily, ...] = ()
 
     def collect(self) -> Iterable[CounterMetricFamily]:
         """Return the counters as the store has them now."""
         try:
-            types, recorded_s = self._type_totals(), self._recorded_s()
+            tally, recorded_s = self._totals()
         except Refusal:
             return self._shown
-        songs: Tally[str] = Tally()
+        songs = Counts({NOVEL: tally.novel.total(), NOISE: tally.noise.total()})
         # The most frequent types come first to the labels that there are.
-        for (type_id, kind, is_novel), (n, _) in sorted(types.items(), key=lambda item: -item[1][0]):
-            songs[self._metrics.song_label(type_id, kind, is_novel=is_novel)] += n
+        for type_id, n in tally.songs.most_common():
+            songs[self._metrics.type_label(type_id)] += n
         seconds: dict[str, float] = {}
         for station, recorded in recorded_s.items():
             label = self._metrics.station_label(station)
             seconds[label] = seconds.get(label, 0.0) + recorded
-        n_cut = sum(n_forced_cut for _, n_forced_cut in types.values())
         self._shown = (
-            _family("songs", "Songs stored, by type, novel, noise, or other.", "song_type", songs),
-            CounterMetricFamily("songstream_songs_forced_cut", "Songs cut at the maximum length.", n_cut),
+            _family("songs", "Songs stored, by type, novel, noise, or other.", "song_type", +songs),
+            CounterMetricFamily("songstream_songs_forced_cut", "Songs cut at the maximum length.", tally.n_cut),
             _family("recorded_seconds", "Seconds of audio committed, gaps excluded: the effort.", "station", seconds),
         )
         return self._shown

@@ -8,10 +8,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, func, select, tuple_
 from sqlalchemy.exc import DBAPIError
 
-from songserve.frequencies import Frequency, FrequencyFilter, combined, count_query, effort_query, stations_query
+from songserve.frequencies import Frequency, FrequencyFilter, bucket_query, combined, stations_query
 from songserve.records import SessionRecord, StoredClip, StoredSong
-from songserve.schema import EVER, clips, counts, effort, identity, songs
+from songserve.schema import EVER, buckets, clips, identity, songs
 from songserve.store import store_refusal
+from songserve.tally import Tally
 from songserve.writing import read_session
 
 __all__ = ["Position", "SongFilter", "SongQueries"]
@@ -108,27 +109,19 @@ class SongQueries:
         rows = self._all(select(clips.c.song).where(clips.c.shelf == shelf, clips.c.song.in_(uids)))
         return {row["song"] for row in rows}
 
-    def type_totals(self) -> dict[tuple[str, str, bool], tuple[int, int]]:
-        """Return how many songs are stored, and of these cut at the maximum length, by type id, kind and novelty."""
-        keys = (counts.c.type_id, counts.c.kind, counts.c.is_novel)
-        sums = (func.sum(counts.c.n).label("n"), func.sum(counts.c.n_forced_cut).label("n_forced_cut"))
-        rows = self._all(select(*keys, *sums).where(counts.c.width_ms == EVER).group_by(*keys))
-        return {
-            (row["type_id"], row["kind"], row["is_novel"]): (int(row["n"]), int(row["n_forced_cut"])) for row in rows
-        }
-
-    def recorded_s(self) -> dict[str, float]:
-        """Return the seconds recorded by each station."""
-        rows = self._all(select(effort.c.station, effort.c.recorded_s).where(effort.c.width_ms == EVER))
-        return {row["station"]: row["recorded_s"] for row in rows}
+    def totals(self) -> tuple[Tally, dict[str, float]]:
+        """Return how many songs of each type are stored, and the seconds recorded by each station."""
+        rows = self._all(select(buckets).where(buckets.c.width_ms == EVER))
+        tally = Tally()
+        for row in rows:
+            tally.merge(Tally.read(row["tally"]))
+        return tally, {row["station"]: row["recorded_s"] for row in rows}
 
     def frequencies(self, wanted: FrequencyFilter) -> list[Frequency]:
         """Return counts and recorded seconds by station and bucket, ordered by both."""
         with self._reading() as connection:
             stations = wanted.stations or connection.execute(stations_query()).scalars().all()
-            recorded = connection.execute(effort_query(wanted, stations)).all()
-            counted = connection.execute(count_query(wanted, stations)).all()
-        return combined(wanted, recorded, counted)
+            return combined(wanted, connection.execute(bucket_query(wanted, stations)))
 
     def _all(self, statement: Any) -> Sequence[Any]:
         with self._reading() as connection:

@@ -3,7 +3,20 @@
 A change here needs a revision in `songserve/migrations/versions`; a test compares the two.
 """
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
 
 __all__ = [
     "DAY_MS",
@@ -11,9 +24,8 @@ __all__ = [
     "HOUR_MS",
     "REVISION",
     "WIDTHS_MS",
+    "buckets",
     "clips",
-    "counts",
-    "effort",
     "identity",
     "metadata",
     "revision",
@@ -28,7 +40,7 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 EVER = 0
 WIDTHS_MS = (HOUR_MS, DAY_MS, EVER)
-"""Counts and effort are kept by the hour, by the UTC day and in total (one bucket that begins at 0)."""
+"""Songs and effort are counted by the hour, by the UTC day and in total (one bucket that begins at 0)."""
 
 metadata = MetaData()
 
@@ -91,28 +103,17 @@ songs = Table(
     Index("songs_novel", "start_ms", "uid", sqlite_where=text("is_novel = 1"), postgresql_where=text("is_novel")),
 )
 
-# Songs are counted in the transaction that stores them: adding up a season's songs at every question would take seconds.
-counts = Table(
-    "counts",
-    metadata,
-    Column("width_ms", BigInteger, primary_key=True, autoincrement=False),
-    Column("station", String(63), primary_key=True),
-    Column("start_ms", BigInteger, primary_key=True, autoincrement=False),
-    Column("type_id", String(16), primary_key=True),
-    Column("kind", String(8), primary_key=True),
-    Column("is_novel", Boolean, primary_key=True),
-    Column("n", BigInteger, nullable=False),
-    Column("n_forced_cut", BigInteger, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-effort = Table(
-    "effort",
+# One row per station and hour, day, or in total, written in the transaction that stores songs or seconds: adding up a
+# season's songs at every question would take seconds. All types share a row, as they are always asked for together.
+buckets = Table(
+    "buckets",
     metadata,
     Column("width_ms", BigInteger, primary_key=True, autoincrement=False),
     Column("station", String(63), primary_key=True),
     Column("start_ms", BigInteger, primary_key=True, autoincrement=False),
     Column("recorded_s", Float, nullable=False),
+    # JSON of `songserve.tally`.
+    Column("tally", Text, nullable=False),
     sqlite_with_rowid=False,
 )
 

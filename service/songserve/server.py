@@ -136,7 +136,7 @@ async def _runtime(
     settings: ServeSettings, bundle: Bundle, directory: DataDirectory, metrics: Metrics, now: Callable[[], float]
 ) -> AsyncIterator[Runtime]:
     queries = SongQueries(directory.readers)
-    metrics.count_in_store(queries.type_totals, queries.recorded_s)
+    metrics.count_in_store(queries.totals)
     store = Store(
         directory,
         group_window_s=settings.group_window_ms / 1000,

@@ -3,17 +3,18 @@
 The transaction is the only one of its kind at that moment, in this server and any other on the same database.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
-from sqlalchemy import Connection, CursorResult, bindparam, delete, func, select, update
+from sqlalchemy import Connection, CursorResult, bindparam, delete, func, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from songserve.records import AudioFormat, Commit, SessionName, SessionOpening, SessionRecord, StoredSong
 from songserve.refusal import Refusal
-from songserve.schema import WIDTHS_MS, clips, counts, effort, sessions, songs
+from songserve.schema import WIDTHS_MS, buckets, clips, sessions, songs
+from songserve.tally import Tally
 
 __all__ = ["Statements", "Transaction", "bucket_start", "read_session"]
 
@@ -27,6 +28,10 @@ _PROGRESS = (
     "state",
     "finished",
 )
+
+_BUCKET_KEY = buckets.primary_key.columns
+KEYS_AT_ONCE = 200
+"""Far below the number of parameters that SQLite takes."""
 
 # Built once: building a statement costs more than running it.
 _MINE = (sessions.c.uuid == bindparam("key")) & (sessions.c.writer_epoch == bindparam("epoch"))
@@ -44,27 +49,30 @@ class Statements:
     add_session: Any
     add_songs: Any
     add_clips: Any
-    add_counts: Any
-    add_effort: Any
+    put_buckets: Any
 
     @classmethod
     def of(cls, dialect: str) -> "Statements":
         """Return the statements for ``sqlite`` or ``postgresql``."""
         insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
-        new_counts, new_effort = insert(counts), insert(effort)
+        new = insert(buckets)
         return cls(
             add_session=insert(sessions),
             add_songs=insert(songs).on_conflict_do_nothing(index_elements=["uid"]).returning(songs.c.uid),
             add_clips=insert(clips).on_conflict_do_nothing(index_elements=["song"]),
-            add_counts=new_counts.on_conflict_do_update(
-                index_elements=list(counts.primary_key.columns.keys()),
-                set_={key: counts.c[key] + new_counts.excluded[key] for key in ("n", "n_forced_cut")},
-            ),
-            add_effort=new_effort.on_conflict_do_update(
-                index_elements=list(effort.primary_key.columns.keys()),
-                set_={"recorded_s": effort.c.recorded_s + new_effort.excluded.recorded_s},
+            put_buckets=new.on_conflict_do_update(
+                index_elements=list(_BUCKET_KEY.keys()),
+                set_={"recorded_s": new.excluded.recorded_s, "tally": new.excluded.tally},
             ),
         )
+
+
+@dataclass
+class _Bucket:
+    """What a transaction adds to one row of `buckets`."""
+
+    recorded_s: float = 0.0
+    tally: Tally = field(default_factory=Tally)
 
 
 class Transaction:
@@ -76,9 +84,7 @@ class Transaction:
     def __init__(self, connection: Connection, statements: Statements) -> None:
         self._connection, self._statements = connection, statements
         self._seq: int | None = None
-        self._counts: Counter[tuple[int, str, int, str, str, bool]] = Counter()
-        self._forced_cuts: Counter[tuple[int, str, int, str, str, bool]] = Counter()
-        self._effort: defaultdict[tuple[int, str, int], float] = defaultdict(float)
+        self._buckets: defaultdict[tuple[int, str, int], _Bucket] = defaultdict(_Bucket)
         self.n_new_songs = 0
 
     def open_session(self, opening: SessionOpening) -> SessionRecord:
@@ -116,8 +122,8 @@ class Transaction:
         if commit.clips:
             self._connection.execute(self._statements.add_clips, [asdict(clip) for clip in commit.clips])
         for hour_ms, recorded_s in commit.recorded_s.items():
-            for width_ms in WIDTHS_MS:
-                self._effort[width_ms, name.station, bucket_start(hour_ms, width_ms)] += recorded_s
+            for bucket in self._buckets_of(name.station, hour_ms):
+                bucket.recorded_s += recorded_s
         return new
 
     def forget_clips(self, uids: Sequence[str]) -> set[str]:
@@ -130,20 +136,29 @@ class Transaction:
         return _n_rows(self._connection.execute(_KEEP_CLIP, {"key": uid, "keep": keep})) > 0
 
     def finish(self) -> None:
-        """Write counts and effort of all jobs, each row once."""
-        if self._counts:
-            keys = ("width_ms", "station", "start_ms", "type_id", "kind", "is_novel")
+        """Add songs and effort of all jobs to their buckets, each row once."""
+        keys = list(self._buckets)
+        for first in range(0, len(keys), KEYS_AT_ONCE):
+            wanted = tuple_(*_BUCKET_KEY).in_(keys[first : first + KEYS_AT_ONCE])
+            for *key, recorded_s, tally in self._connection.execute(select(buckets).where(wanted)):
+                bucket = self._buckets[tuple(key)]
+                bucket.recorded_s += recorded_s
+                bucket.tally.merge(Tally.read(tally))
+        if keys:
             rows = [
-                {**dict(zip(keys, key, strict=True)), "n": n, "n_forced_cut": self._forced_cuts[key]}
-                for key, n in self._counts.items()
+                {
+                    "width_ms": width_ms,
+                    "station": station,
+                    "start_ms": start_ms,
+                    "recorded_s": bucket.recorded_s,
+                    "tally": bucket.tally.write(),
+                }
+                for (width_ms, station, start_ms), bucket in self._buckets.items()
             ]
-            self._connection.execute(self._statements.add_counts, rows)
-        if self._effort:
-            seconds = [
-                {"width_ms": width_ms, "station": station, "start_ms": start_ms, "recorded_s": recorded_s}
-                for (width_ms, station, start_ms), recorded_s in self._effort.items()
-            ]
-            self._connection.execute(self._statements.add_effort, seconds)
+            self._connection.execute(self._statements.put_buckets, rows)
+
+    def _buckets_of(self, station: str, time_ms: int) -> list[_Bucket]:
+        return [self._buckets[width_ms, station, bucket_start(time_ms, width_ms)] for width_ms in WIDTHS_MS]
 
     def _add_songs(self, wanted: Sequence[StoredSong]) -> tuple[StoredSong, ...]:
         if not wanted:
@@ -156,11 +171,8 @@ class Transaction:
         added = set(self._connection.execute(self._statements.add_songs, rows).scalars())
         new = tuple(song for song in wanted if song.uid in added)
         for song in new:
-            for width_ms in WIDTHS_MS:
-                start_ms = bucket_start(song.start_ms, width_ms)
-                key = (width_ms, song.station, start_ms, song.type_id, song.kind, song.is_novel)
-                self._counts[key] += 1
-                self._forced_cuts[key] += song.forced_cut
+            for bucket in self._buckets_of(song.station, song.start_ms):
+                bucket.tally.count(song)
         self.n_new_songs += len(new)
         return new
 

@@ -2,8 +2,8 @@
 
 import threading
 from collections.abc import Sequence
-from itertools import pairwise
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 from uuid import UUID
 
@@ -170,7 +170,7 @@ def test_a_clip_that_cannot_be_written_leaves_the_song(shelf: Shelf) -> None:
     folder.unlink()
     assert shelf.store(song(shelf.record, 3, start_ms=2**60)) == []
     assert shelf.outcomes == ["disk_low", "failed", "failed"]
-    assert shelf.opened.queries.type_totals() == {("T0001", "song", False): (3, 0)}
+    assert shelf.opened.queries.totals()[0].songs == {"T0001": 3}
     assert shelf.files() == []
 
 
@@ -236,7 +236,7 @@ def test_old_clips_go_and_kept_ones_stay(shelf: Shelf) -> None:
     assert deleted == [("age", 4)]
     assert shelf.opened.queries.with_clip(shelf.shelf.shelf, [one.uid for one in songs]) == set(shelf.files())
     assert len(list(shelf.opened.directory.path.glob("clips/*"))) == 6
-    assert shelf.opened.queries.type_totals() == {("T0001", "song", False): (10, 0)}
+    assert shelf.opened.queries.totals()[0].songs == {"T0001": 10}
 
 
 def test_the_oldest_clips_go_when_there_are_too_many(shelf: Shelf) -> None:

@@ -156,7 +156,8 @@ def test_a_database_of_the_first_songstream_is_taken_over(tmp_path: Path) -> Non
         assert whole.counts == {"T0000": 20, "T0001": 25}
         days = opened.queries.frequencies(FrequencyFilter(bucket_ms=24 * HOUR_MS))
         assert sum(day.recorded_s for day in days) == 3001.0
-        assert opened.queries.type_totals()["T0001", "song", False] == (25, 1)
+        tally, _ = opened.queries.totals()
+        assert (tally.songs["T0001"], tally.n_cut) == (25, 1)
 
 
 def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path) -> None:
@@ -191,8 +192,8 @@ def test_two_servers_on_one_database_fence_each_other(tmp_path: Path, postgres: 
         assert (newer.writer_epoch, newer.committed_sequence_number) == (2, 1)
         assert reason(a.store.commit(commit(older, 2, song(older, 2)))) == "WRITER_FENCED"
         assert len(b.store.commit(commit(newer, 2, song(newer, 1), song(newer, 2))).result(10)) == 1
-        assert a.queries.type_totals() == {("T0001", "song", False): (2, 0)}
-        assert a.queries.recorded_s() == {"north": 2.0}
+        assert a.queries.totals()[0].songs == {"T0001": 2}
+        assert a.queries.totals()[1] == {"north": 2.0}
 
 
 def test_two_servers_store_every_song_once_and_in_one_order(tmp_path: Path, postgres: PostgresServer) -> None:
@@ -220,7 +221,7 @@ def test_two_servers_store_every_song_once_and_in_one_order(tmp_path: Path, post
             seen += found
         assert len(new) == 39
         assert sorted(one.uid for one in seen) == sorted(one.uid for one in new)
-        assert a.queries.type_totals() == {("T0001", "song", False): (39, 0)}
+        assert a.queries.totals()[0].songs == {"T0001": 39}
 
 
 def test_a_database_server_that_restarts_is_found_again(tmp_path: Path) -> None:
@@ -254,7 +255,7 @@ def test_a_database_server_in_trouble_is_told_apart(
         )
         execute(url, "CREATE TRIGGER fail BEFORE INSERT ON songs FOR EACH ROW EXECUTE FUNCTION fail()")
         assert reason(opened.store.commit(commit(record, 1, song(record, 1)))) == expected
-        assert opened.queries.recorded_s() == {}
+        assert opened.queries.totals()[1] == {}
 
 
 def execute(url: str, statement: str) -> None:

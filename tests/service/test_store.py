@@ -43,7 +43,7 @@ def test_a_song_is_stored_once_and_as_it_was_first(opened: Opened) -> None:
     again = opened.store.commit(commit(record, 2, song(record, 1, "T0002"), song(record, 5))).result(10)
     assert [row.type_id for row in first] == ["T0001"]
     assert [row.start_ms for row in again] == [START_MS + 5000]
-    assert opened.queries.type_totals() == {("T0001", "song", False): (2, 0)}
+    assert opened.queries.totals()[0].songs == {"T0001": 2}
 
 
 def test_an_older_writer_is_fenced_and_leaves_nothing(opened: Opened) -> None:
@@ -55,11 +55,11 @@ def test_an_older_writer_is_fenced_and_leaves_nothing(opened: Opened) -> None:
     fine = opened.store.commit(commit(other, 1, song(other, 2)))
     assert reason(fenced) == "WRITER_FENCED"
     assert len(fine.result(10)) == 1
-    assert opened.queries.type_totals() == {("T0001", "song", False): (1, 0)}
+    assert opened.queries.totals()[0].songs == {"T0001": 1}
     found = opened.queries.session(str(newer.opening.name.uuid))
     assert found is not None
     assert found[0].committed_sequence_number == 0
-    assert opened.queries.recorded_s() == {"south": 1.0}
+    assert opened.queries.totals()[1] == {"south": 1.0}
 
 
 def test_commits_of_many_streams_share_transactions(opened: Opened) -> None:
@@ -107,7 +107,7 @@ def test_a_value_that_the_database_refuses_costs_only_its_own_commit(opened: Ope
     stored = opened.store.commit(commit(good, 1, song(good, 2)))
     assert reason(refused) == "STORE_UNAVAILABLE"
     assert len(stored.result(10)) == 1
-    assert opened.queries.recorded_s() == {"south": 1.0}
+    assert opened.queries.totals()[1] == {"south": 1.0}
 
 
 def test_a_page_token_holds_while_songs_come_in(opened: Opened) -> None:

@@ -70,12 +70,8 @@ class SongServicer(songs_pb2_grpc.SongServiceServicer):
     ) -> songs_pb2.ListSongTypesResponse:
         """Return the catalogue with counts."""
         del request, context
-        totals = await self._runtime.read(self._queries.type_totals)
-        n_songs: dict[str, int] = {}
-        for (type_id, _, is_novel), (n, _) in totals.items():
-            if not is_novel:
-                n_songs[type_id] = n_songs.get(type_id, 0) + n
-        return song_types(self._runtime.bundle, n_songs)
+        tally, _ = await self._runtime.read(self._queries.totals)
+        return song_types(self._runtime.bundle, tally.songs + tally.noise)
 
     @answering
     async def QueryFrequencies(

@@ -1,5 +1,7 @@
-"""Millions of songs: numbered in the order of commits, counted by hour, day and in total; clips; the store's identity."""
+"""Millions of songs: numbered as committed, counted with effort by hour, day and in total; clips; the store's identity."""
 
+import json
+from collections import Counter, defaultdict
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -8,6 +10,7 @@ from alembic import op
 revision = "0002"
 down_revision = "0001"
 
+Key = tuple[int, str, int]
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 _SONG_COLUMNS = (
@@ -19,8 +22,7 @@ _SONG_COLUMNS = (
 def upgrade() -> None:
     """Take every song, session and second of effort over."""
     _number_songs()
-    _count_songs()
-    _sum_effort()
+    _fill_buckets()
     _make_clips()
     identity = op.create_table("identity", sa.Column("uuid", sa.String(36), primary_key=True))
     op.execute(sa.insert(identity).values(uuid=str(uuid4())))
@@ -71,45 +73,52 @@ def _number_songs() -> None:
     )
 
 
-def _count_songs() -> None:
-    op.create_table(
-        "counts",
-        sa.Column("width_ms", sa.BigInteger, primary_key=True, autoincrement=False),
-        sa.Column("station", sa.String(63), primary_key=True),
-        sa.Column("start_ms", sa.BigInteger, primary_key=True, autoincrement=False),
-        sa.Column("type_id", sa.String(16), primary_key=True),
-        sa.Column("kind", sa.String(8), primary_key=True),
-        sa.Column("is_novel", sa.Boolean, primary_key=True),
-        sa.Column("n", sa.BigInteger, nullable=False),
-        sa.Column("n_forced_cut", sa.BigInteger, nullable=False),
-        sqlite_with_rowid=False,
-    )
-    for width_ms, start in ((HOUR_MS, _floor("start_ms", HOUR_MS)), (DAY_MS, _floor("start_ms", DAY_MS)), (0, "0")):
-        op.execute(
-            "INSERT INTO counts (width_ms, station, start_ms, type_id, kind, is_novel, n, n_forced_cut) "  # noqa: S608
-            f"SELECT {width_ms}, station, {start} AS bucket, type_id, kind, is_novel, count(*), "
-            "sum(CASE WHEN forced_cut THEN 1 ELSE 0 END) FROM songs GROUP BY station, bucket, type_id, kind, is_novel"
-        )
-
-
-def _sum_effort() -> None:
+def _fill_buckets() -> None:
     op.rename_table("effort", "effort_0001")
-    if op.get_bind().dialect.name == "postgresql":
-        op.execute("ALTER INDEX effort_pkey RENAME TO effort_0001_pkey")
-    op.create_table(
-        "effort",
+    buckets = op.create_table(
+        "buckets",
         sa.Column("width_ms", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("station", sa.String(63), primary_key=True),
         sa.Column("start_ms", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("recorded_s", sa.Float, nullable=False),
+        sa.Column("tally", sa.Text, nullable=False),
         sqlite_with_rowid=False,
     )
-    for width_ms, start in ((HOUR_MS, "hour_ms"), (DAY_MS, _floor("hour_ms", DAY_MS)), (0, "0")):
-        op.execute(
-            f"INSERT INTO effort SELECT {width_ms}, station, {start} AS bucket, sum(recorded_s) "  # noqa: S608
-            "FROM effort_0001 GROUP BY station, bucket"
+    seconds: defaultdict[Key, float] = defaultdict(float)
+    parts: defaultdict[Key, list[Counter[str]]] = defaultdict(lambda: [Counter(), Counter(), Counter()])
+    cuts: Counter[Key] = Counter()
+    for station, hour_ms, recorded_s in op.get_bind().execute(sa.text("SELECT * FROM effort_0001")):
+        for key in _keys(station, hour_ms):
+            seconds[key] += recorded_s
+    counted = op.get_bind().execute(
+        sa.text(
+            f"SELECT station, start_ms / {HOUR_MS} * {HOUR_MS} AS hour_ms, type_id, kind, is_novel, count(*), "  # noqa: S608
+            "sum(CASE WHEN forced_cut THEN 1 ELSE 0 END) FROM songs GROUP BY station, hour_ms, type_id, kind, is_novel"
         )
+    )
+    for station, hour_ms, type_id, kind, is_novel, n, n_cut in counted:
+        for key in _keys(station, hour_ms):
+            parts[key][2 if kind == "noise" else 1 if is_novel else 0][type_id] += n
+            cuts[key] += int(n_cut)
+    rows = [
+        {
+            "width_ms": key[0],
+            "station": key[1],
+            "start_ms": key[2],
+            "recorded_s": seconds[key],
+            "tally": json.dumps(
+                [*(dict(sorted(part.items())) for part in parts[key]), cuts[key]], separators=(",", ":")
+            ),
+        }
+        for key in sorted({*seconds, *parts})
+    ]
+    if rows:
+        op.bulk_insert(buckets, rows)
     op.drop_table("effort_0001")
+
+
+def _keys(station: str, hour_ms: int) -> list[Key]:
+    return [(HOUR_MS, station, hour_ms), (DAY_MS, station, hour_ms // DAY_MS * DAY_MS), (0, station, 0)]
 
 
 def _make_clips() -> None:
@@ -125,7 +134,3 @@ def _make_clips() -> None:
         sa.Column("kept", sa.Boolean, nullable=False),
     )
     op.create_index("clips_by_age", "clips", ["shelf", "kept", "song_start_ms", "song"])
-
-
-def _floor(column: str, width_ms: int) -> str:
-    return f"{column} / {width_ms} * {width_ms}"
