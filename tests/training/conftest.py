@@ -47,7 +47,7 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy_songs() -> ToySongs:
     """Return the maker of toy songs."""
     return make_songs
