@@ -131,7 +131,9 @@ def run_set(chosen: LabelledSet, systems: str, seeds: int, out: Path) -> dict[st
 
 def main(
     data: Annotated[list[str], typer.Option(help="NAME=FOLDER[,segmenter=..][,segmentation=..][,songs=N][,channel=N]")],
-    systems: Annotated[str, typer.Option(help="Names, with commas between.")] = "recipe,recipe-kmeans,classical-floor",
+    systems: Annotated[
+        str, typer.Option(help="Names, with commas between.")
+    ] = "recipe,recipe-kmeans,recipe-average,classical-floor",
     seeds: Annotated[int, typer.Option(help="Runs of every system.")] = 3,
     out: Annotated[Path | None, typer.Option(help="Folder for the results, which are kept; none if not given.")] = None,
 ) -> None:
