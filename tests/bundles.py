@@ -10,10 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from songcore.arrays import FloatArray
 from songcore.bundle import Bundle, BundleParts, write_bundle
-from songcore.features import FeatureConfig
 from songcore.manifest import EncoderInfo, SongType
 from songcore.novelty import NoveltyConfig
-from songcore.presets import PRESETS
+from songcore.presets import STREAMS
 from songcore.stream import SongStream, StreamConfig
 
 N_TYPES = 6
@@ -72,9 +71,8 @@ def random_encoder(n_mels: int = 64, dimension: int = DIMENSION, seed: int = 0) 
 
 
 def stream_config(preset: str = "song") -> StreamConfig:
-    """Return the stream parameters of a preset with default features."""
-    frontend, segmenter = PRESETS[preset]
-    return StreamConfig(frontend, segmenter, FeatureConfig())
+    """Return the stream parameters of a preset."""
+    return STREAMS[preset]
 
 
 def bundle_parts(seed: int = 0) -> BundleParts:

@@ -4,6 +4,11 @@ Subtracting the per-band floor removes the recorder's colour and every stationar
 the noise itself looks like; both matter as much as training does. Silence is exactly 0, so padding a song with zeros
 is padding it with silence.
 
+The floor is learned before the song from the quietest moments, so a forest that comes and goes still stands above it. What
+a band holds for a good part of the song itself is taken for such background, too, and subtracted (``steady_share``): noisy
+songs become more alike than by any training, and most notes lose nothing, since few bands sound for so long. A whistle
+that does is kept by ``steady_below_db``.
+
 Sounds that never pause, such as rain or an engine, are themselves their noise floor. For those the loudest point of each
 stretch is the reference instead of the floor: one level for all bands and frames.
 """
@@ -31,6 +36,10 @@ class FeatureConfig(BaseModel):
     """What levels count from: up from the noise floor of each band, or down from the song's loudest point."""
     margin_db: float = Field(default=3.0, ge=0, le=40)
     """Counts as silence up to this far above the noise floor."""
+    steady_share: float | None = Field(default=None, gt=0, lt=1)
+    """The level that a band exceeds for this part of the song counts as noise, too; None: only the noise floor does."""
+    steady_below_db: float = Field(default=25.0, ge=0, le=120)
+    """But at most up to this far below the song's loudest point."""
     range_db: float = Field(default=45.0, gt=0, le=120)
     """Louder than this above the margin is clipped; fainter than this below the loudest point is silence."""
     max_song_s: float = Field(default=11.0, gt=0, le=60)
@@ -50,6 +59,16 @@ def song_features(frames: FloatArray, floor: FloatArray, frontend: FrontendConfi
         above_db = (frames - frames.max(initial=-np.inf)) * np.float32(DB_PER_UNIT) + np.float32(config.range_db)
     else:
         above_db = (frames - floor) * np.float32(DB_PER_UNIT) - np.float32(config.margin_db)
+        if config.steady_share is not None and len(frames):
+            above_db -= _steady_db(above_db, config.steady_share, config.steady_below_db)
     features = np.clip(above_db, 0, config.range_db) / np.float32(SCALE_DB)
     n_padded = max(1, -(-len(frames) // config.bucket_frames)) * config.bucket_frames
     return np.pad(features, ((0, n_padded - len(frames)), (0, 0))).astype(np.float32, copy=False)
+
+
+def _steady_db(above_db: FloatArray, share: float, below_db: float) -> FloatArray:
+    """Return the level (n_mels,) above zero that the bands of (n_frames, n_mels) exceed in ``share`` of the frames."""
+    rank = len(above_db) - 1 - int(share * len(above_db))
+    level = np.partition(above_db, rank, axis=0)[rank]
+    limit = max(np.float32(0), above_db.max() - np.float32(below_db))
+    return np.clip(level, 0, limit)

@@ -32,7 +32,10 @@ PRESETS: dict[str, tuple[FrontendConfig, SegmenterConfig]] = {
 """Front end and segmenter."""
 
 STREAMS: dict[str, StreamConfig] = {
-    **{name: StreamConfig(*parts, FeatureConfig()) for name, parts in PRESETS.items()},
+    # No margin: what noise does by chance stays below the level that a band exceeds for a fifth of the song.
+    "song": StreamConfig(*PRESETS["song"], FeatureConfig(margin_db=0.0, steady_share=0.2)),
+    # A syllable is one sound: whatever a band holds is the syllable itself.
+    "syllable": StreamConfig(*PRESETS["syllable"], FeatureConfig()),
     # Clips of anything, rain and engines too, that lie cut already: cut like songs, but levels count from the loudest point.
     "general": StreamConfig(*PRESETS["song"], FeatureConfig(reference="loudest", range_db=60.0)),
 }

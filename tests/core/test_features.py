@@ -58,6 +58,41 @@ def test_a_longer_song_begins_alike() -> None:
     np.testing.assert_array_equal(whole, cut)
 
 
+def test_what_a_band_holds_is_taken_out_and_notes_stay() -> None:
+    """A hum over the whole song vanishes, a note of a tenth of it keeps its level over the hum, the rest is silence."""
+    frames = (FLOOR + np.zeros((100, 1))).astype(np.float32)
+    frames[:, 5] += 12 / DB_PER_UNIT
+    frames[20:30, 5] += 20 / DB_PER_UNIT
+    frames[20:30, 40] += 30 / DB_PER_UNIT
+    config = FeatureConfig(margin_db=0, steady_share=0.2, steady_below_db=10, bucket_frames=1)
+    features = song_features(frames, FLOOR, FRONTEND, config)
+    expected = np.zeros((100, 64))
+    expected[20:30, 5], expected[20:30, 40] = 2.0, 3.0
+    np.testing.assert_allclose(features, expected, atol=2e-5)
+
+
+@settings(deadline=None)
+@given(n=st.integers(1, 120), share=st.floats(0.05, 0.9), below=st.floats(0, 60), seed=st.integers(0, 100))
+def test_the_steady_level_is_exceeded_for_its_share(n: int, share: float, below: float, seed: int) -> None:
+    """It is numpy's sorted value, never less than nothing nor nearer to the loudest point than asked."""
+    frames = np.random.default_rng(seed).normal(-9, 3, (n, 64)).astype(np.float32)
+    plain = FeatureConfig(margin_db=0, range_db=120, bucket_frames=1)
+    config = plain.model_copy(update={"steady_share": share, "steady_below_db": below})
+    above = (frames - FLOOR) * np.float32(DB_PER_UNIT)
+    level = np.sort(above, axis=0)[::-1][int(share * n)]
+    steady = np.clip(level, 0, max(0, above.max() - below))
+    features = song_features(frames, FLOOR, FRONTEND, config)
+    np.testing.assert_allclose(features, np.clip(above - steady, 0, 120) / 10, atol=1e-5)
+
+
+def test_a_long_whistle_stays() -> None:
+    """A band that sounds all the time keeps what stands less than ``steady_below_db`` under the loudest: here all but 5 dB."""
+    frames = (FLOOR + np.zeros((100, 1))).astype(np.float32)
+    frames[:, 20] += 30 / DB_PER_UNIT
+    features = song_features(frames, FLOOR, FRONTEND, FeatureConfig(margin_db=0, steady_share=0.2, bucket_frames=1))
+    np.testing.assert_allclose(features[:, 20], 2.5, atol=2e-5)
+
+
 @pytest.mark.parametrize(
     "setting",
     [
@@ -69,6 +104,9 @@ def test_a_longer_song_begins_alike() -> None:
         {"max_song_s": 61},
         {"bucket_frames": 0},
         {"bucket_frames": 1_025},
+        {"steady_share": 0},
+        {"steady_share": 1},
+        {"steady_below_db": -1},
         {"median": True},
     ],
     ids=str,

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from songcore.features import FeatureConfig, song_features
+from songcore.frontend import DB_PER_UNIT
 from songcore.stream import StreamConfig
 from songtrain.augment.store import FrameStore
-from songtrain.augment.views import ViewMaker
+from songtrain.augment.views import ViewMaker, without_steady
 from songtrain.datasets.songs import SongPlace, SongSet
 from songtrain.settings import AugmentSettings
 
@@ -35,6 +37,23 @@ def test_no_change_gives_the_song_itself(toy_songs: Callable[..., SongSet], stre
         song = songs.features(index)
         assert view[row, 0, :, : len(song)].T.numpy() == pytest.approx(song, abs=1e-3)
         assert (view[row, 0, :, len(song) :] == 0).all()
+
+
+@pytest.mark.parametrize("below_db", [5.0, 25.0])
+def test_steady_sound_leaves_views_as_it_leaves_songs(stream: StreamConfig, below_db: float) -> None:
+    """Views of several lengths, moved and padded, lose what the front end takes from the same frames."""
+    rng = np.random.default_rng(0)
+    songs = [np.maximum(rng.normal(1, 1.5, (n, 64)), 0.01).astype(np.float32) for n in (7, 40, 61)]
+    batch = torch.zeros(3, 80, 64)
+    for row, song in enumerate(songs):
+        batch[row, row : row + len(song)] = torch.from_numpy(song)
+    config = FeatureConfig(margin_db=0, steady_share=0.2, steady_below_db=below_db, range_db=120, bucket_frames=1)
+    found = without_steady(batch, 0.2, below_db).numpy()
+    for row, song in enumerate(songs):
+        frames = (song * (10 / DB_PER_UNIT)).astype(np.float32)
+        expected = song_features(frames, np.zeros(64, np.float32), stream.frontend, config)
+        np.testing.assert_allclose(found[row, row : row + len(song)], expected, atol=1e-4)
+    assert float(without_steady(torch.zeros(1, 9, 64), 0.2, below_db).sum()) == 0
 
 
 def test_views_follow_from_the_seed_and_stay_in_range(toy_songs: Callable[..., SongSet], stream: StreamConfig) -> None:

@@ -16,7 +16,7 @@ from songtrain.augment.soundscape import SCENE_FRAMES, soundscape_rows
 from songtrain.augment.store import FrameStore
 from songtrain.settings import AugmentSettings
 
-__all__ = ["ViewMaker"]
+__all__ = ["ViewMaker", "without_steady"]
 
 N_SCENES = 64
 SCENES_AT_ONCE = 4
@@ -41,6 +41,7 @@ class ViewMaker:
     ) -> None:
         self._store, self._settings = store, settings
         self._max_frames = max_frames
+        self._features = features
         self._ceiling = features.range_db / SCALE_DB
         rows = soundscape_rows(frontend, features, N_SCENES, np.random.default_rng(seed))
         self._noise = torch.from_numpy(rows).to(store.device)
@@ -63,6 +64,8 @@ class ViewMaker:
         if s.background_probability and len(self._store.background):
             x = torch.maximum(x, self._background(x))
         x = x.clamp_(0, self._ceiling)
+        if self._features.steady_share is not None:
+            x = without_steady(x, self._features.steady_share, self._features.steady_below_db)
         if s.n_masks:
             x = x * self._masks(x, self._store.lengths[index])
         return x.transpose(1, 2)[:, None]
@@ -180,3 +183,21 @@ def _mean_level(x: Tensor, counts: Tensor) -> Tensor:
     """Return the level (n, 1, 1) of the mean power over all bands of those frames (n, n_frames, 1) that count."""
     power = (torch.exp2(x * LOG2_10) * counts).sum(dim=(1, 2), keepdim=True)
     return (power / (counts.sum(dim=(1, 2), keepdim=True) * x.shape[2]).clamp(min=1)).clamp(min=1).log10()
+
+
+def without_steady(x: Tensor, share: float, below_db: float) -> Tensor:
+    """Return views (n, n_frames, n_mels) without what their bands hold for ``share`` of their frames.
+
+    As `songcore.features.song_features` takes it from songs, so that noise laid over a song leaves here what it leaves there;
+    frames count from the first to the last that is not silent.
+    """
+    sounds = x.amax(dim=2) > 0
+    at = torch.arange(x.shape[1], device=x.device)
+    last = torch.where(sounds, at, -1).amax(dim=1)
+    first = torch.where(sounds, at, x.shape[1]).amin(dim=1)
+    rank = (share * (last + 1 - first).clamp(min=0)).long()
+    # Only levels up to that rank need be in order.
+    loudest = x.topk(int(rank.max()) + 1, dim=1).values
+    level = loudest.gather(1, rank[:, None, None].expand(-1, 1, x.shape[2]))
+    limit = (x.amax(dim=(1, 2)) - below_db / SCALE_DB).clamp(min=0)
+    return (x - torch.minimum(level, limit[:, None, None])).clamp_(min=0)

@@ -154,8 +154,10 @@ def _background(frames: FloatArray, spans: Sequence[_Span], config: StreamConfig
     if len(chosen) > MAX_BACKGROUNDS:
         chosen = chosen[np.linspace(0, len(chosen) - 1, MAX_BACKGROUNDS).round().astype(np.int64)]
     starts = chosen.astype(np.int64) * BACKGROUND_FRAMES
+    # As it stands: what is steady in it is taken out where it has been laid over a song.
+    features = config.features.model_copy(update={"steady_share": None})
     stretches = [
-        song_features(frames[start : start + BACKGROUND_FRAMES], floor, config.frontend, config.features)
+        song_features(frames[start : start + BACKGROUND_FRAMES], floor, config.frontend, features)
         for start, floor in zip(starts, _floors(frames, starts, config), strict=True)
     ]
     return np.concatenate([np.empty((0, frames.shape[1]), np.float32), *stretches]).astype(np.float16)

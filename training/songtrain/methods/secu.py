@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from songcore.arrays import FloatArray, IntArray
-from songcore.features import FeatureConfig
-from songcore.presets import PRESETS as STREAMS
+from songcore.presets import STREAMS
 from songcore.stream import StreamConfig
 from songtrain.augment.joined import joined
 from songtrain.augment.store import FrameStore
@@ -32,7 +31,7 @@ from songtrain.settings import TrainSettings
 
 __all__ = ["StableClusters"]
 
-SONG_STREAM = StreamConfig(*STREAMS["song"], FeatureConfig())
+SONG_STREAM = STREAMS["song"]
 CENTRE_RATE = 30.0
 """Centres learn this much faster than the network."""
 

@@ -7,8 +7,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from songcore.arrays import FloatArray
-from songcore.features import FeatureConfig
-from songcore.presets import PRESETS as STREAMS
+from songcore.presets import STREAMS
 from songcore.stream import StreamConfig
 from songtrain.augment.store import FrameStore
 from songtrain.datasets.songs import SongSet
@@ -21,7 +20,7 @@ from songtrain.settings import TrainSettings, change_settings
 
 __all__ = ["SelfLabelledEncoder"]
 
-SONG_STREAM = StreamConfig(*STREAMS["song"], FeatureConfig())
+SONG_STREAM = STREAMS["song"]
 
 
 class SelfLabelledEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types

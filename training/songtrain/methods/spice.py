@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from songcore.arrays import FloatArray, IntArray
-from songcore.features import FeatureConfig
-from songcore.presets import PRESETS as STREAMS
+from songcore.presets import STREAMS
 from songcore.stream import StreamConfig
 from songtrain.augment.joined import joined
 from songtrain.augment.store import FrameStore
@@ -37,7 +36,7 @@ from songtrain.settings import AugmentSettings, TrainSettings
 
 __all__ = ["PrototypeLabels", "reliable_songs"]
 
-SONG_STREAM = StreamConfig(*STREAMS["song"], FeatureConfig())
+SONG_STREAM = STREAMS["song"]
 WEAK = AugmentSettings(
     tempo=0.04,
     pitch_mels=0.5,
