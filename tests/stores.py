@@ -1,4 +1,4 @@
-"""A store with its queries, and rows to put into it."""
+"""A store with its queries and clips, and rows to put into it."""
 
 from concurrent.futures import Future
 from dataclasses import replace
@@ -7,15 +7,21 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID, uuid5
 
+import numpy as np
 import pytest
 
+from songserve.clips import ClipSound
+from songserve.clips_shelf import ClipShelf
 from songserve.database import DataDirectory
 from songserve.queries import SongQueries
-from songserve.records import AudioFormat, Commit, SessionName, SessionOpening, SessionRecord, StoredSong
+from songserve.records import AudioFormat, Commit, SessionName, SessionOpening, SessionRecord, StoredClip, StoredSong
 from songserve.refusal import Refusal
 from songserve.store import Store
 
-__all__ = ["HOUR_MS", "START_MS", "Opened", "commit", "opening", "reason", "song"]
+__all__ = ["HOUR_MS", "PCM", "RATE", "START_MS", "Opened", "Shelf", "commit", "opening", "reason", "song"]
+
+RATE = 48_000
+PCM = np.random.default_rng(0).integers(-32768, 32768, 20 * RATE).astype("<i2")
 
 HOUR_MS = 3_600_000
 START_MS = 490_000 * HOUR_MS
@@ -97,3 +103,34 @@ def reason(future: "Future[Any]") -> str:
     with pytest.raises(Refusal) as refused:
         future.result(10)
     return refused.value.reason
+
+
+class Shelf:
+    """A shelf of one store, with what it was told."""
+
+    def __init__(self, opened: Opened, **options: Any) -> None:
+        self.opened, self.outcomes, self.room = opened, list[str](), True
+        settings: dict[str, Any] = {"choice": "songs", "has_room": lambda: self.room, **options}
+        folder = opened.directory.path / "clips"
+        self.shelf = ClipShelf(folder, opened.directory.shelf, observe=self.outcomes.append, **settings)
+        self.record = opened.store.open_session(opening()).result(10)
+        self.number = 0
+
+    def store(self, *songs: StoredSong) -> list[StoredClip]:
+        """Store songs with clips of half a second."""
+        sound = ClipSound(700, PCM[: RATE // 2], RATE)
+        clips = [self.shelf.write(one, sound) for one in songs]
+        self.number += 1
+        step: Commit = commit(self.record, self.number, *songs)
+        self.opened.store.commit(replace(step, clips=tuple(clip for clip in clips if clip))).result(10)
+        return [clip for clip in clips if clip]
+
+    def files(self) -> list[str]:
+        """Return the uids of the files, and names of anything else."""
+        paths = self.opened.directory.path.glob("clips/*/*/*")
+        return sorted(path.name.removesuffix(".flac") for path in paths)
+
+    def clean(self) -> int:
+        """Clean as a start does."""
+        n_rows, _ = self.opened.queries.clip_totals(self.shelf.shelf)
+        return self.shelf.clean(lambda uids: self.opened.queries.with_clip(self.shelf.shelf, uids), n_rows=n_rows)

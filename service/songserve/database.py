@@ -45,7 +45,7 @@ class DataDirectory:
         self.path = path
         url = None if database_url is None else postgresql_url(database_url)
         self._file = path / DATABASE_NAME if url is None else None
-        self._lock = _lock(path)
+        self._lock = lock_directory(path)
         self._engines: Engines | None = None
         try:
             self.shelf = _shelf(path)
@@ -158,6 +158,12 @@ def unusable(engine: Engine, error: DBAPIError) -> ConfigError:
     return ConfigError(f"{where} cannot be used as a database ({cause}); {advice}", reason=reason)
 
 
+def new_identity(engine: Engine) -> None:
+    """Give the store another identity, which makes every token of a watch void."""
+    with engine.begin() as connection:
+        connection.execute(identity.update().values(uuid=str(uuid4())))
+
+
 def _mark_sqlite(connection: Connection) -> None:
     # The mark that the first songstream looked at, and by which it knows that it is too old.
     if connection.dialect.name == "sqlite":
@@ -169,7 +175,8 @@ def _try_to_write(connection: Connection) -> None:
     connection.execute(revision.update().values(version_num=REVISION))
 
 
-def _lock(path: Path) -> Any:
+def lock_directory(path: Path) -> Any:
+    """Return the open lock of a data directory, made if missing; raises ConfigError DATA_DIR_UNWRITABLE, DATA_DIR_LOCKED."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         file = (path / "lock").open("w")

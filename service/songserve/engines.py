@@ -16,7 +16,14 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from songcore.errors import ConfigError
 
-__all__ = ["Engines", "postgresql_engines", "postgresql_url", "sqlite_engines", "sqlite_has_wal_reset_bug"]
+__all__ = [
+    "Engines",
+    "postgresql_engines",
+    "postgresql_url",
+    "sqlite_engines",
+    "sqlite_has_wal_reset_bug",
+    "sqlite_reader",
+]
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +72,11 @@ def sqlite_engines(file: Path) -> Engines:
     event.listen(writer, "begin", _begin_immediate)
     event.listen(readers, "connect", _prepare_sqlite_reader)
     return Engines(writer, readers)
+
+
+def sqlite_reader(file: Path) -> Engine:
+    """Return an engine for a SQLite file that nothing is written to, not even beside; a server may be running on it."""
+    return create_engine(f"sqlite:///file:{file}?mode=ro&uri=true", poolclass=StaticPool)
 
 
 def postgresql_url(text: str) -> URL:

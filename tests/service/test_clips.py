@@ -2,9 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -14,17 +12,14 @@ import soundfile
 from songcore.stream import Song
 from songserve.clips import ClipSound, ClipTape
 from songserve.clips_retention import ClipRetention
-from songserve.clips_shelf import ClipShelf
 from songserve.intake import Chunk, Gap, Work
-from songserve.records import AudioFormat, Commit, StoredClip, StoredSong
+from songserve.records import AudioFormat
 from songserve.schema import DAY_MS
 from songserve.session import Heard, Step
-from stores import START_MS, Opened, commit, opening, song
+from stores import PCM, RATE, START_MS, Opened, Shelf, song
 
-RATE = 48_000
 SONG_RATE = 24_000
 MONO = AudioFormat("linear16", RATE, 1, None)
-PCM = np.random.default_rng(0).integers(-32768, 32768, 20 * RATE).astype("<i2")
 
 
 def chunk(first: int, last: int) -> Chunk:
@@ -97,37 +92,6 @@ def test_without_recording_nothing_is_held() -> None:
     recorder = ClipTape(MONO, SONG_RATE, pre_roll_s=0.5, post_roll_s=0.5, recording=False)
     assert recorder.follow(heard([chunk(0, RATE)], [(0, SONG_RATE)])) == {}
     assert recorder.n_held == 0
-
-
-class Shelf:
-    """A shelf of one store, with what it was told."""
-
-    def __init__(self, opened: Opened, **options: Any) -> None:
-        self.opened, self.outcomes, self.room = opened, list[str](), True
-        settings: dict[str, Any] = {"choice": "songs", "has_room": lambda: self.room, **options}
-        folder = opened.directory.path / "clips"
-        self.shelf = ClipShelf(folder, opened.directory.shelf, observe=self.outcomes.append, **settings)
-        self.record = opened.store.open_session(opening()).result(10)
-        self.number = 0
-
-    def store(self, *songs: StoredSong) -> list[StoredClip]:
-        """Store songs with clips of half a second."""
-        sound = ClipSound(700, PCM[: RATE // 2], RATE)
-        clips = [self.shelf.write(one, sound) for one in songs]
-        self.number += 1
-        step: Commit = commit(self.record, self.number, *songs)
-        self.opened.store.commit(replace(step, clips=tuple(clip for clip in clips if clip))).result(10)
-        return [clip for clip in clips if clip]
-
-    def files(self) -> list[str]:
-        """Return the uids of the files, and names of anything else."""
-        paths = self.opened.directory.path.glob("clips/*/*/*")
-        return sorted(path.name.removesuffix(".flac") for path in paths)
-
-    def clean(self) -> int:
-        """Clean as a start does."""
-        n_rows, _ = self.opened.queries.clip_totals(self.shelf.shelf)
-        return self.shelf.clean(lambda uids: self.opened.queries.with_clip(self.shelf.shelf, uids), n_rows=n_rows)
 
 
 @pytest.fixture

@@ -1,0 +1,168 @@
+"""Copies of a store: taken while a server runs, tried before they count, put back while none runs."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import URL
+
+from songcore.errors import ConfigError
+from songserve.checking import reading
+from songserve.database import (
+    DATABASE_NAME,
+    bring_up_to_date,
+    check_revision,
+    found_revision,
+    lock_directory,
+    new_identity,
+)
+from songserve.engines import Engines, postgresql_engines, postgresql_url, sqlite_engines
+
+__all__ = ["back_up", "restore"]
+
+DEBIAN = Path("/usr/lib/postgresql")
+
+
+def back_up(data_dir: Path, database_url: str | None, target: Path, environment: Mapping[str, str]) -> int:
+    """Write a copy of the store as it is now, and return its bytes; the file appears only whole and checked.
+
+    ``environment`` is that of PostgreSQL's programs.
+    Raises ConfigError: those of `reading`, BACKUP_EXISTS, BACKUP_FAILED, TOOL_MISSING.
+    """
+    if target.exists():
+        raise ConfigError(f"{target} is there already; choose another name", reason="BACKUP_EXISTS")
+    unfinished = target.with_name(target.name + ".unfinished")
+    try:
+        with reading(data_dir, database_url) as engine, engine.connect() as connection:
+            check_revision(found_revision(connection) or "")
+        if database_url is None:
+            _copy(data_dir / DATABASE_NAME, unfinished)
+        else:
+            url = postgresql_url(database_url)
+            _run("pg_dump", ["--format=custom", "--no-owner", f"--file={unfinished}"], url, environment)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.rename(target)
+    except (OSError, sqlite3.Error) as error:
+        raise ConfigError(f"the backup {target} could not be written ({error})", reason="BACKUP_FAILED") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return target.stat().st_size
+
+
+def restore(
+    data_dir: Path, database_url: str | None, source: Path, environment: Mapping[str, str], *, now: datetime
+) -> Path | None:
+    """Put a backup in the place of the store, upgraded and with a new identity; return where the old file is.
+
+    Clips stay as they are. Raises ConfigError: DATA_DIR_LOCKED or DATABASE_LOCKED while a server runs, BACKUP_INVALID,
+    BACKUP_FAILED, SCHEMA_NEWER, TOOL_MISSING; then the store is as it was.
+    """
+    if not source.is_file():
+        raise ConfigError(f"there is no backup {source}", reason="BACKUP_INVALID")
+    lock = lock_directory(data_dir)
+    try:
+        if database_url is not None:
+            _restore_postgresql(postgresql_url(database_url), source, environment)
+            return None
+        return _restore_sqlite(data_dir / DATABASE_NAME, source, now)
+    except OSError as error:
+        raise ConfigError(f"{source} could not be put back ({error})", reason="BACKUP_FAILED") from error
+    finally:
+        lock.close()
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a SQLite file as of one moment, also while it is written to, and check the copy."""
+    original = sqlite3.connect(f"file:{source}?mode=ro", uri=True)
+    copy = sqlite3.connect(target)
+    try:
+        original.backup(copy)
+        # Without a log beside it, the copy is one file.
+        copy.execute("PRAGMA journal_mode = DELETE")
+        problems = [line for (line,) in copy.execute("PRAGMA integrity_check") if line != "ok"]
+    except sqlite3.DatabaseError as error:
+        problems = [str(error)]
+    finally:
+        copy.close()
+        original.close()
+    if problems:
+        raise ConfigError(f"{source} is damaged: {'; '.join(problems[:3])}", reason="BACKUP_INVALID")
+
+
+def _restore_sqlite(file: Path, source: Path, now: datetime) -> Path | None:
+    fresh = file.with_name(file.name + ".restoring")
+    fresh.unlink(missing_ok=True)
+    try:
+        _copy(source, fresh)
+        _renew(sqlite_engines(fresh))
+        kept = _set_aside(file, now) if file.exists() else None
+        with fresh.open("rb") as written:
+            os.fsync(written.fileno())
+        fresh.rename(file)  # at every moment one of the two is in place
+    finally:
+        for suffix in ("", "-wal", "-shm"):
+            fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)
+    return kept
+
+
+def _set_aside(file: Path, now: datetime) -> Path:
+    """Give the old file a second name, and end its log, which must not be taken for the new one's."""
+    kept = file.with_name(f"{file.name}.{now:%Y%m%dT%H%M%SZ}")
+    try:
+        old = sqlite3.connect(file)
+        old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        old.close()
+    except sqlite3.DatabaseError:
+        pass  # damaged, which may be why it is replaced
+    for suffix in ("-wal", "-shm"):
+        log = file.with_name(file.name + suffix)
+        if log.exists():
+            log.rename(kept.with_name(kept.name + suffix))
+    os.link(file, kept)
+    return kept
+
+
+def _restore_postgresql(url: URL, source: Path, environment: Mapping[str, str]) -> None:
+    engines = postgresql_engines(url)
+    with engines.readers.connect() as connection:
+        others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        n_others = connection.exec_driver_sql(others).scalar_one()
+    engines.dispose()
+    if n_others:
+        raise ConfigError(
+            f"{n_others} other connections use the database; stop every server on it first", reason="DATABASE_LOCKED"
+        )
+    options = ["--clean", "--if-exists", "--no-owner", "--single-transaction", "--exit-on-error"]
+    _run("pg_restore", [*options, str(source)], url, environment)
+    _renew(postgresql_engines(url))
+
+
+def _renew(engines: Engines) -> None:
+    try:
+        bring_up_to_date(engines.writer)
+        new_identity(engines.writer)
+    finally:
+        engines.dispose()
+
+
+def _run(tool: str, arguments: Sequence[str], url: URL, environment: Mapping[str, str]) -> None:
+    """Run one of PostgreSQL's programs on a database; the password goes by the environment, which others cannot see."""
+    program = shutil.which(tool) or next(
+        (str(path) for path in sorted(DEBIAN.glob(f"*/bin/{tool}"), reverse=True)), None
+    )
+    if program is None:
+        raise ConfigError(
+            f"{tool} is not installed; on Debian: apt-get install postgresql-client", reason="TOOL_MISSING"
+        )
+    plain = url.set(drivername="postgresql", password=None).render_as_string()
+    environment = {**environment, **({"PGPASSWORD": str(url.password)} if url.password else {})}
+    done = subprocess.run(  # noqa: S603 - PostgreSQL's own program
+        [program, f"--dbname={plain}", *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ConfigError(f"{tool} failed: {' '.join(done.stderr.split())}", reason="BACKUP_FAILED")

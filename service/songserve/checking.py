@@ -1,0 +1,192 @@
+"""Whether a store agrees with itself: pages, counts against songs, effort against sessions, clips against files.
+
+Nothing is written, and a server may be running meanwhile.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice, pairwise
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, exists, func, select
+from sqlalchemy.exc import DatabaseError, DBAPIError
+
+from songcore.errors import ConfigError
+from songserve.clips_shelf import ClipShelf
+from songserve.database import CLIPS_FOLDER, DATABASE_NAME, check_revision, found_revision, unusable
+from songserve.engines import postgresql_engines, postgresql_url, sqlite_reader
+from songserve.records import StoredClip
+from songserve.schema import EVER, HOUR_MS, REVISION, WIDTHS_MS, buckets, clips, sessions, songs
+from songserve.tally import Tally
+from songserve.writing import bucket_start
+
+__all__ = ["StoreReport", "check_store", "reading"]
+
+MAX_LISTED = 20
+CLOSE_S = 1e-3
+"""Sums of seconds in another order differ by less."""
+
+
+@dataclass
+class StoreReport:
+    """What a check found; without ``problems`` the store is sound."""
+
+    revision: str
+    problems: list[str] = field(default_factory=list)
+    n_sessions: int = 0
+    n_songs: int = 0
+    recorded_s: float = 0.0
+    n_clips: int = 0
+    clip_bytes: int = 0
+
+
+@contextmanager
+def reading(data_dir: Path, database_url: str | None) -> Iterator[Engine]:
+    """Give an engine that reads a store; raises ConfigError when there is none or it cannot be read."""
+    file = data_dir / DATABASE_NAME
+    if database_url is None and not file.is_file():
+        raise ConfigError(f"there is no {file}; name the data directory of a server", reason="DATABASE_MISSING")
+    engines = None if database_url is None else postgresql_engines(postgresql_url(database_url))
+    engine = engines.readers if engines else sqlite_reader(file)
+    try:
+        yield engine
+    except DBAPIError as error:
+        raise unusable(engine, error) from error
+    finally:
+        (engines or engine).dispose()
+
+
+def check_store(data_dir: Path, database_url: str | None) -> StoreReport:
+    """Check everything; raises ConfigError: that of `reading`, SCHEMA_NEWER, DATABASE_INVALID."""
+    with reading(data_dir, database_url) as engine, engine.connect() as connection:
+        # All is read as of one moment, so that what a server stores meanwhile is no disagreement.
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN")
+        else:
+            connection.execution_options(isolation_level="REPEATABLE READ")
+        found = found_revision(connection)
+        if found is None:
+            raise ConfigError("the database holds no store; `songstream serve` makes one", reason="DATABASE_MISSING")
+        report = StoreReport(check_revision(found))
+        if found != REVISION:
+            report.problems.append(f"the schema is {found}, not {REVISION}: run `songstream db upgrade`")
+            return report
+        checks: list[Callable[[Connection, StoreReport], Iterator[str]]]
+        checks = [_check_songs, _check_effort, partial(_check_clips, data_dir=data_dir)]
+        if engine.dialect.name == "sqlite":
+            checks.insert(0, _check_pages)
+        for check in checks:
+            _collect(check(connection, report), report)
+        return report
+
+
+def _collect(problems: Iterator[str], report: StoreReport) -> None:
+    try:
+        report.problems += islice(problems, MAX_LISTED)
+        n_more = sum(1 for _ in problems)
+    except (DatabaseError, ValueError) as error:  # damage shows as either
+        report.problems.append(f"the database cannot be read ({' '.join(str(error).split())})")
+        return
+    if n_more:
+        report.problems.append(f"and {n_more} more like that")
+
+
+def _check_pages(connection: Connection, _: StoreReport) -> Iterator[str]:
+    found = connection.exec_driver_sql(f"PRAGMA integrity_check({MAX_LISTED})").scalars().all()
+    yield from (f"integrity_check: {line}" for line in found if line != "ok")
+
+
+def _check_songs(connection: Connection, report: StoreReport) -> Iterator[str]:
+    """Count the songs of each station anew and compare with every bucket."""
+    report.n_sessions = connection.execute(select(func.count()).select_from(sessions)).scalar_one()
+    stations = {*connection.execute(select(songs.c.station).distinct()).scalars()}
+    stations |= {*connection.execute(select(buckets.c.station).distinct()).scalars()}
+    for station in sorted(stations):
+        counted = _counted(connection, station)
+        kept = select(buckets.c.width_ms, buckets.c.start_ms, buckets.c.tally).where(buckets.c.station == station)
+        found = {(width_ms, start_ms): tally for width_ms, start_ms, tally in connection.execute(kept)}
+        nothing = Tally()
+        report.n_songs += sum(part.total() for part in _parts(counted[EVER, 0]))
+        for key in sorted({*found, *counted}):
+            kept_tally = Tally.read(found[key]) if key in found else nothing
+            if kept_tally != counted.get(key, nothing):
+                yield f"{station}: counts of the {_name(key)} do not agree with its songs"
+    strangers = select(func.count()).select_from(songs).where(~exists().where(sessions.c.uuid == songs.c.session))
+    n_strangers = connection.execute(strangers).scalar_one()
+    if n_strangers:
+        yield f"{n_strangers} songs belong to no session"
+
+
+def _counted(connection: Connection, station: str) -> defaultdict[tuple[int, int], Tally]:
+    hour = songs.c.start_ms - songs.c.start_ms % HOUR_MS
+    keys = (hour.label("hour_ms"), songs.c.type_id, songs.c.kind, songs.c.is_novel, songs.c.forced_cut)
+    hours = select(*keys).where(songs.c.station == station).subquery()
+    rows = connection.execute(select(*hours.c, func.count()).group_by(*hours.c))
+    counted: defaultdict[tuple[int, int], Tally] = defaultdict(Tally)
+    for row in rows:
+        hour_ms, type_id, kind, is_novel, forced_cut, n = tuple(row)
+        for width_ms in WIDTHS_MS:
+            tally = counted[width_ms, bucket_start(hour_ms, width_ms)]
+            tally.add(type_id, kind, is_novel=is_novel, n=n, n_cut=n * forced_cut)
+    return counted
+
+
+def _parts(tally: Tally) -> tuple[Counter[str], ...]:
+    return tally.songs, tally.novel, tally.noise
+
+
+def _check_effort(connection: Connection, report: StoreReport) -> Iterator[str]:
+    """Compare the seconds of hours, days and in total, and these with what sessions have committed, gaps included."""
+    total = func.sum(buckets.c.recorded_s)
+    rows = connection.execute(
+        select(buckets.c.station, buckets.c.width_ms, total).group_by(buckets.c.station, buckets.c.width_ms)
+    )
+    seconds: defaultdict[str, dict[int, float]] = defaultdict(dict)
+    for station, width_ms, recorded_s in rows:
+        seconds[station][width_ms] = recorded_s
+    audio = func.sum(sessions.c.committed_sample * 1.0 / sessions.c.sample_rate_hz)
+    by_station = connection.execute(select(sessions.c.station, audio).group_by(sessions.c.station))
+    committed = {station: float(audio_s) for station, audio_s in by_station}
+    for station, by_width in sorted(seconds.items()):
+        report.recorded_s += by_width.get(EVER, 0.0)
+        sums = [by_width.get(width_ms, 0.0) for width_ms in WIDTHS_MS]
+        if any(abs(one - other) > CLOSE_S * max(1, one) for one, other in pairwise(sums)):
+            yield f"{station}: seconds by hour, by day and in total differ: {sums}"
+        if sums[-1] > committed.get(station, 0.0) + CLOSE_S * max(1, sums[-1]):
+            yield f"{station}: {sums[-1]:.1f} s recorded, more than its sessions committed"
+
+
+def _check_clips(connection: Connection, report: StoreReport, *, data_dir: Path) -> Iterator[str]:
+    """Look for the file of every clip that is in this data directory, and for the song of every clip."""
+    totals = connection.execute(
+        select(func.count(), func.coalesce(func.sum(clips.c.n_bytes), 0)).select_from(clips)
+    ).one()
+    report.n_clips, report.clip_bytes = int(totals[0]), int(totals[1])
+    n_strangers = connection.execute(
+        select(func.count()).select_from(clips).where(~exists().where(songs.c.uid == clips.c.song))
+    ).scalar_one()
+    if n_strangers:
+        yield f"{n_strangers} clips belong to no song"
+    name = data_dir / "shelf"
+    shelf = name.read_text().strip() if name.is_file() else ""
+    files = ClipShelf(data_dir / CLIPS_FOLDER, shelf, choice="none", has_room=lambda: False, observe=lambda _: None)
+    mine = select(clips).where(clips.c.shelf == shelf).execution_options(yield_per=1000)
+    for row in connection.execute(mine).mappings():
+        clip = StoredClip(**row)
+        path = files.path(clip.song_start_ms, clip.song)
+        size = path.stat().st_size if path.is_file() else None
+        if size != clip.n_bytes:
+            found = "is missing" if size is None else f"has {size} bytes, not {clip.n_bytes}"
+            yield f"{path.relative_to(data_dir)} {found}"
+
+
+def _name(key: tuple[int, int]) -> str:
+    width_ms, start_ms = key
+    if width_ms == EVER:
+        return "total"
+    start = datetime.fromtimestamp(start_ms / 1000, UTC)
+    return f"hour {start:%Y-%m-%d %H}:00" if width_ms == HOUR_MS else f"day {start:%Y-%m-%d}"

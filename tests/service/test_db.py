@@ -1,0 +1,255 @@
+"""``songstream db``: what it finds, and that a backup brings back what was there, with the real programs."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+from typer.testing import CliRunner, Result
+
+from songcore.errors import ConfigError
+from songserve.commands.db import db
+from songserve.database import DATABASE_NAME, DataDirectory
+from songserve.queries import SongFilter
+from stores import HOUR_MS, START_MS, Opened, Shelf, commit, opening, song
+
+SONGSTREAM = str(Path(sys.executable).with_name("songstream"))
+FIRST_SCHEMA = Path(__file__).with_name("first_schema.sql")
+
+
+class Place:
+    """A data directory with songs, effort and clips, and the command on it."""
+
+    def __init__(self, path: Path, database_url: str | None) -> None:
+        self.path, self.database_url = path, database_url
+        with Opened(path, database_url=database_url) as opened:
+            shelf = Shelf(opened)
+            shelf.store(*(song(shelf.record, hour * 3600.0, f"T{hour % 3:04d}") for hour in range(30)))
+            step = commit(
+                shelf.record, 100_000, song(shelf.record, 7, is_novel=True), song(shelf.record, 8, kind="noise")
+            )
+            effort = {START_MS + hour * HOUR_MS: 3000.0 for hour in range(30)}
+            opened.store.commit(replace(step, recorded_s=effort)).result(10)
+
+    def run(self, *arguments: str) -> Result:
+        """Run a sub-command."""
+        environment: dict[str, str | None] = {"SONGSTREAM_SERVE_DATA_DIR": str(self.path)}
+        environment["SONGSTREAM_SERVE_DATABASE_URL"] = self.database_url
+        return CliRunner().invoke(db, arguments, env=environment)
+
+    def reason(self, *arguments: str) -> str:
+        """Return the reason for which a sub-command fails."""
+        done = self.run(*arguments)
+        assert isinstance(done.exception, ConfigError), done
+        return done.exception.reason
+
+    def check(self) -> dict[str, Any]:
+        """Return the report of a check."""
+        done = self.run("check", "--json")
+        report: dict[str, Any] = json.loads(done.stdout)
+        assert done.exit_code == (1 if report["problems"] else 0)
+        return report
+
+    def change(self, *statements: str) -> None:
+        """Change the database behind the store's back."""
+        engine = create_engine(self.database_url or f"sqlite:///{self.path / DATABASE_NAME}")
+        with engine.begin() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+        engine.dispose()
+
+    def songs(self) -> list[str]:
+        """Return every song's uid, in order of time."""
+        with Opened(self.path, database_url=self.database_url) as opened:
+            return [one.uid for one in opened.queries.page(SongFilter(include_noise=True), None, 1000)[0]]
+
+
+@pytest.fixture
+def place(tmp_path: Path, database_url: str | None) -> Place:
+    """Return a filled store on each database."""
+    return Place(tmp_path / "data", database_url)
+
+
+def test_a_sound_store_is_found_sound_also_while_it_is_open(place: Place) -> None:
+    """The report has the totals and no problem, with and without a server."""
+    report = place.check()
+    assert report["problems"] == []
+    assert (report["n_sessions"], report["n_songs"], report["n_clips"]) == (1, 32, 30)
+    assert report["recorded_s"] == 1.0 + 30 * 3000.0
+    with Opened(place.path, database_url=place.database_url):
+        assert place.check() == report
+    assert "sound" in place.run("check").stdout
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("DELETE FROM songs WHERE type_id = 'T0002'", "counts of the"),
+        ("DELETE FROM buckets WHERE width_ms = 0", "counts of the total"),
+        ("UPDATE buckets SET recorded_s = 0 WHERE width_ms = 86400000", "seconds by hour, by day and in total differ"),
+        ("UPDATE sessions SET committed_sample = 48000", "more than its sessions committed"),
+        ("DELETE FROM sessions", "songs belong to no session"),
+        ("DELETE FROM songs WHERE kind = 'song'", "clips belong to no song"),
+        ("UPDATE clips SET n_bytes = n_bytes + 1", "bytes, not"),
+    ],
+)
+def test_what_does_not_agree_is_named(place: Place, statement: str, expected: str) -> None:
+    """Each kind of disagreement is a problem of its own."""
+    place.change(statement)
+    problems = place.check()["problems"]
+    assert any(expected in problem for problem in problems), problems
+
+
+def test_a_missing_clip_is_named(place: Place) -> None:
+    """A clip whose file somebody deleted is a problem; a file that a crash left is not, as the next start deletes it."""
+    paths = sorted(place.path.glob("clips/*/*/*.flac"))
+    paths[3].unlink()
+    paths[4].with_name("left.flac").write_bytes(b"")
+    (problem,) = place.check()["problems"]
+    assert problem == f"{paths[3].relative_to(place.path)} is missing"
+
+
+def test_a_backup_brings_everything_back(place: Place, tmp_path: Path) -> None:
+    """Taken while the store is open and written to, restored after more was stored: it is as it was, and goes on."""
+    songs = place.songs()
+    with Opened(place.path, database_url=place.database_url) as opened:
+        identity, seq = opened.queries.position()
+        done = place.run("backup", str(tmp_path / "copy"))
+        assert done.exit_code == 0, done
+        record = opened.store.open_session(opening(2, "south")).result(10)
+        opened.store.commit(commit(record, 1, song(record, 1))).result(10)
+        assert place.reason("restore", str(tmp_path / "copy")) in {"DATA_DIR_LOCKED", "DATABASE_LOCKED"}
+    assert len(place.songs()) == len(songs) + 1
+    done = place.run("restore", str(tmp_path / "copy"))
+    assert done.exit_code == 0, done
+    assert place.songs() == songs
+    assert place.check()["problems"] == []
+    with Opened(place.path, database_url=place.database_url) as opened:
+        again, last = opened.queries.position()
+        assert last == seq
+        assert again != identity
+        assert opened.store.open_session(opening()).result(10).writer_epoch == 2
+    assert place.reason("backup", str(tmp_path / "copy")) == "BACKUP_EXISTS"
+
+
+def test_the_database_before_a_restore_is_kept(tmp_path: Path) -> None:
+    """A wrong restore can be undone: the file that was there has the time behind its name."""
+    place = Place(tmp_path / "data", None)
+    place.run("backup", str(tmp_path / "copy"))
+    with Opened(place.path) as opened:
+        record = opened.store.open_session(opening(2, "south")).result(10)
+        opened.store.commit(commit(record, 1, song(record, 1))).result(10)
+    before = place.songs()
+    place.run("restore", str(tmp_path / "copy"))
+    (kept,) = place.path.glob("songs.sqlite.*Z")
+    kept.rename(place.path / DATABASE_NAME)
+    assert place.songs() == before
+
+
+def corrupt(file: Path) -> None:
+    """Overwrite pages in the middle."""
+    with file.open("r+b") as raw:
+        raw.seek(file.stat().st_size // 2)
+        raw.write(os.urandom(16_384))
+
+
+def newer(file: Path) -> None:
+    """Mark as made by a later songstream."""
+    with sqlite3.connect(file) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "checked", "restored"),
+    [
+        (corrupt, "problem", "BACKUP_INVALID"),
+        (newer, "SCHEMA_NEWER", "SCHEMA_NEWER"),
+        (lambda file: file.write_text("no database" * 999), "DATABASE_INVALID", "BACKUP_INVALID"),
+        (lambda file: file.unlink(), "DATABASE_MISSING", "BACKUP_INVALID"),
+    ],
+)
+def test_a_spoiled_file_is_neither_sound_nor_a_backup(
+    tmp_path: Path, spoil: Callable[[Path], object], checked: str, restored: str
+) -> None:
+    """Damaged, newer, foreign or absent: each is said clearly, and what cannot be restored leaves the store alone."""
+    place = Place(tmp_path / "data", None)
+    spoiled = Place(tmp_path / "spoiled", None)
+    spoil(spoiled.path / DATABASE_NAME)
+    if checked == "problem":
+        assert spoiled.check()["problems"]
+    else:
+        assert spoiled.reason("check") == checked
+    before = place.songs()
+    assert place.reason("restore", str(spoiled.path / DATABASE_NAME)) == restored
+    assert place.songs() == before
+    assert not list(place.path.glob("songs.sqlite.*"))
+
+
+def test_an_old_store_is_upgraded_by_hand(tmp_path: Path) -> None:
+    """Check names the step, backup and upgrade take it, and afterwards the store is sound."""
+    place = Place(tmp_path / "data", None)
+    for file in place.path.glob("songs.sqlite*"):
+        file.unlink()
+    with sqlite3.connect(place.path / DATABASE_NAME) as old:
+        old.executescript(FIRST_SCHEMA.read_text())
+    old.close()
+    (problem,) = place.check()["problems"]
+    assert "songstream db upgrade" in problem
+    assert place.run("backup", str(tmp_path / "copy")).exit_code == 0
+    assert place.run("upgrade").stdout == "schema 0002\n"
+    assert place.check()["problems"] == []
+    assert place.run("restore", str(tmp_path / "copy")).exit_code == 0
+    assert place.check()["problems"] == []
+
+
+def test_a_settings_file_says_where_the_store_is(tmp_path: Path) -> None:
+    """The server's own file is enough; with nothing the command says what it needs."""
+    place = Place(tmp_path / "data", None)
+    config = tmp_path / "serve.toml"
+    config.write_text(f'data_dir = "{place.path}"\nbundle = "x"\n')
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SONGSTREAM_")}
+    command = [SONGSTREAM, "db", "check"]
+    found = subprocess.run(
+        [*command, "--config", str(config)], env=environment, check=True, capture_output=True, text=True
+    )
+    assert "32 songs" in found.stdout
+    nothing = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "[SETTING_INVALID]" in nothing.stderr
+
+
+def test_a_store_that_cannot_be_written_is_explained_and_can_be_read(tmp_path: Path) -> None:
+    """On a file that its user may only read, opening for writing says so, and check works."""
+    place = Place(tmp_path / "data", None)
+    for path in (place.path, *place.path.rglob("*")):
+        path.chmod(0o777 if path.is_dir() else 0o666)
+    (place.path / DATABASE_NAME).chmod(0o444)
+    for parent in list(tmp_path.parents)[:2]:
+        parent.chmod(0o755)
+    tmp_path.chmod(0o755)
+    with as_somebody(), pytest.raises(ConfigError) as refused:
+        DataDirectory(place.path)
+    assert refused.value.reason == "DATABASE_READ_ONLY"
+    with as_somebody():
+        assert place.check()["problems"] == []
+
+
+@contextmanager
+def as_somebody() -> Iterator[None]:
+    """Take the rights of a user who owns nothing, where the tests run as root, who may write everything."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
