@@ -69,6 +69,6 @@ def song_features(frames: FloatArray, floor: FloatArray, frontend: FrontendConfi
 def _steady_db(above_db: FloatArray, share: float, below_db: float) -> FloatArray:
     """Return the level (n_mels,) above zero that the bands of (n_frames, n_mels) exceed in ``share`` of the frames."""
     rank = len(above_db) - 1 - int(share * len(above_db))
-    level = np.partition(above_db, rank, axis=0)[rank]
-    limit = max(np.float32(0), above_db.max() - np.float32(below_db))
-    return np.clip(level, 0, limit)
+    level: FloatArray = np.partition(above_db, rank, axis=0)[rank]
+    limit = max(0.0, float(above_db.max()) - below_db)
+    return np.clip(level, 0, np.float32(limit))

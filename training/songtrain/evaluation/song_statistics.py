@@ -58,8 +58,8 @@ def describe_song(samples: FloatArray, rate_hz: int, *, f_min_hz: float, f_max_h
         zero_crossings_hz=float(np.count_nonzero(np.diff(np.signbit(heard))) * rate_hz / (len(heard) - 1)),
         peak_hz=float(hz_in[share.argmax()]),
         centroid_hz=float(share @ hz_in),
-        low_hz=float(hz_in[min(np.searchsorted(below, EDGE), len(hz_in) - 1)]),
-        high_hz=float(hz_in[min(np.searchsorted(below, 1 - EDGE), len(hz_in) - 1)]),
+        low_hz=float(hz_in[min(int(np.searchsorted(below, EDGE)), len(hz_in) - 1)]),
+        high_hz=float(hz_in[min(int(np.searchsorted(below, 1 - EDGE)), len(hz_in) - 1)]),
         chroma_entropy=chroma_entropy(_chroma_filters(rate_hz) @ np.where(inside, power, 0)),
     )
 
