@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
@@ -106,7 +107,8 @@ def fill(directory: DataDirectory, n_songs: int) -> float:
     waiting: deque[Future[Any]] = deque()
     began = time.perf_counter()
     for station, hour_ms, n in station_hours(n_songs, rng):
-        record = records[station]
+        hours_since = (hour_ms - START_MS) // HOUR_MS + 1
+        record = replace(records[station], committed_sample=hours_since * 3600 * 48_000)
         commit = Commit(record, songs_of(record, hour_ms, n, rng), {hour_ms: 3600.0 - float(rng.integers(0, 60))})
         waiting.append(store.commit(commit))
         if len(waiting) > MAX_WAITING:

@@ -3,7 +3,7 @@
 Nothing is written, and a server may be running meanwhile.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -110,7 +110,7 @@ def _check_songs(connection: Connection, report: StoreReport) -> Iterator[str]:
         kept = select(buckets.c.width_ms, buckets.c.start_ms, buckets.c.tally).where(buckets.c.station == station)
         found = {(width_ms, start_ms): tally for width_ms, start_ms, tally in connection.execute(kept)}
         nothing = Tally()
-        report.n_songs += sum(part.total() for part in _parts(counted[EVER, 0]))
+        report.n_songs += sum(sum(part.values()) for part in _parts(counted[EVER, 0]))
         for key in sorted({*found, *counted}):
             kept_tally = Tally.read(found[key]) if key in found else nothing
             if kept_tally != counted.get(key, nothing):
@@ -135,7 +135,7 @@ def _counted(connection: Connection, station: str) -> defaultdict[tuple[int, int
     return counted
 
 
-def _parts(tally: Tally) -> tuple[Counter[str], ...]:
+def _parts(tally: Tally) -> tuple[dict[str, int], ...]:
     return tally.songs, tally.novel, tally.noise
 
 

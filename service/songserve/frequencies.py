@@ -6,13 +6,13 @@ few thousand rows however many songs there were.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import Select, select
 
 from songserve.schema import DAY_MS, EVER, HOUR_MS, buckets
-from songserve.tally import Tally
+from songserve.tally import Tally, by_number
 
 __all__ = ["Frequency", "FrequencyFilter", "bucket_query", "combined", "stations_query"]
 
@@ -71,19 +71,21 @@ def bucket_query(wanted: FrequencyFilter, stations: Sequence[str]) -> Select[Any
 def combined(wanted: FrequencyFilter, rows: Iterable[Any]) -> list[Frequency]:
     """Return rows of `bucket_query` put together to the buckets that are wanted."""
     found: list[Frequency] = []
-    tally = Tally()
-    for station, row_ms, recorded_s, text in rows:
-        start_ms = _start(row_ms, wanted)
-        if not found or (found[-1].station, found[-1].start_ms) != (station, start_ms):
-            if found:
-                _put(tally, found[-1], wanted)
-            found.append(Frequency(station, start_ms))
-            tally = Tally.read(text)
-        else:
+    types = frozenset(wanted.type_ids)
+    for (station, start_ms), group in groupby(rows, key=lambda row: (row[0], _start(row[1], wanted))):
+        (_, _, recorded_s, text), *more = group
+        tally = Tally.read(text)  # one row, the usual case, is in order as it is written
+        for _, _, further_s, text in more:
+            recorded_s += further_s
             tally.merge(Tally.read(text))
-        found[-1].recorded_s += recorded_s
-    if found:
-        _put(tally, found[-1], wanted)
+        songs = by_number(tally.songs) if more else tally.songs
+        counts, novel, noise = (
+            {key: n for key, n in part.items() if key in types} if types else part
+            for part in (songs, tally.novel, tally.noise)
+        )
+        found.append(
+            Frequency(station, start_ms, recorded_s, counts, n_novel=sum(novel.values()), n_noise=sum(noise.values()))
+        )
     return found
 
 
@@ -92,18 +94,3 @@ def _start(row_ms: int, wanted: FrequencyFilter) -> int | None:
         return None
     first = wanted.start_ms or 0
     return first + (row_ms - first) // wanted.bucket_ms * wanted.bucket_ms
-
-
-def _put(tally: Tally, frequency: Frequency, wanted: FrequencyFilter) -> None:
-    if wanted.type_ids:
-        types = set(wanted.type_ids)
-        songs, novel, noise = (
-            {key: n for key, n in part.items() if key in types} for part in (tally.songs, tally.novel, tally.noise)
-        )
-    else:
-        songs, novel, noise = tally.songs, tally.novel, tally.noise
-    # By falling number, then by type: two stable sorts, of which the first finds most in order.
-    ordered = sorted(songs.items())
-    ordered.sort(key=itemgetter(1), reverse=True)
-    frequency.counts = dict(ordered)
-    frequency.n_novel, frequency.n_noise = sum(novel.values()), sum(noise.values())

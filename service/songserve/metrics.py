@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from songserve.records import StoredSong
 from songserve.refusal import Refusal
-from songserve.tally import Tally
+from songserve.tally import Tally, by_number
 
 __all__ = ["NOISE", "NOVEL", "OTHER", "Metrics"]
 
@@ -33,6 +33,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self._define_ingest()
+        self._define_stations()
         self._define_songs()
         self._define_inference()
         self._define_clips()
@@ -118,7 +119,44 @@ class Metrics:
         self.station_last_seen = self._gauge(
             "station_last_seen_timestamp_seconds", "Last message of a station.", "station"
         )
+        self.ingest_in_flight_bytes = self._gauge("ingest_in_flight_bytes", "Audio that waits to be listened to.")
+        self.ingest_credit_stalls_total = self._counter(
+            "ingest_credit_stalls", "Times the server stopped reading a stream that had sent all it might."
+        )
+        self.ingest_fences_total = self._counter("ingest_writer_fences", "Streams ended by a newer one.")
+        self.ingest_sequence_errors_total = self._counter(
+            "ingest_sequence_errors", "Chunks out of order or under a number used before.", "reason"
+        )
+        self.ingest_rewinds_total = self._counter(
+            "ingest_rewinds", "Sessions that had been acknowledged further than the database knows."
+        )
+        self.ingest_guesses_total = self._counter("ingest_guesses", "Guesses sent at songs being sung.")
+
+    def _define_stations(self) -> None:
+        self.station_committed = self._gauge(
+            "station_committed_timestamp_seconds", "Capture time up to which a station's audio is committed.", "station"
+        )
         self.station_spool_bytes = self._gauge("station_spool_bytes", "Unacknowledged audio on a station.", "station")
+        self.station_spool_oldest = self._gauge(
+            "station_spool_oldest_timestamp_seconds", "Capture time of the oldest unacknowledged audio.", "station"
+        )
+        self.station_disk_free_bytes = self._gauge("station_disk_free_bytes", "Free on a station's disk.", "station")
+        self.station_clock_offset = self._gauge(
+            "station_clock_offset_seconds", "A station's clock minus the server's, transport included.", "station"
+        )
+        self.station_clock_error = self._gauge(
+            "station_clock_error_seconds", "How far a station says its clock may be off.", "station"
+        )
+        self.station_sample_clock_offset = self._gauge(
+            "station_sample_clock_offset_seconds",
+            "A station's clock minus the time counted in samples since the session began.",
+            "station",
+        )
+        self.station_supply_volts = self._gauge("station_supply_volts", "Supply of a station.", "station")
+        self.station_temperature = self._gauge("station_temperature_celsius", "Temperature of a station.", "station")
+        self.station_clipped_samples_total = self._counter(
+            "station_clipped_samples", "Samples at full scale, as a station counted them.", "station"
+        )
 
     def _define_songs(self) -> None:
         self.song_duration_seconds = self._histogram(
@@ -175,9 +213,9 @@ class _StoreTotals(Collector):
             tally, recorded_s = self._totals()
         except Refusal:
             return self._shown
-        songs = Counts({NOVEL: tally.novel.total(), NOISE: tally.noise.total()})
+        songs = Counts({NOVEL: sum(tally.novel.values()), NOISE: sum(tally.noise.values())})
         # The most frequent types come first to the labels that there are.
-        for type_id, n in tally.songs.most_common():
+        for type_id, n in by_number(tally.songs).items():
             songs[self._metrics.type_label(type_id)] += n
         seconds: dict[str, float] = {}
         for station, recorded in recorded_s.items():

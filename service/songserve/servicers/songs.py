@@ -71,7 +71,7 @@ class SongServicer(songs_pb2_grpc.SongServiceServicer):
         """Return the catalogue with counts."""
         del request, context
         tally, _ = await self._runtime.read(self._queries.totals)
-        return song_types(self._runtime.bundle, tally.songs + tally.noise)
+        return song_types(self._runtime.bundle, {**tally.noise, **tally.songs})
 
     @answering
     async def QueryFrequencies(

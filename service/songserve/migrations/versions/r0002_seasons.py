@@ -106,15 +106,17 @@ def _fill_buckets() -> None:
             "station": key[1],
             "start_ms": key[2],
             "recorded_s": seconds[key],
-            "tally": json.dumps(
-                [*(dict(sorted(part.items())) for part in parts[key]), cuts[key]], separators=(",", ":")
-            ),
+            "tally": json.dumps([*map(_in_order, parts[key]), cuts[key]], separators=(",", ":")),
         }
         for key in sorted({*seconds, *parts})
     ]
     if rows:
         op.bulk_insert(buckets, rows)
     op.drop_table("effort_0001")
+
+
+def _in_order(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _keys(station: str, hour_ms: int) -> list[Key]:
