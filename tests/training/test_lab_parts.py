@@ -126,7 +126,7 @@ def test_every_clusterer_finds_separate_groups(name: str) -> None:
         "optics": {"min_samples": 10},
         "meanshift": {"bandwidth": 4.0},
     }
-    told = name in {"kmeans", "spherical-kmeans", "agglomerative", "gmm"}
+    told = name in {"kmeans", "spherical-kmeans", "agglomerative", "gmm", "temi"}
     options: dict[str, float] = {count: 4} if told else extra.get(name, {})
     clusterer = build("clusterer", part(name, **options), seed=1)
     assert adjusted_rand_score(truth, clusterer.fit_predict(points)) == pytest.approx(1)
@@ -166,7 +166,7 @@ def test_every_system_is_made_of_parts_that_exist(name: str, stream: StreamConfi
     system = SYSTEMS[name]
     changed = with_clusters(system, 7)
     asked = n_clusters_given(changed)
-    told = system.clusterer.name in {"kmeans", "spherical-kmeans", "agglomerative", "gmm", "argmax"}
+    told = system.clusterer.name in {"kmeans", "spherical-kmeans", "agglomerative", "gmm", "temi", "argmax"}
     assert asked == (7 if told else None)
     assert (describe(system, stream) != describe(changed, stream)) == told
 

@@ -172,6 +172,15 @@ def test_k_means_steps_name_their_clusters() -> None:
     assert len(np.unique(k_means_clusters(two, 4, 256, 0))) == 2
 
 
+def test_whitening_leaves_few_songs_apart() -> None:
+    """Of 60 songs in four groups and 100 dimensions DeepCluster finds the groups, but for an unlucky start of k-means."""
+    rng = np.random.default_rng(0)
+    truth = np.arange(60) % 4
+    rows = (4 * np.eye(100)[truth] + rng.normal(0, 0.3, (60, 100))).astype(np.float32)
+    found = [adjusted_rand_score(truth, DeepCluster(n_clusters=4).clusters(rows, seed)) for seed in range(5)]
+    assert np.median(found) > 0.9
+
+
 def test_empty_clusters_are_refilled() -> None:
     """Of 16 centres drawn from 40 copies of a point and 24 others about 10 begin as copies; few stay empty."""
     rows = np.concatenate([np.zeros((40, 8)), np.random.default_rng(0).normal(size=(24, 8))]).astype(np.float32)

@@ -137,8 +137,8 @@ class ContrastiveClustering(TwoViewEncoder):
         temperature: float = 0.5,
         cluster_temperature: float = 1.0,
         n_epochs: int = 20,
-        batch_size: int = 256,
-        learning_rate: float = 3e-4,
+        batch_size: int = 128,
+        learning_rate: float = 1e-3,
         max_minutes: float | None = None,
         random_state: int = 0,
     ) -> None:
