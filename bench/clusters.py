@@ -106,7 +106,7 @@ def summary(rows: Sequence[Row], songs: SongSet) -> dict[str, Any]:
     return {"n_songs": len(songs), "n_types": n_types, "systems": systems}
 
 
-def run_set(chosen: LabelledSet, systems: str, seeds: int, out: Path) -> dict[str, Any]:
+def run_set(chosen: LabelledSet, systems: str, file: Path | None, seeds: int, out: Path) -> dict[str, Any]:
     """Run the systems on one set, results kept in ``out``, and return the summary."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +116,7 @@ def run_set(chosen: LabelledSet, systems: str, seeds: int, out: Path) -> dict[st
         job = LabJob(
             data=data,
             out=out,
-            systems=choose_systems([name.strip() for name in systems.split(",") if name.strip()], None),
+            systems=choose_systems([name.strip() for name in systems.split(",") if name.strip()], file),
             n_seeds=seeds,
             segmenter=chosen.segmenter,
             segmentation=chosen.segmentation,
@@ -134,13 +134,16 @@ def main(
     systems: Annotated[
         str, typer.Option(help="Names, with commas between.")
     ] = "recipe,recipe-kmeans,recipe-average,classical-floor",
+    file: Annotated[Path | None, typer.Option(help="TOML file that declares more systems.")] = None,
     seeds: Annotated[int, typer.Option(help="Runs of every system.")] = 3,
     out: Annotated[Path | None, typer.Option(help="Folder for the results, which are kept; none if not given.")] = None,
 ) -> None:
     """Score systems on sets of labelled recordings."""
     sets = [parse_set(text) for text in data]
     with tempfile.TemporaryDirectory() as folder:
-        results = {chosen.name: run_set(chosen, systems, seeds, (out or Path(folder)) / chosen.name) for chosen in sets}
+        results = {
+            chosen.name: run_set(chosen, systems, file, seeds, (out or Path(folder)) / chosen.name) for chosen in sets
+        }
     print(json.dumps(results))
 
 

@@ -12,11 +12,15 @@ import soundfile
 import typer
 
 from songcore.arrays import FloatArray
+from songcore.stream import StreamConfig
 from songtrain.clusterers.density import DensityClusterer
 from songtrain.datasets.folder import scan_folder
 from songtrain.datasets.songs import SongSet
 from songtrain.evaluation.collapse import CollapseError, check_clusters
+from songtrain.lab.parts import build, describe
 from songtrain.lab.results import Row
+from songtrain.lab.systems import SYSTEMS, read_systems
+from songtrain.settings import TrainSettings, change_settings
 
 PROGRAM = Path(__file__).parents[2] / "bench" / "clusters.py"
 
@@ -122,3 +126,15 @@ def test_many_small_types_are_found() -> None:
     """Of 300 types with eight songs each nearly all are found, and a song alone joins one of them."""
     labels = DensityClusterer(min_cluster_size=5).fit(_points([8] * 300 + [1] * 20)).labels_
     assert 285 <= labels.max() + 1 <= 305
+
+
+def test_declared_changes_are_ones_that_training_knows(stream: StreamConfig) -> None:
+    """Every row of bench/syllables.toml is another recipe than the shipped one, in terms that its encoder takes."""
+    file = PROGRAM.parent / "syllables.toml"
+    rows = read_systems(file.read_text(encoding="utf-8"), file.name)
+    described = {describe(system, stream) for system in rows.values()}
+    assert len(described) == len(rows)
+    assert describe(SYSTEMS["recipe"], stream) not in described
+    for system in rows.values():
+        assert system.encoder is not None
+        change_settings(TrainSettings(), build("encoder", system.encoder).get_params()["changes"], system.name)
