@@ -162,10 +162,10 @@ def finish_message(chunks: list[Chunk]) -> Request:
 class Stream:
     """One StreamAudio call: send when you like, then read; ``responses`` holds what `fails_with` read."""
 
-    def __init__(self, channel: grpc.Channel, first: Request | None = None) -> None:
+    def __init__(self, channel: grpc.Channel, first: Request | None = None, *, metadata: Any = None) -> None:
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self.call: Any = ingest_pb2_grpc.IngestServiceStub(channel).StreamAudio(
-            iter(self._requests.get, None), timeout=60
+            iter(self._requests.get, None), timeout=60, metadata=metadata
         )
         self.responses: list[Response] = []
         if first:

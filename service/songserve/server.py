@@ -25,6 +25,10 @@ from songserve.metrics import Metrics
 from songserve.queries import SongQueries
 from songserve.rpc_metrics import RpcMetrics
 from songserve.runtime import Runtime
+from songserve.security.gate import Gate
+from songserve.security.guard import Guard
+from songserve.security.tls import TlsFiles, server_credentials
+from songserve.security.token_file import TokenFile
 from songserve.servicers.classification import ClassificationServicer
 from songserve.servicers.ingest import IngestServicer
 from songserve.servicers.models import ModelServicer
@@ -117,7 +121,8 @@ async def serving(
         _start_collection(metrics, directory)
         metrics_address = _serve_metrics(stack, settings, metrics)
         health = HealthServicer()
-        server = grpc.aio.server(options=_OPTIONS, interceptors=[RpcMetrics(metrics.registry)])
+        guard = Guard(_gate(settings, now), recheck_s=settings.recheck_s)
+        server = grpc.aio.server(options=_OPTIONS, interceptors=[RpcMetrics(metrics.registry), guard])
         _register(server, runtime, health)
         address = _bind(server, settings)
         await server.start()
@@ -184,11 +189,20 @@ def _register(server: grpc.aio.Server, runtime: Runtime, health: HealthServicer)
         reflection.enable_server_reflection((*SERVICES, reflection.SERVICE_NAME, "grpc.health.v1.Health"), server)
 
 
+def _gate(settings: ServeSettings, now: Callable[[], float]) -> Gate:
+    tokens = TokenFile(settings.token_file) if settings.token_file else None
+    return Gate(tokens, certificates=settings.tls_client_ca is not None, now=now)
+
+
 def _bind(server: grpc.aio.Server, settings: ServeSettings) -> str:
     host, port = settings.listen_address
     bracketed = f"[{host}]" if ":" in host else host
+    address, certificate, key = f"{bracketed}:{port}", settings.tls_certificate, settings.tls_key
+    credentials = (
+        server_credentials(TlsFiles(certificate, key, settings.tls_client_ca)) if certificate and key else None
+    )
     try:
-        bound = server.add_insecure_port(f"{bracketed}:{port}")
+        bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     except RuntimeError as error:
         bound = 0
         cause: Exception | None = error

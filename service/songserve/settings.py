@@ -36,7 +36,16 @@ class ServeSettings(BaseSettings):
     listen: str = "127.0.0.1:50051"
     """Host and port of gRPC; port 0 takes a free one."""
     insecure: bool = False
-    """Listen without encryption on an address that others can reach."""
+    """Listen without encryption or credentials on an address that others can reach."""
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    """PEM files; read again when they change."""
+    tls_client_ca: Path | None = None
+    """Let in only clients with a certificate of this authority, which names their station."""
+    token_file: Path | None = None
+    """Let in only callers with a token of this file, which `songstream token` writes."""
+    recheck_s: float = Field(60.0, gt=0, le=3600)
+    """How often the credentials of a long call are checked again."""
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(9464, ge=0, le=65535)
     """Port of Prometheus' HTTP; 0 takes a free one."""
@@ -83,12 +92,26 @@ class ServeSettings(BaseSettings):
         host, port = self.listen_address
         if not 0 <= port <= 65535:
             raise ValueError(f"port {port} of listen {self.listen!r} is not in 0-65535")
+        if (self.tls_certificate is None) != (self.tls_key is None) or (
+            self.tls_client_ca and not self.tls_certificate
+        ):
+            raise ValueError("tls_certificate and tls_key belong together, and tls_client_ca needs both")
         if not self.insecure and not _is_loopback(host):
-            raise ValueError(
-                f"{host} can be reached by others and this server does not encrypt; listen on 127.0.0.1 behind a proxy that "
-                "does, or say --insecure"
-            )
+            self._check_public(host)
         return self
+
+    def _check_public(self, host: str) -> None:
+        if self.tls_certificate is None:
+            raise ValueError(
+                f"{host} can be reached by others and this server does not encrypt; give --tls-certificate and --tls-key "
+                "(docs/security.md shows how to make them), listen on 127.0.0.1 behind a proxy that encrypts, or say "
+                "--insecure"
+            )
+        if self.token_file is None and self.tls_client_ca is None:
+            raise ValueError(
+                f"{host} can be reached by others and this server lets everyone in; give --token-file (`songstream token add` "
+                "makes one) or --tls-client-ca, or say --insecure"
+            )
 
     @property
     def listen_address(self) -> tuple[str, int]:

@@ -46,6 +46,8 @@ PLACES: dict[str, dict[str, str]] = {
         "songserve.servicers": "adapters from calls to the domain",
         "songserve.status": "reasons to codes",
         "songserve.rpc_metrics": "counts calls",
+        "songserve.security.guard": "lets calls in",
+        "songserve.security.tls": "certificates of the port",
         "songstation.link": "the station's end of the wire",
     },
     "sounddevice": {"songstation": "the microphone"},

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 
-def serve(  # noqa: PLR0913 - one parameter per option
+def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     bundle: Annotated[Path | None, typer.Option(help="Directory of the bundle to serve.", show_default=False)] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Directory of the database; made if missing.", show_default=False)
@@ -33,8 +33,20 @@ def serve(  # noqa: PLR0913 - one parameter per option
     device: Annotated[
         str | None, typer.Option(help="Where the encoder runs: auto, cpu or cuda [default: auto].")
     ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="PEM file of the certificate with its chain.", show_default=False)
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its key.", show_default=False)] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="Let in only clients with a certificate of this authority.", show_default=False)
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Let in only holders of a token, see `songstream token`.", show_default=False)
+    ] = None,
     *,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Listen unencrypted where others can reach it.")] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen without encryption or tokens where others can reach it.")
+    ] = False,
     config: Annotated[Path | None, typer.Option(help="TOML file with any of the settings.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line when ready.")] = False,
 ) -> None:
@@ -42,6 +54,8 @@ def serve(  # noqa: PLR0913 - one parameter per option
 
     Every setting can also be given as `SONGSTREAM_SERVE_<NAME>` in the environment or in the --config file; the command
     line wins over the environment, and that over the file. docs/operating.md lists all of them.
+
+    Where others than this machine can reach it, it takes a certificate and tokens, or --insecure: docs/security.md.
 
     Prints one line with the addresses when it is ready. SIGTERM or Ctrl-C makes it stop in order: it takes no new
     calls, commits what its streams have sent, and exits with 0.
@@ -58,6 +72,10 @@ def serve(  # noqa: PLR0913 - one parameter per option
         "listen": listen,
         "metrics_port": metrics_port,
         "device": device,
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+        "tls_client_ca": tls_client_ca,
+        "token_file": token_file,
         "insecure": insecure or None,
     }
     settings = load_settings(given, file=config)

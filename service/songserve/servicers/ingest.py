@@ -10,6 +10,7 @@ from songserve.refusal import Refusal
 from songserve.requests import lane_of, read_setup, wants_songs
 from songserve.responses import session_status, setup_ack
 from songserve.runtime import Runtime
+from songserve.security.gate import require_station
 from songserve.servicers.audio_stream import AudioStream
 from songserve.servicers.calls import Context, admitted, answering, read_first
 from songserve.session import Session
@@ -52,6 +53,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         runtime = self._runtime
         opening = read_setup(setup, now_ms=runtime.now_ms)
         uuid = opening.name.uuid
+        require_station(opening.name.station)
         stream = AudioStream(context, runtime, lane=lane_of(setup), wants_songs=wants_songs(setup))
         # Refused before it takes a place, a stream leaves the older one alone. Answers come in the order of the epochs, and no
         # pause lies between an answer and taking the place, so both have one order.

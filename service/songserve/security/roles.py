@@ -1,0 +1,61 @@
+"""Which roles may call which RPC. What does not stand here nobody may call, and a test compares with the API.
+
+``ingest`` is a station: it sends sound, and asks about its own sessions only. ``read`` is a person or program that looks at
+results. ``admin`` may change what is kept, and all that ``read`` may; sound is sent by stations alone.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+__all__ = ["PUBLIC", "ROLES", "Role", "roles_of"]
+
+Role = Literal["ingest", "read", "admin"]
+
+_ANYONE: frozenset[Role] = frozenset({"ingest", "read", "admin"})
+_STATION: frozenset[Role] = frozenset({"ingest"})
+_OWN: frozenset[Role] = frozenset({"ingest", "read", "admin"})
+"""A caller with the role ingest must name a session of its own station."""
+_READ: frozenset[Role] = frozenset({"read", "admin"})
+_ADMIN: frozenset[Role] = frozenset({"admin"})
+
+_INGEST, _SONGS = "/songserve.v1.IngestService", "/songserve.v1.SongService"
+_MODELS, _CLASSIFICATION = "/songserve.v1.ModelService", "/songserve.v1.ClassificationService"
+
+ROLES: Mapping[str, frozenset[Role]] = {
+    f"{_INGEST}/StreamAudio": _STATION,
+    f"{_INGEST}/GetSessionStatus": _OWN,
+    f"{_INGEST}/FinishSession": frozenset({"ingest", "admin"}),
+    f"{_CLASSIFICATION}/ClassifyRecording": _READ,
+    f"{_SONGS}/GetSong": _READ,
+    # A station fetches the songs that it missed while it was disconnected.
+    f"{_SONGS}/ListSongs": _OWN,
+    f"{_SONGS}/WatchSongs": _READ,
+    f"{_SONGS}/GetSongClip": _READ,
+    f"{_SONGS}/KeepSongClip": _ADMIN,
+    f"{_SONGS}/ListSongTypes": _READ,
+    f"{_SONGS}/QueryFrequencies": _READ,
+    f"{_MODELS}/GetModel": _READ,
+    f"{_MODELS}/ListModels": _READ,
+}
+
+PUBLIC = frozenset(
+    {
+        # Probes of an orchestrator have no token, and learn whether the server is up.
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/List",
+        "/grpc.health.v1.Health/Watch",
+    }
+)
+"""Called without any credentials."""
+
+_REFLECTION = frozenset(
+    {
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    }
+)
+
+
+def roles_of(method: str) -> frozenset[Role]:
+    """Return who may call a method, ``/package.Service/Method``; nobody when it is not known."""
+    return _ANYONE if method in _REFLECTION else ROLES.get(method, frozenset())
