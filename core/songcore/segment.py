@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from songcore.arrays import FloatArray
+from songcore.arrays import FloatArray, IntArray
 from songcore.frontend import FrontendConfig
 from songcore.noise import Background, NoiseConfig, NoiseFloor, frame_power, noise_excess
 
@@ -142,6 +142,14 @@ class Segmenter:
             self._measure(power, self.next_frame - len(power))
         return self._decide(final=True)
 
+    def open_segment(self) -> Segment | None:
+        """Return what is certain of the song that is still open, or None when that would not be a song yet."""
+        if not len(self._undecided):
+            return None
+        ends = self._runs()[1]
+        found = self._close(0, int(ends[-1]), forced=False) if len(ends) else []
+        return found[0] if found else None
+
     def state(self) -> NDArray[np.float64]:
         """Return all that decides the songs to come, as one vector; it may be taken between any two pushes."""
         sizes = [len(self._waiting), len(self._undecided), len(self._floors)]
@@ -217,17 +225,10 @@ class Segmenter:
 
     def _decide(self, *, final: bool) -> list[Segment]:
         """Return the songs that the undecided frames are sure to hold, and forget the frames decided by that."""
-        level, _, fall, front = self._undecided.T
+        level, _, fall, _ = self._undecided.T
         n = len(level)
-        sounding = np.zeros(n + 2, bool)
-        sounding[1:-1] = (level > self.config.quiet_db) & (np.minimum(fall, front) >= 0)
-        edges = np.flatnonzero(sounding[1:] != sounding[:-1])
-        begins, ends = edges[::2], edges[1::2]
-        # Smoothing keeps the level up after the end, so an end by level alone lies that much earlier; an end by loudness
-        # does not. Of a run that goes on, only what every continuation would leave is certain.
+        begins, ends, sounding = self._runs()
         running = bool(sounding[-2]) and not final
-        by_level = np.append(np.minimum(fall, front), 0.0)[ends] >= 0
-        ends = np.maximum(ends - (self._width - 1) * by_level, begins + 1)
         songs: list[Segment] = []
         song: tuple[int, int] | None = None
         for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
@@ -246,6 +247,18 @@ class Segmenter:
             song = None
         self._forget(song[0] if song else n)
         return songs
+
+    def _runs(self) -> tuple[IntArray, IntArray, NDArray[np.bool_]]:
+        """Return where runs of sounding undecided frames begin and end, and which sound, with a frame on either side."""
+        level, _, fall, front = self._undecided.T
+        sounding = np.zeros(len(level) + 2, bool)
+        sounding[1:-1] = (level > self.config.quiet_db) & (np.minimum(fall, front) >= 0)
+        edges = np.flatnonzero(sounding[1:] != sounding[:-1])
+        begins, ends = edges[::2], edges[1::2]
+        # Smoothing keeps the level up after the end, so an end by level alone lies that much earlier; an end by loudness
+        # does not. Of a run that goes on, only what every continuation would leave is certain.
+        by_level = np.append(np.minimum(fall, front), 0.0)[ends] >= 0
+        return begins, np.maximum(ends - (self._width - 1) * by_level, begins + 1), sounding
 
     def _parted(self, end: int, begin: int, fall: NDArray[np.float64]) -> bool:
         """Whether the frames between two sounding ones part two songs."""

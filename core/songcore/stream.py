@@ -125,6 +125,14 @@ class SongStream:
         frame, state = self._snapshot
         return Checkpoint(self._resampler_for(frame)[0].input_start, state)
 
+    def open_song(self) -> Song | None:
+        """Return the song that is being sung, as far as it has been heard; nothing of the stream is changed by asking.
+
+        Its onset stays; once it is over, and nobody knows that yet, it is the song that `push` will return.
+        """
+        segment = self._segmenter.open_segment()
+        return self._songs([segment])[0] if segment else None
+
     @property
     def open_since(self) -> int:
         """First sample, at the bundle's rate, that a song not yet returned may still begin at."""

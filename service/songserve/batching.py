@@ -5,15 +5,19 @@ batch runs the next one gathers.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 from songcore.assign import Assignment
 from songcore.stream import Song
+from songserve.gathering import BACKFILL_WEIGHT
 
 __all__ = ["BatchLimits", "BatchObserver", "Batcher", "Classify"]
+
+Lane = Literal["live", "backfill"]
 
 Classify = Callable[[Sequence[Song]], list[Assignment]]
 """The model: songs to assignments, one each. Called in one thread at a time."""
@@ -56,7 +60,8 @@ class Batcher:
 
     def __init__(self, classify: Classify, executor: Executor, limits: BatchLimits, observer: BatchObserver) -> None:
         self._classify, self._executor, self._limits, self._observer = classify, executor, limits, observer
-        self._queue: asyncio.Queue[_Request] = asyncio.Queue()
+        self._waiting: dict[Lane, deque[_Request]] = {"live": deque(), "backfill": deque()}
+        self._arrived = asyncio.Event()
         self._n_pending = 0
         self._room = asyncio.Condition()
 
@@ -67,19 +72,30 @@ class Batcher:
     async def __aexit__(self, *_: object) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        while not self._queue.empty():
-            self._queue.get_nowait().future.cancel()
+        for waiting in self._waiting.values():
+            for request in waiting:
+                request.future.cancel()
 
-    async def name(self, songs: Sequence[Song]) -> list[Assignment]:
-        """Return the songs' assignments, one each; waits while too many songs are pending."""
+    @property
+    def load(self) -> float:
+        """From 0, idle, to 1 and more: how full the queue is."""
+        return self._n_pending / self._limits.max_pending
+
+    async def name(self, songs: Sequence[Song], *, lane: Lane = "live") -> list[Assignment]:
+        """Return the songs' assignments, one each; waits while too many songs are pending.
+
+        Songs of a backlog may fill only a part of the queue, and of a batch with live ones.
+        """
         if not songs:
             return []
         async with self._room:
-            await self._room.wait_for(lambda: self._n_pending < self._limits.max_pending)
+            most = self._limits.max_pending * (1 if lane == "live" else BACKFILL_WEIGHT)
+            await self._room.wait_for(lambda: self._n_pending < most)
             self._change_pending(len(songs))
         loop = asyncio.get_running_loop()
         request = _Request(songs, loop.create_future(), loop.time())
-        self._queue.put_nowait(request)
+        self._waiting[lane].append(request)
+        self._arrived.set()
         try:
             return await request.future
         finally:
@@ -102,16 +118,24 @@ class Batcher:
 
     async def _gather(self) -> list[_Request]:
         """Wait for a first request, then a moment for more; a request is never split."""
-        batch = [await self._queue.get()]
+        while not any(self._waiting.values()):
+            await self._next_arrival()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._limits.max_delay_s
-        while sum(len(request.songs) for request in batch) < self._limits.max_batch:
+        while sum(_n_songs(waiting) for waiting in self._waiting.values()) < self._limits.max_batch:
             try:
                 async with asyncio.timeout_at(deadline):
-                    batch.append(await self._queue.get())
+                    await self._next_arrival()
             except TimeoutError:
                 break
-        return batch
+        live = _take(self._waiting["live"], self._limits.max_batch)
+        n_live = _n_songs(live)
+        most = max(1.0, BACKFILL_WEIGHT * n_live) if n_live else self._limits.max_batch
+        return live + _take(self._waiting["backfill"], most)
+
+    async def _next_arrival(self) -> None:
+        self._arrived.clear()
+        await self._arrived.wait()
 
     async def _name_batch(self, batch: Sequence[_Request]) -> None:
         loop = asyncio.get_running_loop()
@@ -135,3 +159,15 @@ class Batcher:
             if not request.future.done():
                 request.future.set_result(names[position : position + len(request.songs)])
             position += len(request.songs)
+
+
+def _n_songs(requests: Iterable[_Request]) -> int:
+    return sum(len(request.songs) for request in requests)
+
+
+def _take(waiting: deque[_Request], most: float) -> list[_Request]:
+    """Take requests from the front until they have ``most`` songs or more."""
+    taken: list[_Request] = []
+    while waiting and _n_songs(taken) < most:
+        taken.append(waiting.popleft())
+    return taken

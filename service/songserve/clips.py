@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from songcore.stream import Song
 from songserve.intake import Chunk
 from songserve.records import AudioFormat
-from songserve.session import Heard, samples_of
+from songserve.session import Heard
+from songserve.sound import samples_of
 
 __all__ = ["ClipSound", "ClipSounds", "ClipTape"]
 

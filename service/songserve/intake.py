@@ -3,6 +3,7 @@
 Pure; of the audio only its checksum is looked at, and that it is finite.
 """
 
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +11,13 @@ from google_crc32c import value as crc32c
 
 from songserve.records import SessionRecord
 from songserve.refusal import Refusal
+from songserve.sound import check_flac
 
 __all__ = ["Chunk", "Finish", "Gap", "Intake", "Work"]
 
 MAX_GAP_S = 3600
+MAX_SAMPLE = 2**62
+"""Far beyond any session, and what a database takes as an integer with room to spare."""
 N_CHECKSUMS = 256
 """Checksums of the latest chunks are kept, to notice a number that is used twice."""
 
@@ -27,6 +31,8 @@ class Chunk:
     sample_count: int
     data: bytes
     crc32c: int
+    n_clipped: int = 0
+    """Samples at full scale, as the station counted them."""
 
     @property
     def last_sequence_number(self) -> int:
@@ -42,6 +48,7 @@ class Gap:
     last_sequence_number: int
     start_sample: int
     sample_count: int
+    reason: str = "unspecified"
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,8 @@ class Intake:
         self._next_sample = record.committed_sample
         self._finished = record.finished
         self._finish_wanted = False
-        self._pending: list[Chunk | Gap] = []
+        self._pending: deque[Chunk | Gap] = deque()
+        self._n_pending_bytes = 0
         self._checksums: dict[int, int] = {}
 
     @property
@@ -87,6 +95,16 @@ class Intake:
     def n_pending(self) -> int:
         """Chunks accepted and not yet taken."""
         return len(self._pending)
+
+    @property
+    def n_pending_bytes(self) -> int:
+        """Bytes of audio accepted and not yet taken."""
+        return self._n_pending_bytes
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `take` would return something."""
+        return bool(self._pending) or self._finish_wanted
 
     def accept(self, item: Chunk | Gap) -> bool:
         """Take a chunk or gap in; False for one that was had before. Raises Refusal when a rule is broken."""
@@ -107,6 +125,7 @@ class Intake:
         self._next_sample += item.sample_count
         self._pending.append(item)
         if isinstance(item, Chunk):
+            self._n_pending_bytes += len(item.data)
             self._checksums[item.sequence_number] = item.crc32c
             self._checksums.pop(item.sequence_number - N_CHECKSUMS, None)
         return True
@@ -123,12 +142,19 @@ class Intake:
             )
         self._finish_wanted = True
 
-    def take(self) -> Work | None:
-        """Return what came in since the last call, or None."""
-        if not (self._pending or self._finish_wanted):
+    def take(self, *, most_samples: int | None = None) -> Work | None:
+        """Return what came in since the last call, or None; of more than ``most_samples`` the first, at least one chunk."""
+        if not self.has_work:
             return None
-        items, self._pending = tuple(self._pending), []
-        return Work(items, self._finish_wanted)
+        items: list[Chunk | Gap] = []
+        n_samples = 0
+        while self._pending and (most_samples is None or n_samples < most_samples):
+            item = self._pending.popleft()
+            items.append(item)
+            if isinstance(item, Chunk):
+                n_samples += item.sample_count
+                self._n_pending_bytes -= len(item.data)
+        return Work(tuple(items), self._finish_wanted and not self._pending)
 
     def _sequence_gap(self, found: str) -> Refusal:
         expected = self.expected_sequence_number
@@ -152,7 +178,9 @@ class Intake:
                 reason="CHUNK_CORRUPT",
                 sequence_number=number,
             )
-        n_bytes = chunk.sample_count * self._format.frame_bytes
+        if self._format.encoding == "flac":
+            check_flac(number, chunk.data, chunk.sample_count, self._format, max_chunk_bytes=self._max_chunk_bytes)
+        n_bytes = len(chunk.data) if self._format.encoding == "flac" else chunk.sample_count * self._format.frame_bytes
         if chunk.sample_count < 1 or len(chunk.data) != n_bytes:
             raise self._bad_shape(number, f"has {len(chunk.data)} bytes; {chunk.sample_count} samples take {n_bytes}")
         if self._format.encoding == "float32" and not np.isfinite(np.frombuffer(chunk.data, "<f4")).all():
@@ -169,6 +197,8 @@ class Intake:
             )
 
     def _check_position(self, item: Chunk | Gap) -> None:
+        if item.start_sample + item.sample_count > MAX_SAMPLE:
+            raise self._bad_shape(item.sequence_number, f"ends behind sample {MAX_SAMPLE}, where sessions end")
         if item.start_sample != self._next_sample:
             raise self._bad_shape(
                 item.sequence_number, f"starts at sample {item.start_sample}, expected {self._next_sample}"

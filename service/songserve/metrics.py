@@ -59,7 +59,7 @@ class Metrics:
         """Return the station's label, or ``other`` when there are too many."""
         return _bounded(station, self._stations, MAX_STATIONS)
 
-    def songs_stored(self, songs: Iterable[StoredSong]) -> None:
+    def songs_stored(self, songs: Sequence[StoredSong]) -> None:
         """Observe songs that the store has taken in."""
         for song in songs:
             self.song_duration_seconds.observe((song.offset - song.onset) / song.sample_rate_hz)

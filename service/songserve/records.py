@@ -22,7 +22,7 @@ __all__ = [
     "StoredSong",
 ]
 
-Encoding = Literal["linear16", "float32"]
+Encoding = Literal["linear16", "float32", "flac"]
 ClipChoice = Literal["none", "novel", "songs", "all"]
 """Which songs have clips: none, only novel ones, all songs, or known noise too."""
 
@@ -72,8 +72,8 @@ class AudioFormat:
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of one sample of all channels."""
-        return self.n_channels * (2 if self.encoding == "linear16" else 4)
+        """Bytes of one sample of all channels, of FLAC once it is decoded."""
+        return self.n_channels * (4 if self.encoding == "float32" else 2)
 
 
 @dataclass(frozen=True)

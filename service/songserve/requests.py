@@ -1,33 +1,25 @@
-"""Requests of `songserve.v1` to domain values; what makes no sense is refused here."""
+"""Requests about songs to domain values; what makes no sense is refused here."""
 
 import re
 from collections.abc import Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from songcore.resample import check_sample_rate
 from songserve.frequencies import FrequencyFilter
-from songserve.intake import Chunk, Finish, Gap
 from songserve.queries import Position, SongFilter
-from songserve.records import AudioFormat, Encoding, SessionName, SessionOpening
+from songserve.records import SessionName
 from songserve.refusal import Refusal
-from songserve.v1 import ingest_pb2, songs_pb2
+from songserve.v1 import songs_pb2
 
 __all__ = [
-    "Heartbeat",
-    "gap_reason",
-    "lane_of",
+    "milliseconds",
     "read_frequency_filter",
-    "read_message",
     "read_page",
-    "read_setup",
     "read_song_uid",
     "read_watch",
     "resume_token",
-    "wants_songs",
 ]
 
-MAX_CHANNELS = 64
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
 MAX_FILTER_IDS = 1000
@@ -36,67 +28,8 @@ HOUR_MS = 3_600_000
 # Of Timestamp, by its definition: the years 1 to 9999. Before 1970 nothing was recorded that is streamed.
 _MAX_SECONDS = 253_402_300_799
 
-_ENCODINGS: dict[int, Encoding] = {
-    ingest_pb2.AudioFormat.ENCODING_LINEAR16: "linear16",
-    ingest_pb2.AudioFormat.ENCODING_FLOAT32: "float32",
-}
-_LANES = {ingest_pb2.LANE_UNSPECIFIED: "live", ingest_pb2.LANE_LIVE: "live", ingest_pb2.LANE_BACKFILL: "backfill"}
 _RESUME_TOKEN = re.compile(r"([0-9a-f-]{36})\.(\d{1,18})")
 _PAGE_TOKEN = re.compile(r"(-?\d{1,18})\.([0-9a-f-]{36})")
-
-Heartbeat = ingest_pb2.Heartbeat
-
-
-def read_setup(setup: ingest_pb2.Setup, *, now_ms: int) -> SessionOpening:
-    """Return what a setup asks for; raises Refusal SETUP_INVALID or FORMAT_UNSUPPORTED, or the core's InputError."""
-    name = SessionName.parse(setup.session, reason="SETUP_INVALID")
-    if setup.result_mode not in ingest_pb2.ResultMode.values() or setup.lane not in _LANES:
-        raise Refusal(
-            f"result_mode {setup.result_mode} or lane {setup.lane} is not known to this server", reason="SETUP_INVALID"
-        )
-    start_ms = _milliseconds(setup.capture_start_time) if setup.HasField("capture_start_time") else None
-    if start_ms is None or not 0 <= start_ms <= now_ms + 24 * HOUR_MS:
-        raise Refusal(
-            "capture_start_time must be the UTC time of the first sample, between 1970 and a day from now",
-            reason="SETUP_INVALID",
-        )
-    return SessionOpening(name, _read_format(setup.audio_format), start_ms)
-
-
-def lane_of(setup: ingest_pb2.Setup) -> str:
-    """Return the lane's metric label."""
-    return _LANES[setup.lane]
-
-
-def wants_songs(setup: ingest_pb2.Setup) -> bool:
-    """Return whether songs are to be sent back."""
-    return setup.result_mode != ingest_pb2.RESULT_MODE_NONE
-
-
-def read_message(request: ingest_pb2.StreamAudioRequest) -> Chunk | Gap | Finish | Heartbeat:
-    """Return what a message after the setup says; raises Refusal SETUP_REPEATED or MESSAGE_INVALID."""
-    match request.WhichOneof("message"):
-        case "chunk":
-            chunk = request.chunk
-            return Chunk(chunk.sequence_number, chunk.start_sample, chunk.sample_count, chunk.data, chunk.crc32c)
-        case "gap":
-            gap = request.gap
-            last = gap.last_sequence_number or gap.sequence_number
-            return Gap(gap.sequence_number, last, gap.start_sample, gap.sample_count)
-        case "finish":
-            return Finish(request.finish.last_sequence_number, request.finish.total_samples)
-        case "heartbeat":
-            return request.heartbeat
-        case "setup":
-            raise Refusal("a stream has one setup, as its first message", reason="SETUP_REPEATED")
-        case _:
-            raise Refusal("a message without content, or of a kind this server does not know", reason="MESSAGE_INVALID")
-
-
-def gap_reason(request: ingest_pb2.StreamAudioRequest) -> str:
-    """Return the metric label of a gap's reason."""
-    known = {value: name for name, value in ingest_pb2.Gap.Reason.items()}
-    return known.get(request.gap.reason, "REASON_UNKNOWN").removeprefix("REASON_").lower()
 
 
 def read_song_uid(name: str) -> str:
@@ -177,22 +110,6 @@ def read_frequency_filter(request: songs_pb2.QueryFrequenciesRequest) -> Frequen
     )
 
 
-def _read_format(audio_format: ingest_pb2.AudioFormat) -> AudioFormat:
-    if audio_format.encoding not in _ENCODINGS:
-        raise Refusal(
-            f"encoding {audio_format.encoding} is not taken; send LINEAR16 or FLOAT32", reason="FORMAT_UNSUPPORTED"
-        )
-    check_sample_rate(audio_format.sample_rate_hz)
-    n_channels, channel = audio_format.channel_count, audio_format.channel
-    if not 1 <= n_channels <= MAX_CHANNELS or channel > n_channels:
-        raise Refusal(
-            f"channel {channel} of {n_channels} cannot be taken; expected 1 to {MAX_CHANNELS} channels and one of them, or 0 "
-            "for their mean",
-            reason="FORMAT_UNSUPPORTED",
-        )
-    return AudioFormat(_ENCODINGS[audio_format.encoding], audio_format.sample_rate_hz, n_channels, channel or None)
-
-
 def _id_in(name: str, collection: str) -> str:
     found = re.fullmatch(rf"{collection}/([A-Za-z0-9-]{{1,63}})", name)
     if found is None:
@@ -210,14 +127,15 @@ def _ids_in(names: Sequence[str], collection: str) -> list[str]:
 
 
 def _interval(request: songs_pb2.ListSongsRequest | songs_pb2.QueryFrequenciesRequest) -> tuple[int | None, int | None]:
-    start_ms = _milliseconds(request.start_time) if request.HasField("start_time") else None
-    end_ms = _milliseconds(request.end_time) if request.HasField("end_time") else None
+    start_ms = milliseconds(request.start_time) if request.HasField("start_time") else None
+    end_ms = milliseconds(request.end_time) if request.HasField("end_time") else None
     if start_ms is not None and end_ms is not None and end_ms <= start_ms:
         raise Refusal("end_time must be after start_time", reason="INTERVAL_INVALID")
     return start_ms, end_ms
 
 
-def _milliseconds(time: Timestamp) -> int:
+def milliseconds(time: Timestamp) -> int:
+    """Return a time as UTC milliseconds since 1970; raises Refusal INTERVAL_INVALID."""
     if not -_MAX_SECONDS <= time.seconds <= _MAX_SECONDS:
         raise Refusal(f"{time.seconds} s is no time of the years 1 to 9999", reason="INTERVAL_INVALID")
     return time.seconds * 1000 + time.nanos // 1_000_000

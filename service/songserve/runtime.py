@@ -13,7 +13,9 @@ from songcore.stream import SongStream
 from songserve.batching import Batcher
 from songserve.clips import ClipSounds, ClipTape
 from songserve.clips_shelf import ClipShelf
+from songserve.credit import Credit, granted
 from songserve.gathering import Gatherer
+from songserve.intake import Finish
 from songserve.metrics import Metrics
 from songserve.queries import SongQueries
 from songserve.records import AudioFormat, Commit
@@ -25,10 +27,17 @@ from songserve.store import Store
 __all__ = ["Connected", "Runtime", "finished"]
 
 T = TypeVar("T")
+FULL_CREDIT_CHUNKS = 8
+"""Chunks of the largest size that a station may send ahead of an idle server."""
 
 
 class Connected(Protocol):
     """An audio stream that is connected now."""
+
+    @property
+    def received_sequence_number(self) -> int:
+        """Of the last chunk that came in."""
+        ...
 
     def fence(self) -> None:
         """End it, as a newer stream has taken its session."""
@@ -36,6 +45,10 @@ class Connected(Protocol):
 
     def drain(self) -> None:
         """End it, as the server stops."""
+        ...
+
+    async def finish(self, finish: Finish) -> bool:
+        """Finish its session with what came in; False when it has ended without."""
         ...
 
 
@@ -62,6 +75,8 @@ class Runtime:
     now: Callable[[], float]
     """UTC, seconds since 1970."""
     streams: dict[UUID, Connected] = field(default_factory=dict)
+    n_in_flight_bytes: int = 0
+    """Audio of all streams that came in and is not listened to yet."""
     n_calls: int = 0
     """Streams and recordings being served."""
     draining: bool = False
@@ -80,6 +95,25 @@ class Runtime:
             # An ack comes long before the client has to wait for one.
             max_chunks_per_commit=max(1, self.settings.max_in_flight_chunks // 4),
         )
+
+    @property
+    def load(self) -> float:
+        """From 0, idle, to 1 and more, overloaded."""
+        memory = self.n_in_flight_bytes / (self.settings.max_in_flight_mb * 2**20)
+        return max(self.batcher.load, self.gatherer.load, memory)
+
+    @property
+    def credit(self) -> Credit:
+        """What a station may send ahead now."""
+        chunk = self.settings.max_chunk_bytes
+        chunks = self.settings.max_in_flight_chunks
+        full = Credit(chunks, min(chunks, FULL_CREDIT_CHUNKS) * chunk)
+        return granted(full, self.load, max_chunk_bytes=chunk)
+
+    def hold_bytes(self, n: int) -> None:
+        """Count bytes of audio that came in, or, negative, that were listened to."""
+        self.n_in_flight_bytes += n
+        self.metrics.ingest_in_flight_bytes.set(self.n_in_flight_bytes)
 
     def make_stream(self, rate_in: int, state: bytes | None) -> SongStream:
         """Return the bundle's stream, new or from a checkpoint."""

@@ -19,13 +19,13 @@ import numpy as np
 
 from songcore.arrays import FloatArray
 from songcore.assign import Assignment
-from songcore.audio import to_mono
 from songcore.errors import InputError
 from songcore.stream import Checkpoint, Song, SongStream
 from songserve.intake import Chunk, Intake, Work
 from songserve.records import AudioFormat, Commit, SessionRecord, StoredSong
+from songserve.sound import Level, decoded, decoded_format, level_of, samples_of
 
-__all__ = ["Heard", "Session", "SessionLimits", "Step", "StreamMaker", "samples_of"]
+__all__ = ["Heard", "Session", "SessionLimits", "Step", "StreamMaker"]
 
 HOUR_MS = 3_600_000
 
@@ -62,6 +62,9 @@ class Heard:
     """Counted from the origin; None when not due, or at the end."""
     needed_sample: int
     """First input sample that a song not yet returned may begin at."""
+    open_song: Song | None = None
+    """The song that is being sung, as far as it has been heard; None also when guesses are not wanted."""
+    levels: tuple[Level, ...] = ()
 
 
 class StreamMaker(Protocol):
@@ -97,23 +100,29 @@ class Session:
         bundle: str,
         segmenter_version: str,
         limits: SessionLimits,
+        guessing: bool = False,
     ) -> None:
         self._bundle, self._segmenter_version, self._limits = bundle, segmenter_version, limits
+        self._guessing = guessing
         self.format: AudioFormat = record.opening.audio_format
+        self.sound_format: AudioFormat = decoded_format(self.format)
+        """Of the chunks in `Heard`: FLAC is decoded there."""
         self._make_stream = make_stream
         self.record, self._stream = _resume(record, make_stream)
+        self.bundle_changed = self.record.state is None and record.state is not None
+        """Another bundle had listened before."""
         self._origin_sample = self.record.origin_sample
         self.intake = Intake(self.record, max_chunk_bytes=limits.max_chunk_bytes)
         self._skip = self.record.input_sample - self.record.committed_sample
-        self._rate_out = self._stream.config.frontend.sample_rate_hz
+        self._rate_out = self.song_rate_hz = self._stream.config.frontend.sample_rate_hz
         self.received_sequence_number = record.committed_sequence_number
         """Of the last chunk that was listened to."""
         self._samples_since, self._chunks_since = 0, 0
         self._extents: deque[_Extent] = deque()
 
-    def next_step(self, *, due: bool = False) -> Step | None:
+    def next_step(self, *, due: bool = False, most_samples: int | None = None) -> Step | None:
         """Return what there is to do, or None; ``due`` asks for a checkpoint in any case."""
-        work = self.intake.take() or (Work() if due else None)
+        work = self.intake.take(most_samples=most_samples) or (Work() if due else None)
         if work is None:
             return None
         self._samples_since += work.n_samples
@@ -124,14 +133,19 @@ class Session:
     def listen(self, step: Step) -> Heard:
         """Run the work through the stream. Touches nothing but the stream, so another thread may do it.
 
+        Raises Refusal CHUNK_CORRUPT for FLAC that cannot be decoded; the session is of no use after that.
         A gap ends the song that is open, and behind it listening begins anew: silence put in its place would make the
         return of the background sound like a song.
         """
+        step = self._decoded(step)
         songs: list[Song] = []
         chunks: list[FloatArray] = []
+        levels: list[Level] = []
         for item in step.work.items:
             if isinstance(item, Chunk):
-                chunks.append(self._drop_skipped(samples_of(item.data, self.format)))
+                samples = samples_of(item.data, self.sound_format)
+                levels.append(level_of(samples, item.start_sample))
+                chunks.append(self._drop_skipped(samples))
                 continue
             songs += self._push(chunks) + self._placed(self._stream.finish())
             chunks = []
@@ -145,7 +159,9 @@ class Session:
         elif songs or step.due:
             checkpoint = self._stream.checkpoint()
         open_since = self._origin_sample + self._stream.open_since * self.format.sample_rate_hz // self._rate_out
-        return Heard(step, tuple(songs), self._origin_sample, checkpoint, open_since)
+        guess = self._stream.open_song() if self._guessing and not step.work.finish else None
+        open_song = self._placed([guess])[0] if guess else None
+        return Heard(step, tuple(songs), self._origin_sample, checkpoint, open_since, open_song, tuple(levels))
 
     def decide(self, heard: Heard, names: Sequence[Assignment]) -> Commit | None:
         """Return what to store now that the songs have names, one each, or None when nothing would change."""
@@ -204,6 +220,17 @@ class Session:
             [replace(song, onset=song.onset + shift, offset=song.offset + shift) for song in songs] if shift else songs
         )
 
+    def _decoded(self, step: Step) -> Step:
+        if self.format.encoding != "flac":
+            return step
+        items = tuple(
+            replace(item, data=decoded(item.sequence_number, item.data, item.sample_count, self.format.n_channels))
+            if isinstance(item, Chunk)
+            else item
+            for item in step.work.items
+        )
+        return replace(step, work=replace(step.work, items=items))
+
     def _drop_skipped(self, samples: FloatArray) -> FloatArray:
         """Return samples without those before the first that the stream needs; a chunk sent again may begin earlier."""
         n = min(self._skip, len(samples))
@@ -248,16 +275,6 @@ class Session:
                 seconds[hour] = seconds.get(hour, 0.0) + (until - begin) / 1000
                 begin = until
         return seconds
-
-
-def samples_of(data: bytes, audio_format: AudioFormat) -> FloatArray:
-    """Return mono samples (n,) float32 in [-1, 1] of interleaved little-endian bytes."""
-    if audio_format.encoding == "linear16":
-        samples = np.frombuffer(data, "<i2").astype(np.float32)
-        samples *= np.float32(1 / 32768)
-    else:
-        samples = np.frombuffer(data, "<f4").astype(np.float32, copy=False)
-    return to_mono(samples.reshape(-1, audio_format.n_channels), audio_format.channel)
 
 
 def _resume(record: SessionRecord, make_stream: StreamMaker) -> tuple[SessionRecord, SongStream]:

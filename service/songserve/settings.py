@@ -57,6 +57,10 @@ class ServeSettings(BaseSettings):
     max_chunk_bytes: int = Field(512 * 1024, ge=1024, le=960 * 1024)
     max_in_flight_chunks: int = Field(64, ge=2, le=10_000)
     """Chunks of a stream that wait in memory; then reading stops."""
+    max_in_flight_mb: int = Field(256, ge=1)
+    """Audio of all streams that may wait in memory; the nearer it is, the less may each station send ahead."""
+    lease_s: float = Field(3600.0, ge=0)
+    """Age at which a stream is asked to reconnect; 0 for never."""
     max_recording_mb: int = Field(4096, ge=1)
     """Largest file that ClassifyRecording takes."""
     setup_timeout_s: float = Field(10.0, gt=0)

@@ -66,8 +66,8 @@ AMBIENT = {
     "songserve.migrations": "gives an older store a name of its own",
 }
 
-# Who makes protobuf messages: one module on each side of the wire.
-BUILDERS = ["songserve.responses", "songstation.wire"]
+# Who makes protobuf messages: the modules for it on each side of the wire.
+BUILDERS = ["songserve.responses", "songserve.ingest_responses", "songstation.wire"]
 
 
 @cache

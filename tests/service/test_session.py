@@ -17,7 +17,8 @@ from songcore.stream import SongStream
 from songserve.intake import Chunk, Finish, Gap
 from songserve.records import AudioFormat, Commit, SessionName, SessionOpening, SessionRecord, StoredSong
 from songserve.refusal import Refusal
-from songserve.session import Session, SessionLimits, samples_of
+from songserve.session import Session, SessionLimits
+from songserve.sound import samples_of
 
 RATE = 48_000
 OPENING = SessionOpening(SessionName("north", UUID(int=1)), AudioFormat("linear16", RATE, 1, None), 1_780_000_000_000)

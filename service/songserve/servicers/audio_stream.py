@@ -10,34 +10,53 @@ from functools import partial
 
 from songcore.errors import SongError
 from songserve.clips import ClipSounds
-from songserve.intake import Chunk, Finish, Gap
+from songserve.guesses import Guesses
+from songserve.ingest_requests import Wish
+from songserve.ingest_responses import ack, go_away, notice_event, partial_event, song_event
+from songserve.intake import Chunk, Finish
+from songserve.notices import Notice, SoundWatch
 from songserve.records import Commit
 from songserve.refusal import Refusal
-from songserve.requests import Heartbeat, gap_reason, read_message
-from songserve.responses import ack, go_away, song_event
 from songserve.runtime import Runtime
-from songserve.servicers.calls import Context, read_next
+from songserve.servicers.audio_reader import AudioReader
+from songserve.servicers.calls import Context
+from songserve.servicers.station_health import StationHealth
 from songserve.session import Heard, Session, Step
-from songserve.v1 import ingest_pb2
 
 __all__ = ["AudioStream"]
 
-RETRY_DELAY_S = 1.0
+RETRY_DELAY_S = {"DRAINING": 1.0, "LEASE_EXPIRED": 0.0}
+_ENDINGS = {
+    "DRAINING": "the server is shutting down; come back",
+    "LEASE_EXPIRED": "this stream has had its time; come back at once",
+}
 GATHERED_S = 4.0
-"""Steps up to this length are listened to together with others; longer ones, of a backlog, would hold those up."""
+"""Live steps up to this length are listened to together with others; longer ones would hold those up."""
+BACKFILL_STEP_S = 8.0
+ACK_INTERVAL_S = 2.0
+BUSY = 0.5
+"""Above this load nobody guesses."""
 
 
 class AudioStream:
-    """Serve a session over a connection; `fence` and `drain` end it from outside."""
+    """Serve a session over a connection; `fence`, `drain` and `finish` end it from outside."""
 
-    def __init__(self, context: Context, runtime: Runtime, *, lane: str, wants_songs: bool) -> None:
-        self._context, self._runtime = context, runtime
-        self._lane, self._wants_songs = lane, wants_songs
+    def __init__(self, context: Context, runtime: Runtime, wish: Wish, *, station: str) -> None:
+        self._context, self._runtime, self._wish = context, runtime, wish
+        self._health = StationHealth(runtime, runtime.metrics.station_label(station))
         self._wake = asyncio.Event()
-        self._room = asyncio.Event()
-        self._fenced = self._draining = self._repeated = False
-        self._first_arrival: float | None = None
-        self._last_arrival = 0.0
+        self._started, self._ended = asyncio.Event(), asyncio.Event()
+        self._session: Session
+        self._fenced = self._announced = False
+        self._ending = ""
+        self._last_ack = 0.0
+        self._acknowledged = 0  # the last received number that the client knows of
+        self._credit = runtime.credit
+
+    @property
+    def received_sequence_number(self) -> int:
+        """Of the last chunk that came in."""
+        return self._session.intake.expected_sequence_number - 1 if self._started.is_set() else 0
 
     def fence(self) -> None:
         """End the stream with WRITER_FENCED."""
@@ -46,20 +65,41 @@ class AudioStream:
 
     def drain(self) -> None:
         """Announce the end, commit what came in, and end with DRAINING."""
-        self._draining = True
-        self._wake.set()
+        self._end("DRAINING")
 
-    async def run(self, session: Session) -> None:
+    async def finish(self, finish: Finish) -> bool:
+        """Finish the session with what came in; False when it ended without. Raises Refusal as a finish does."""
+        started, ended = (asyncio.ensure_future(event.wait()) for event in (self._started, self._ended))
+        await asyncio.wait({started, ended}, return_when=asyncio.FIRST_COMPLETED)
+        started.cancel()
+        if not self._ended.is_set():
+            self._session.intake.finish(finish)
+            self._wake.set()
+        await ended
+        return self._started.is_set() and self._session.record.finished
+
+    async def run(self, session: Session, notices: list[Notice]) -> None:
         """Serve until the session is finished or the client leaves; raises the Refusal that ends the stream otherwise."""
         self._session = session
-        self._tape = self._runtime.clip_tape(session.format)
-        self._station = self._runtime.metrics.station_label(session.record.opening.name.station)
-        metrics = self._runtime.metrics
-        metrics.ingest_streams.labels(self._lane).inc()
-        reader = asyncio.create_task(self._read())
+        self._reader = AudioReader(
+            self._context, self._runtime, session, self._health, lane=self._wish.lane, wake=self._wake.set
+        )
+        self._reader.notices += notices
+        self._tape = self._runtime.clip_tape(session.sound_format)
+        self._watch = SoundWatch(session.format.sample_rate_hz)
+        self._guesses = Guesses(session.song_rate_hz)
+        self._health.says_clock(self._wish.clock)
+        self._acknowledged = session.received_sequence_number
+        self._last_ack = asyncio.get_running_loop().time()
+        self._started.set()
+        metrics, lease_s = self._runtime.metrics, self._runtime.settings.lease_s
+        metrics.ingest_streams.labels(self._wish.lane).inc()
+        reader = asyncio.create_task(self._reader.read())
         reader.add_done_callback(lambda _: self._wake.set())
+        lease = asyncio.get_running_loop().call_later(lease_s, self._end, "LEASE_EXPIRED") if lease_s else None
         closed_as = "CANCELLED"
         try:
+            await self._tell()
             await self._work(reader)
             closed_as = "OK"
         except SongError as error:
@@ -67,59 +107,96 @@ class AudioStream:
             raise
         finally:
             reader.cancel()
+            if lease:
+                lease.cancel()
             await asyncio.gather(reader, return_exceptions=True)
-            metrics.ingest_streams.labels(self._lane).dec()
+            self._reader.release_all()
+            self._ended.set()
+            metrics.ingest_streams.labels(self._wish.lane).dec()
             metrics.ingest_closes_total.labels(closed_as).inc()
 
+    def leave(self) -> None:
+        """Note that the stream is over, also when it never ran."""
+        self._ended.set()
+
+    def _end(self, reason: str) -> None:
+        self._ending = self._ending or reason
+        self._wake.set()
+
     async def _work(self, reader: "asyncio.Task[None]") -> None:
-        if self._draining:  # said while the session was being opened
+        if self._ending:  # said while the session was being opened
             self._wake.set()
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            if self._draining:
+        over = False
+        while not over or self._session.intake.has_work:
+            if not self._session.intake.has_work:
+                await self._woken()
+            if self._ending and not self._announced:
                 await self._announce_end()
                 reader.cancel()
-            ending = reader.done() or self._draining
-            step = None if self._fenced else self._session.next_step(due=ending)
-            if step:
-                await self._take(step)
-            elif self._repeated:
-                await self._acknowledge()
-            if self._fenced:
-                raise Refusal("a newer stream has taken this session over", reason="WRITER_FENCED")
-            if step and step.work.finish:
+            over = reader.done() or self._announced
+            if await self._turn(over=over):
                 return
-            if ending:
-                break
-        if self._draining:
-            raise Refusal("the server is shutting down; come back", reason="DRAINING")
+        if self._announced:
+            raise Refusal(_ENDINGS[self._ending], reason=self._ending)
         reader.result()  # raises what ended the reading
+
+    async def _turn(self, *, over: bool) -> bool:
+        """Do what there is to do; return whether the session is finished."""
+        backfill = self._wish.lane == "backfill"
+        most = round(BACKFILL_STEP_S * self._session.format.sample_rate_hz) if backfill else None
+        step = None if self._fenced else self._session.next_step(due=over, most_samples=most)
+        if step:
+            await self._take(step)
+        elif self._ack_due() or self._reader.notices:
+            await self._tell()
+            await self._acknowledge()
+        if self._fenced:
+            self._runtime.metrics.ingest_fences_total.inc()
+            raise Refusal("a newer stream has taken this session over", reason="WRITER_FENCED")
+        return step is not None and step.work.finish
+
+    async def _woken(self) -> None:
+        """Return when there is something to do, or an ack to be sent as a sign of life."""
+        try:
+            async with asyncio.timeout(ACK_INTERVAL_S):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        self._wake.clear()
 
     async def _take(self, step: Step) -> None:
         """Go one turn of the session's circle."""
-        first_arrival, self._first_arrival = self._first_arrival, None
-        last_arrival = self._last_arrival
+        first_arrival, self._reader.first_arrival = self._reader.first_arrival, None
+        last_arrival = self._reader.last_arrival
         heard = await self._listen(step)
         sounds = self._tape.follow(heard)
-        self._room.set()
-        names = await self._runtime.batcher.name(heard.songs)
+        self._reader.release(sum(len(item.data) for item in step.work.items if isinstance(item, Chunk)))
+        names = await self._runtime.batcher.name(heard.songs, lane=self._wish.lane)
         commit = self._session.decide(heard, names)
         if commit:
             # Goes on when the client leaves meanwhile: what is stored is also counted.
             await asyncio.shield(self._store(commit, sounds))
-        if not (heard.checkpoint or step.work.finish):
-            return
-        if commit and self._wants_songs:
-            for song in commit.songs:
-                await self._context.write(song_event(song))
-        await self._acknowledge()
-        self._observe_latency(heard, first_arrival, last_arrival)
+            if self._wish.results != "none":
+                for song in commit.songs:
+                    await self._context.write(song_event(song))
+        self._reader.notices += self._watch.follow(heard.levels)
+        await self._tell()
+        if heard.checkpoint or step.work.finish or self._ack_due():
+            await self._acknowledge()
+        if heard.checkpoint or step.work.finish:
+            self._observe_latency(heard, first_arrival, last_arrival)
+        await self._guess(heard)
 
     async def _listen(self, step: Step) -> Heard:
-        if step.work.n_samples <= GATHERED_S * self._session.format.sample_rate_hz:
-            return await self._runtime.gatherer.run(partial(self._session.listen, step))
-        return await self._runtime.listen(self._session.listen, step)
+        seconds = step.work.n_samples / self._session.format.sample_rate_hz
+        run = partial(self._session.listen, step)
+        try:
+            if self._wish.lane == "live" and seconds > GATHERED_S:
+                return await self._runtime.listen(run)
+            return await self._runtime.gatherer.run(run, lane=self._wish.lane, cost_s=seconds)
+        except Refusal:
+            self._runtime.metrics.ingest_chunks_total.labels("rejected").inc()
+            raise
 
     async def _store(self, commit: Commit, sounds: ClipSounds) -> None:
         commit = await self._runtime.with_clips(commit, sounds)
@@ -130,55 +207,53 @@ class AudioStream:
         captured_s = (
             opening.capture_start_ms / 1000 + commit.record.committed_sample / opening.audio_format.sample_rate_hz
         )
+        self._health.committed(captured_s)
         metrics.ingest_commit_lag_seconds.observe(max(0.0, self._runtime.now() - captured_s))
 
+    async def _guess(self, heard: Heard) -> None:
+        """Say what the song that is being sung may be; a server with much to do has better things to do."""
+        song = heard.open_song
+        if song is None or not self._guesses.due(song) or self._runtime.load > BUSY:
+            return
+        # In the lane that waits: finished songs go first.
+        (name,) = await self._runtime.batcher.name([song], lane="backfill")
+        revision = self._guesses.take(song)
+        event = partial_event(song, name, self._session.record, self._runtime.bundle, revision=revision)
+        await self._context.write(event)
+        self._runtime.metrics.ingest_guesses_total.inc()
+
+    async def _tell(self) -> None:
+        """Send what is worth telling, gaps once they are committed."""
+        done = self._session.record.committed_sample
+        gaps = self._reader.gaps
+        while gaps and gaps[0].start_sample + gaps[0].sample_count <= done:
+            gap = gaps.popleft()
+            seconds = gap.sample_count / self._session.format.sample_rate_hz
+            text = f"{seconds:.1f} s are declared lost: {gap.reason}"
+            notice = Notice("gap", text, gap.start_sample, gap.sample_count, gap_reason=gap.reason)
+            self._reader.notices.append(notice)
+        notices, self._reader.notices = self._reader.notices, []
+        for notice in notices:
+            await self._context.write(notice_event(notice))
+
+    def _ack_due(self) -> bool:
+        """Whether the client waits for an ack: half of its credit is used, it repeated something, or it has been long."""
+        n_received = self._session.received_sequence_number - self._acknowledged
+        silent_s = asyncio.get_running_loop().time() - self._last_ack
+        return self._reader.repeated or 2 * n_received >= self._credit.chunks or silent_s >= ACK_INTERVAL_S
+
     async def _acknowledge(self) -> None:
-        self._repeated = False
-        await self._context.write(ack(self._session.received_sequence_number, self._session.record))
+        self._reader.repeated = False
+        self._acknowledged = self._session.received_sequence_number
+        self._last_ack = asyncio.get_running_loop().time()
+        self._credit = self._runtime.credit
+        await self._context.write(ack(self._acknowledged, self._session.record, self._credit))
 
     async def _announce_end(self) -> None:
+        self._announced = True
         deadline_ms = self._runtime.now_ms + round(self._runtime.settings.drain_grace_s * 1000)
-        await self._context.write(go_away(deadline_ms=deadline_ms, retry_delay_s=RETRY_DELAY_S))
-
-    async def _read(self) -> None:
-        while (request := await read_next(self._context, self._runtime)) is not None:
-            self._receive(request)
-            self._wake.set()
-            while self._session.intake.n_pending >= self._runtime.settings.max_in_flight_chunks:
-                self._room.clear()
-                await self._room.wait()
-
-    def _receive(self, request: ingest_pb2.StreamAudioRequest) -> None:
-        metrics = self._runtime.metrics
-        metrics.station_last_seen.labels(self._station).set(self._runtime.now())
-        message = read_message(request)
-        if isinstance(message, Heartbeat):
-            metrics.station_spool_bytes.labels(self._station).set(message.spool_bytes)
-        elif isinstance(message, Finish):
-            self._session.intake.finish(message)
-        else:
-            self._accept(message, request)
-
-    def _accept(self, item: Chunk | Gap, request: ingest_pb2.StreamAudioRequest) -> None:
-        metrics = self._runtime.metrics
-        try:
-            accepted = self._session.intake.accept(item)
-        except Refusal:
-            metrics.ingest_chunks_total.labels("rejected").inc()
-            raise
-        if not accepted:
-            metrics.ingest_chunks_total.labels("duplicate").inc()
-            self._repeated = True
-            return
-        metrics.ingest_chunks_total.labels("accepted").inc()
-        self._last_arrival = asyncio.get_running_loop().time()
-        self._first_arrival = self._first_arrival or self._last_arrival
-        seconds = item.sample_count / self._session.format.sample_rate_hz
-        if isinstance(item, Gap):
-            metrics.ingest_gap_seconds_total.labels(gap_reason(request)).inc(seconds)
-        else:
-            metrics.ingest_audio_seconds_total.labels(self._lane).inc(seconds)
-            metrics.ingest_bytes_total.inc(len(item.data))
+        retry_delay_s = RETRY_DELAY_S[self._ending]
+        await self._context.write(go_away(self._ending, deadline_ms=deadline_ms, retry_delay_s=retry_delay_s))
 
     def _observe_latency(self, heard: Heard, first_arrival: float | None, last_arrival: float) -> None:
         now = asyncio.get_running_loop().time()

@@ -4,11 +4,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
+from songserve.ingest_requests import Wish, missing_gap, read_finish, read_setup, read_wish
+from songserve.ingest_responses import session_status, setup_ack
+from songserve.intake import Finish, Intake
+from songserve.notices import Notice
 from songserve.records import SessionName, SessionRecord
 from songserve.refusal import Refusal
-from songserve.requests import lane_of, read_setup, wants_songs
-from songserve.responses import session_status, setup_ack
 from songserve.runtime import Runtime
 from songserve.security.gate import require_station
 from songserve.servicers.audio_stream import AudioStream
@@ -43,18 +46,62 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         """Return how far a session is."""
         del context
         name = SessionName.parse(request.session)
+        require_station(name.station)
+        return await self._status(name)
+
+    @answering
+    async def FinishSession(
+        self, request: ingest_pb2.FinishSessionRequest, context: Context
+    ) -> ingest_pb2.SessionStatus:
+        """Finish a session without a stream; a connected one is finished with what it sent."""
+        del context
+        name, finish = read_finish(request)
+        require_station(name.station)
+        async with admitted(self._runtime):
+            record, _ = await self._known(name)
+            stream = self._runtime.streams.get(name.uuid)
+            if stream is None or record.finished or not await stream.finish(finish):
+                record, _ = await self._known(name)
+                self._check_finish(record, finish)
+                if not record.finished:
+                    await self._finish_alone(record, finish)
+            return await self._status(name)
+
+    async def _known(self, name: SessionName) -> tuple[SessionRecord, int]:
         found = await self._runtime.read(self._runtime.queries.session, str(name.uuid))
         if found is None or found[0].opening.name != name:
             raise Refusal(f"nothing was ever received of {name}", reason="SESSION_UNKNOWN")
-        record, n_songs = found
-        return session_status(record, n_songs=n_songs, connected=name.uuid in self._runtime.streams)
+        return found
+
+    async def _status(self, name: SessionName) -> ingest_pb2.SessionStatus:
+        record, n_songs = await self._known(name)
+        stream = self._runtime.streams.get(name.uuid)
+        received = stream.received_sequence_number if stream else None
+        return session_status(record, self._runtime.bundle, n_songs=n_songs, received_sequence_number=received)
+
+    def _check_finish(self, record: SessionRecord, finish: Finish) -> None:
+        Intake(record, max_chunk_bytes=0).finish(finish)
+
+    async def _finish_alone(self, record: SessionRecord, finish: Finish) -> None:
+        """Close a session of which everything is committed; raises Refusal WRITER_FENCED when a stream comes between."""
+        runtime = self._runtime
+        record = await asyncio.wrap_future(runtime.store.open_session(record.opening))
+        session = await runtime.listen(self._session, record)
+        session.intake.finish(finish)
+        step = session.next_step(due=True)
+        if step:
+            heard = await runtime.listen(session.listen, step)
+            commit = session.decide(heard, await runtime.batcher.name(heard.songs))
+            if commit:
+                new = await asyncio.wrap_future(runtime.store.commit(commit))
+                runtime.metrics.songs_stored(new)
 
     async def _serve(self, setup: ingest_pb2.Setup, context: Context) -> None:
         runtime = self._runtime
-        opening = read_setup(setup, now_ms=runtime.now_ms)
+        opening, wish = read_setup(setup, now_ms=runtime.now_ms), read_wish(setup)
         uuid = opening.name.uuid
         require_station(opening.name.station)
-        stream = AudioStream(context, runtime, lane=lane_of(setup), wants_songs=wants_songs(setup))
+        stream = AudioStream(context, runtime, wish, station=opening.name.station)
         # Refused before it takes a place, a stream leaves the older one alone. Answers come in the order of the epochs, and no
         # pause lies between an answer and taking the place, so both have one order.
         record = await asyncio.wrap_future(runtime.store.open_session(opening))
@@ -65,25 +112,46 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         if runtime.draining:
             stream.drain()
         try:
-            session = await runtime.listen(self._session, record)
+            missing = missing_gap(record, wish)
+            session = await runtime.listen(partial(self._session, record, guessing=wish.results == "partial"))
             answer = setup_ack(
                 record,
                 runtime.bundle,
                 max_chunk_bytes=runtime.settings.max_chunk_bytes,
-                max_in_flight_chunks=runtime.settings.max_in_flight_chunks,
+                credit=runtime.credit,
+                lease_s=runtime.settings.lease_s,
+                missing=missing,
                 now_ms=runtime.now_ms,
             )
             await context.write(answer)
-            await stream.run(session)
+            await stream.run(session, self._first_notices(record, session, wish))
         finally:
+            stream.leave()
             if runtime.streams.get(uuid) is stream:
                 del runtime.streams[uuid]
 
-    def _session(self, record: SessionRecord) -> Session:
+    def _first_notices(self, record: SessionRecord, session: Session, wish: Wish) -> list[Notice]:
+        """Return what is worth telling about how the session stands."""
+        notices = []
+        if session.bundle_changed:
+            digest = self._runtime.bundle.digest
+            text = f"the session goes on with bundle {digest}"
+            notices.append(Notice("bundle_changed", text, record.input_sample))
+        if wish.seen and (wish.seen[1] > record.committed_sequence_number or wish.seen[0] >= record.writer_epoch):
+            self._runtime.metrics.ingest_rewinds_total.inc()
+            text = (
+                f"chunk {wish.seen[1]} was once acknowledged, and the database knows {record.committed_sequence_number}: it "
+                "was put back to an older state"
+            )
+            notices.append(Notice("rewound", text, record.committed_sample))
+        return notices
+
+    def _session(self, record: SessionRecord, *, guessing: bool = False) -> Session:
         return Session(
             record,
             self._runtime.make_stream,
             bundle=self._runtime.bundle.digest,
             segmenter_version=self._segmenter_version,
             limits=self._runtime.limits,
+            guessing=guessing,
         )

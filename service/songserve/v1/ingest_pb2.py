@@ -27,53 +27,61 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from songserve.v1 import types_pb2 as songserve_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19songserve/v1/ingest.proto\x12\x0csongserve.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18songserve/v1/types.proto\"\xe3\x01\n\x12StreamAudioRequest\x12$\n\x05setup\x18\x01 \x01(\x0b\x32\x13.songserve.v1.SetupH\x00\x12$\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x13.songserve.v1.ChunkH\x00\x12 \n\x03gap\x18\x03 \x01(\x0b\x32\x11.songserve.v1.GapH\x00\x12,\n\theartbeat\x18\x04 \x01(\x0b\x32\x17.songserve.v1.HeartbeatH\x00\x12&\n\x06\x66inish\x18\x05 \x01(\x0b\x32\x14.songserve.v1.FinishH\x00\x42\t\n\x07message\"\xc1\x01\n\x13StreamAudioResponse\x12+\n\tsetup_ack\x18\x01 \x01(\x0b\x32\x16.songserve.v1.SetupAckH\x00\x12 \n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x11.songserve.v1.AckH\x00\x12\'\n\x04song\x18\x03 \x01(\x0b\x32\x17.songserve.v1.SongEventH\x00\x12\'\n\x07go_away\x18\x04 \x01(\x0b\x32\x14.songserve.v1.GoAwayH\x00\x42\t\n\x07message\"\xd6\x01\n\x0b\x41udioFormat\x12\x34\n\x08\x65ncoding\x18\x01 \x01(\x0e\x32\".songserve.v1.AudioFormat.Encoding\x12\x16\n\x0esample_rate_hz\x18\x02 \x01(\r\x12\x15\n\rchannel_count\x18\x03 \x01(\r\x12\x0f\n\x07\x63hannel\x18\x04 \x01(\r\"Q\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45NCODING_LINEAR16\x10\x01\x12\x14\n\x10\x45NCODING_FLOAT32\x10\x02\"\xe2\x01\n\x05Setup\x12\x0f\n\x07session\x18\x01 \x01(\t\x12/\n\x0c\x61udio_format\x18\x02 \x01(\x0b\x32\x19.songserve.v1.AudioFormat\x12\x36\n\x12\x63\x61pture_start_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x04lane\x18\x04 \x01(\x0e\x32\x12.songserve.v1.Lane\x12-\n\x0bresult_mode\x18\x05 \x01(\x0e\x32\x18.songserve.v1.ResultMode\x12\x0e\n\x06\x63lient\x18\x06 \x01(\t\"j\n\x05\x43hunk\x12\x17\n\x0fsequence_number\x18\x01 \x01(\x04\x12\x14\n\x0cstart_sample\x18\x02 \x01(\x04\x12\x14\n\x0csample_count\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x05 \x01(\x07\"\xc6\x02\n\x03Gap\x12\x17\n\x0fsequence_number\x18\x01 \x01(\x04\x12\x14\n\x0cstart_sample\x18\x02 \x01(\x04\x12\x14\n\x0csample_count\x18\x03 \x01(\x04\x12(\n\x06reason\x18\x04 \x01(\x0e\x32\x18.songserve.v1.Gap.Reason\x12\x1c\n\x14last_sequence_number\x18\x05 \x01(\x04\"\xb1\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15REASON_DEVICE_OVERRUN\x10\x01\x12\x16\n\x12REASON_DEVICE_LOST\x10\x02\x12\x15\n\x11REASON_SPOOL_FULL\x10\x03\x12\x18\n\x14REASON_SPOOL_CORRUPT\x10\x04\x12\x18\n\x14REASON_SPOOL_EXPIRED\x10\x05\x12\x11\n\rREASON_PAUSED\x10\x06\"\xa1\x01\n\tHeartbeat\x12/\n\x0b\x63reate_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bspool_bytes\x18\x02 \x01(\x04\x12\x35\n\x11spool_oldest_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x64isk_free_bytes\x18\x04 \x01(\x04\"=\n\x06\x46inish\x12\x1c\n\x14last_sequence_number\x18\x01 \x01(\x04\x12\x15\n\rtotal_samples\x18\x02 \x01(\x04\"\xc2\x02\n\x08SetupAck\x12 \n\x18\x65xpected_sequence_number\x18\x01 \x01(\x04\x12!\n\x19\x63ommitted_sequence_number\x18\x02 \x01(\x04\x12\x18\n\x10\x63ommitted_sample\x18\x03 \x01(\x04\x12\x14\n\x0cwriter_epoch\x18\x04 \x01(\x04\x12\x17\n\x0fmax_chunk_bytes\x18\x05 \x01(\r\x12\x1c\n\x14max_in_flight_chunks\x18\x06 \x01(\r\x12/\n\x0bserver_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cmodel_bundle\x18\x08 \x01(\t\x12\x31\n\x0e\x64\x65\x63ision_delay\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x66inished\x18\n \x01(\x08\"v\n\x03\x41\x63k\x12 \n\x18received_sequence_number\x18\x01 \x01(\x04\x12!\n\x19\x63ommitted_sequence_number\x18\x02 \x01(\x04\x12\x18\n\x10\x63ommitted_sample\x18\x03 \x01(\x04\x12\x10\n\x08\x66inished\x18\x04 \x01(\x08\"\x8c\x01\n\tSongEvent\x12 \n\x04song\x18\x01 \x01(\x0b\x32\x12.songserve.v1.Song\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.songserve.v1.SongEvent.State\"/\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_FINAL\x10\x01\"\xd0\x01\n\x06GoAway\x12+\n\x06reason\x18\x01 \x01(\x0e\x32\x1b.songserve.v1.GoAway.Reason\x12\x32\n\x0e\x64rain_deadline\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"5\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0fREASON_DRAINING\x10\x01\"*\n\x17GetSessionStatusRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"\xb4\x02\n\rSessionStatus\x12\x0f\n\x07session\x18\x01 \x01(\t\x12 \n\x18\x65xpected_sequence_number\x18\x02 \x01(\x04\x12!\n\x19\x63ommitted_sequence_number\x18\x03 \x01(\x04\x12\x18\n\x10\x63ommitted_sample\x18\x04 \x01(\x04\x12\x14\n\x0cwriter_epoch\x18\x05 \x01(\x04\x12\x10\n\x08\x66inished\x18\x06 \x01(\x08\x12\x11\n\tconnected\x18\x07 \x01(\x08\x12/\n\x0c\x61udio_format\x18\x08 \x01(\x0b\x32\x19.songserve.v1.AudioFormat\x12\x36\n\x12\x63\x61pture_start_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07n_songs\x18\n \x01(\x04*>\n\x04Lane\x12\x14\n\x10LANE_UNSPECIFIED\x10\x00\x12\r\n\tLANE_LIVE\x10\x01\x12\x11\n\rLANE_BACKFILL\x10\x02*V\n\nResultMode\x12\x1b\n\x17RESULT_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10RESULT_MODE_NONE\x10\x01\x12\x15\n\x11RESULT_MODE_FINAL\x10\x02\x32\xbf\x01\n\rIngestService\x12V\n\x0bStreamAudio\x12 .songserve.v1.StreamAudioRequest\x1a!.songserve.v1.StreamAudioResponse(\x01\x30\x01\x12V\n\x10GetSessionStatus\x12%.songserve.v1.GetSessionStatusRequest\x1a\x1b.songserve.v1.SessionStatusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19songserve/v1/ingest.proto\x12\x0csongserve.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18songserve/v1/types.proto\"\xe3\x01\n\x12StreamAudioRequest\x12$\n\x05setup\x18\x01 \x01(\x0b\x32\x13.songserve.v1.SetupH\x00\x12$\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x13.songserve.v1.ChunkH\x00\x12 \n\x03gap\x18\x03 \x01(\x0b\x32\x11.songserve.v1.GapH\x00\x12,\n\theartbeat\x18\x04 \x01(\x0b\x32\x17.songserve.v1.HeartbeatH\x00\x12&\n\x06\x66inish\x18\x05 \x01(\x0b\x32\x14.songserve.v1.FinishH\x00\x42\t\n\x07message\"\xf6\x01\n\x13StreamAudioResponse\x12+\n\tsetup_ack\x18\x01 \x01(\x0b\x32\x16.songserve.v1.SetupAckH\x00\x12 \n\x03\x61\x63k\x18\x02 \x01(\x0b\x32\x11.songserve.v1.AckH\x00\x12\'\n\x04song\x18\x03 \x01(\x0b\x32\x17.songserve.v1.SongEventH\x00\x12\'\n\x07go_away\x18\x04 \x01(\x0b\x32\x14.songserve.v1.GoAwayH\x00\x12\x33\n\rsession_event\x18\x05 \x01(\x0b\x32\x1a.songserve.v1.SessionEventH\x00\x42\t\n\x07message\"\xe9\x01\n\x0b\x41udioFormat\x12\x34\n\x08\x65ncoding\x18\x01 \x01(\x0e\x32\".songserve.v1.AudioFormat.Encoding\x12\x16\n\x0esample_rate_hz\x18\x02 \x01(\r\x12\x15\n\rchannel_count\x18\x03 \x01(\r\x12\x0f\n\x07\x63hannel\x18\x04 \x01(\r\"d\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45NCODING_LINEAR16\x10\x01\x12\x14\n\x10\x45NCODING_FLOAT32\x10\x02\x12\x11\n\rENCODING_FLAC\x10\x03\"\xa2\x03\n\x05Setup\x12\x0f\n\x07session\x18\x01 \x01(\t\x12/\n\x0c\x61udio_format\x18\x02 \x01(\x0b\x32\x19.songserve.v1.AudioFormat\x12\x36\n\x12\x63\x61pture_start_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x04lane\x18\x04 \x01(\x0e\x32\x12.songserve.v1.Lane\x12-\n\x0bresult_mode\x18\x05 \x01(\x0e\x32\x18.songserve.v1.ResultMode\x12\x0e\n\x06\x63lient\x18\x06 \x01(\t\x12\x14\n\x0cresume_token\x18\x07 \x01(\t\x12\'\n\x1f\x66irst_available_sequence_number\x18\x08 \x01(\x04\x12\x1e\n\x16\x66irst_available_sample\x18\t \x01(\x04\x12/\n\x0c\x63lock_source\x18\n \x01(\x0e\x32\x19.songserve.v1.ClockSource\x12.\n\x0b\x63lock_error\x18\x0b \x01(\x0b\x32\x19.google.protobuf.Duration\"\xba\x01\n\x05\x43hunk\x12\x17\n\x0fsequence_number\x18\x01 \x01(\x04\x12\x14\n\x0cstart_sample\x18\x02 \x01(\x04\x12\x14\n\x0csample_count\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x05 \x01(\x07\x12\x30\n\x0c\x63\x61pture_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14\x63lipped_sample_count\x18\x07 \x01(\r\"\xc6\x02\n\x03Gap\x12\x17\n\x0fsequence_number\x18\x01 \x01(\x04\x12\x14\n\x0cstart_sample\x18\x02 \x01(\x04\x12\x14\n\x0csample_count\x18\x03 \x01(\x04\x12(\n\x06reason\x18\x04 \x01(\x0e\x32\x18.songserve.v1.Gap.Reason\x12\x1c\n\x14last_sequence_number\x18\x05 \x01(\x04\"\xb1\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15REASON_DEVICE_OVERRUN\x10\x01\x12\x16\n\x12REASON_DEVICE_LOST\x10\x02\x12\x15\n\x11REASON_SPOOL_FULL\x10\x03\x12\x18\n\x14REASON_SPOOL_CORRUPT\x10\x04\x12\x18\n\x14REASON_SPOOL_EXPIRED\x10\x05\x12\x11\n\rREASON_PAUSED\x10\x06\"\xe8\x02\n\tHeartbeat\x12/\n\x0b\x63reate_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bspool_bytes\x18\x02 \x01(\x04\x12\x35\n\x11spool_oldest_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x64isk_free_bytes\x18\x04 \x01(\x04\x12\x19\n\x0csupply_volts\x18\x05 \x01(\x02H\x00\x88\x01\x01\x12 \n\x13temperature_celsius\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12/\n\x0c\x63lock_source\x18\x07 \x01(\x0e\x32\x19.songserve.v1.ClockSource\x12.\n\x0b\x63lock_error\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0f\n\r_supply_voltsB\x16\n\x14_temperature_celsius\"=\n\x06\x46inish\x12\x1c\n\x14last_sequence_number\x18\x01 \x01(\x04\x12\x15\n\rtotal_samples\x18\x02 \x01(\x04\"\xc3\x03\n\x08SetupAck\x12 \n\x18\x65xpected_sequence_number\x18\x01 \x01(\x04\x12!\n\x19\x63ommitted_sequence_number\x18\x02 \x01(\x04\x12\x18\n\x10\x63ommitted_sample\x18\x03 \x01(\x04\x12\x14\n\x0cwriter_epoch\x18\x04 \x01(\x04\x12\x17\n\x0fmax_chunk_bytes\x18\x05 \x01(\r\x12\x1c\n\x14max_in_flight_chunks\x18\x06 \x01(\r\x12/\n\x0bserver_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cmodel_bundle\x18\x08 \x01(\t\x12\x31\n\x0e\x64\x65\x63ision_delay\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x66inished\x18\n \x01(\x08\x12\x1b\n\x13max_in_flight_bytes\x18\x0b \x01(\x04\x12\"\n\x07missing\x18\x0c \x01(\x0b\x32\x11.songserve.v1.Gap\x12(\n\x05lease\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cresume_token\x18\x0e \x01(\t\"\xc7\x01\n\x03\x41\x63k\x12 \n\x18received_sequence_number\x18\x01 \x01(\x04\x12!\n\x19\x63ommitted_sequence_number\x18\x02 \x01(\x04\x12\x18\n\x10\x63ommitted_sample\x18\x03 \x01(\x04\x12\x10\n\x08\x66inished\x18\x04 \x01(\x08\x12\x1c\n\x14max_in_flight_chunks\x18\x05 \x01(\r\x12\x1b\n\x13max_in_flight_bytes\x18\x06 \x01(\x04\x12\x14\n\x0cresume_token\x18\x07 \x01(\t\"\xb1\x01\n\tSongEvent\x12 \n\x04song\x18\x01 \x01(\x0b\x32\x12.songserve.v1.Song\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.songserve.v1.SongEvent.State\x12\x10\n\x08revision\x18\x03 \x01(\r\"B\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bSTATE_FINAL\x10\x01\x12\x11\n\rSTATE_PARTIAL\x10\x02\"\xf6\x02\n\x0cSessionEvent\x12-\n\x04kind\x18\x01 \x01(\x0e\x32\x1f.songserve.v1.SessionEvent.Kind\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x14\n\x0cstart_sample\x18\x03 \x01(\x04\x12\x14\n\x0csample_count\x18\x04 \x01(\x04\x12,\n\ngap_reason\x18\x05 \x01(\x0e\x32\x18.songserve.v1.Gap.Reason\x12/\n\x0c\x63lock_offset\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9a\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_SILENCE\x10\x01\x12\x0e\n\nKIND_SOUND\x10\x02\x12\x11\n\rKIND_CLIPPING\x10\x03\x12\x0e\n\nKIND_CLOCK\x10\x04\x12\x0c\n\x08KIND_GAP\x10\x05\x12\x17\n\x13KIND_BUNDLE_CHANGED\x10\x06\x12\x10\n\x0cKIND_REWOUND\x10\x07\"\xea\x01\n\x06GoAway\x12+\n\x06reason\x18\x01 \x01(\x0e\x32\x1b.songserve.v1.GoAway.Reason\x12\x32\n\x0e\x64rain_deadline\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\x0bretry_delay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"O\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x13\n\x0fREASON_DRAINING\x10\x01\x12\x18\n\x14REASON_LEASE_EXPIRED\x10\x02\"*\n\x17GetSessionStatusRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"\\\n\x14\x46inishSessionRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x1c\n\x14last_sequence_number\x18\x02 \x01(\x04\x12\x15\n\rtotal_samples\x18\x03 \x01(\x04\"\x9d\x03\n\rSessionStatus\x12\x0f\n\x07session\x18\x01 \x01(\t\x12 \n\x18\x65xpected_sequence_number\x18\x02 \x01(\x04\x12!\n\x19\x63ommitted_sequence_number\x18\x03 \x01(\x04\x12\x18\n\x10\x63ommitted_sample\x18\x04 \x01(\x04\x12\x14\n\x0cwriter_epoch\x18\x05 \x01(\x04\x12\x10\n\x08\x66inished\x18\x06 \x01(\x08\x12\x11\n\tconnected\x18\x07 \x01(\x08\x12/\n\x0c\x61udio_format\x18\x08 \x01(\x0b\x32\x19.songserve.v1.AudioFormat\x12\x36\n\x12\x63\x61pture_start_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07n_songs\x18\n \x01(\x04\x12 \n\x18received_sequence_number\x18\x0b \x01(\x04\x12\x19\n\x11open_since_sample\x18\x0c \x01(\x04\x12\x14\n\x0cmodel_bundle\x18\r \x01(\t\x12\x14\n\x0cresume_token\x18\x0e \x01(\t*>\n\x04Lane\x12\x14\n\x10LANE_UNSPECIFIED\x10\x00\x12\r\n\tLANE_LIVE\x10\x01\x12\x11\n\rLANE_BACKFILL\x10\x02*o\n\nResultMode\x12\x1b\n\x17RESULT_MODE_UNSPECIFIED\x10\x00\x12\x14\n\x10RESULT_MODE_NONE\x10\x01\x12\x15\n\x11RESULT_MODE_FINAL\x10\x02\x12\x17\n\x13RESULT_MODE_PARTIAL\x10\x03*\x89\x01\n\x0b\x43lockSource\x12\x1c\n\x18\x43LOCK_SOURCE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43LOCK_SOURCE_UNSYNCED\x10\x01\x12\x14\n\x10\x43LOCK_SOURCE_RTC\x10\x02\x12\x14\n\x10\x43LOCK_SOURCE_NTP\x10\x03\x12\x15\n\x11\x43LOCK_SOURCE_GNSS\x10\x04\x32\x91\x02\n\rIngestService\x12V\n\x0bStreamAudio\x12 .songserve.v1.StreamAudioRequest\x1a!.songserve.v1.StreamAudioResponse(\x01\x30\x01\x12V\n\x10GetSessionStatus\x12%.songserve.v1.GetSessionStatusRequest\x1a\x1b.songserve.v1.SessionStatus\x12P\n\rFinishSession\x12\".songserve.v1.FinishSessionRequest\x1a\x1b.songserve.v1.SessionStatusb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'songserve.v1.ingest_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LANE']._serialized_start=2824
-  _globals['_LANE']._serialized_end=2886
-  _globals['_RESULTMODE']._serialized_start=2888
-  _globals['_RESULTMODE']._serialized_end=2974
+  _globals['_LANE']._serialized_start=4218
+  _globals['_LANE']._serialized_end=4280
+  _globals['_RESULTMODE']._serialized_start=4282
+  _globals['_RESULTMODE']._serialized_end=4393
+  _globals['_CLOCKSOURCE']._serialized_start=4396
+  _globals['_CLOCKSOURCE']._serialized_end=4533
   _globals['_STREAMAUDIOREQUEST']._serialized_start=135
   _globals['_STREAMAUDIOREQUEST']._serialized_end=362
   _globals['_STREAMAUDIORESPONSE']._serialized_start=365
-  _globals['_STREAMAUDIORESPONSE']._serialized_end=558
-  _globals['_AUDIOFORMAT']._serialized_start=561
-  _globals['_AUDIOFORMAT']._serialized_end=775
-  _globals['_AUDIOFORMAT_ENCODING']._serialized_start=694
-  _globals['_AUDIOFORMAT_ENCODING']._serialized_end=775
-  _globals['_SETUP']._serialized_start=778
-  _globals['_SETUP']._serialized_end=1004
-  _globals['_CHUNK']._serialized_start=1006
-  _globals['_CHUNK']._serialized_end=1112
-  _globals['_GAP']._serialized_start=1115
-  _globals['_GAP']._serialized_end=1441
-  _globals['_GAP_REASON']._serialized_start=1264
-  _globals['_GAP_REASON']._serialized_end=1441
-  _globals['_HEARTBEAT']._serialized_start=1444
-  _globals['_HEARTBEAT']._serialized_end=1605
-  _globals['_FINISH']._serialized_start=1607
-  _globals['_FINISH']._serialized_end=1668
-  _globals['_SETUPACK']._serialized_start=1671
-  _globals['_SETUPACK']._serialized_end=1993
-  _globals['_ACK']._serialized_start=1995
-  _globals['_ACK']._serialized_end=2113
-  _globals['_SONGEVENT']._serialized_start=2116
-  _globals['_SONGEVENT']._serialized_end=2256
-  _globals['_SONGEVENT_STATE']._serialized_start=2209
-  _globals['_SONGEVENT_STATE']._serialized_end=2256
-  _globals['_GOAWAY']._serialized_start=2259
-  _globals['_GOAWAY']._serialized_end=2467
-  _globals['_GOAWAY_REASON']._serialized_start=2414
-  _globals['_GOAWAY_REASON']._serialized_end=2467
-  _globals['_GETSESSIONSTATUSREQUEST']._serialized_start=2469
-  _globals['_GETSESSIONSTATUSREQUEST']._serialized_end=2511
-  _globals['_SESSIONSTATUS']._serialized_start=2514
-  _globals['_SESSIONSTATUS']._serialized_end=2822
-  _globals['_INGESTSERVICE']._serialized_start=2977
-  _globals['_INGESTSERVICE']._serialized_end=3168
+  _globals['_STREAMAUDIORESPONSE']._serialized_end=611
+  _globals['_AUDIOFORMAT']._serialized_start=614
+  _globals['_AUDIOFORMAT']._serialized_end=847
+  _globals['_AUDIOFORMAT_ENCODING']._serialized_start=747
+  _globals['_AUDIOFORMAT_ENCODING']._serialized_end=847
+  _globals['_SETUP']._serialized_start=850
+  _globals['_SETUP']._serialized_end=1268
+  _globals['_CHUNK']._serialized_start=1271
+  _globals['_CHUNK']._serialized_end=1457
+  _globals['_GAP']._serialized_start=1460
+  _globals['_GAP']._serialized_end=1786
+  _globals['_GAP_REASON']._serialized_start=1609
+  _globals['_GAP_REASON']._serialized_end=1786
+  _globals['_HEARTBEAT']._serialized_start=1789
+  _globals['_HEARTBEAT']._serialized_end=2149
+  _globals['_FINISH']._serialized_start=2151
+  _globals['_FINISH']._serialized_end=2212
+  _globals['_SETUPACK']._serialized_start=2215
+  _globals['_SETUPACK']._serialized_end=2666
+  _globals['_ACK']._serialized_start=2669
+  _globals['_ACK']._serialized_end=2868
+  _globals['_SONGEVENT']._serialized_start=2871
+  _globals['_SONGEVENT']._serialized_end=3048
+  _globals['_SONGEVENT_STATE']._serialized_start=2982
+  _globals['_SONGEVENT_STATE']._serialized_end=3048
+  _globals['_SESSIONEVENT']._serialized_start=3051
+  _globals['_SESSIONEVENT']._serialized_end=3425
+  _globals['_SESSIONEVENT_KIND']._serialized_start=3271
+  _globals['_SESSIONEVENT_KIND']._serialized_end=3425
+  _globals['_GOAWAY']._serialized_start=3428
+  _globals['_GOAWAY']._serialized_end=3662
+  _globals['_GOAWAY_REASON']._serialized_start=3583
+  _globals['_GOAWAY_REASON']._serialized_end=3662
+  _globals['_GETSESSIONSTATUSREQUEST']._serialized_start=3664
+  _globals['_GETSESSIONSTATUSREQUEST']._serialized_end=3706
+  _globals['_FINISHSESSIONREQUEST']._serialized_start=3708
+  _globals['_FINISHSESSIONREQUEST']._serialized_end=3800
+  _globals['_SESSIONSTATUS']._serialized_start=3803
+  _globals['_SESSIONSTATUS']._serialized_end=4216
+  _globals['_INGESTSERVICE']._serialized_start=4536
+  _globals['_INGESTSERVICE']._serialized_end=4809
 # @@protoc_insertion_point(module_scope)

@@ -30,16 +30,16 @@ class _LaneEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Lane.ValueType],
     LANE_LIVE: _Lane.ValueType  # 1
     """Sound as it happens. The default."""
     LANE_BACKFILL: _Lane.ValueType  # 2
-    """Sound recorded before, sent after an outage."""
+    """Sound recorded before, sent after an outage or from files. Sent as fast as the credit allows."""
 
 class Lane(_Lane, metaclass=_LaneEnumTypeWrapper):
-    """What a session is for; metrics are labelled with it."""
+    """What a stream is for: decides who waits when the server is busy, and labels metrics."""
 
 LANE_UNSPECIFIED: Lane.ValueType  # 0
 LANE_LIVE: Lane.ValueType  # 1
 """Sound as it happens. The default."""
 LANE_BACKFILL: Lane.ValueType  # 2
-"""Sound recorded before, sent after an outage."""
+"""Sound recorded before, sent after an outage or from files. Sent as fast as the credit allows."""
 Global___Lane: _TypeAlias = Lane  # noqa: Y015
 
 class _ResultMode:
@@ -53,6 +53,10 @@ class _ResultModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResultMode
     """None."""
     RESULT_MODE_FINAL: _ResultMode.ValueType  # 2
     """Each song once it is decided and committed. The default."""
+    RESULT_MODE_PARTIAL: _ResultMode.ValueType  # 3
+    """Also guesses at the song that is being sung, from its first second on, revised each second. A guess is never stored or
+    counted; it may turn out to have been no song at all, and then no FINAL follows.
+    """
 
 class ResultMode(_ResultMode, metaclass=_ResultModeEnumTypeWrapper):
     """Which songs are sent back on the stream. All are stored in any case."""
@@ -62,7 +66,35 @@ RESULT_MODE_NONE: ResultMode.ValueType  # 1
 """None."""
 RESULT_MODE_FINAL: ResultMode.ValueType  # 2
 """Each song once it is decided and committed. The default."""
+RESULT_MODE_PARTIAL: ResultMode.ValueType  # 3
+"""Also guesses at the song that is being sung, from its first second on, revised each second. A guess is never stored or
+counted; it may turn out to have been no song at all, and then no FINAL follows.
+"""
 Global___ResultMode: _TypeAlias = ResultMode  # noqa: Y015
+
+class _ClockSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ClockSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClockSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CLOCK_SOURCE_UNSPECIFIED: _ClockSource.ValueType  # 0
+    CLOCK_SOURCE_UNSYNCED: _ClockSource.ValueType  # 1
+    CLOCK_SOURCE_RTC: _ClockSource.ValueType  # 2
+    """A battery-backed clock."""
+    CLOCK_SOURCE_NTP: _ClockSource.ValueType  # 3
+    CLOCK_SOURCE_GNSS: _ClockSource.ValueType  # 4
+
+class ClockSource(_ClockSource, metaclass=_ClockSourceEnumTypeWrapper):
+    """What the station's clock is set by."""
+
+CLOCK_SOURCE_UNSPECIFIED: ClockSource.ValueType  # 0
+CLOCK_SOURCE_UNSYNCED: ClockSource.ValueType  # 1
+CLOCK_SOURCE_RTC: ClockSource.ValueType  # 2
+"""A battery-backed clock."""
+CLOCK_SOURCE_NTP: ClockSource.ValueType  # 3
+CLOCK_SOURCE_GNSS: ClockSource.ValueType  # 4
+Global___ClockSource: _TypeAlias = ClockSource  # noqa: Y015
 
 @_typing.final
 class StreamAudioRequest(_message.Message):
@@ -110,6 +142,7 @@ class StreamAudioResponse(_message.Message):
     ACK_FIELD_NUMBER: _builtins.int
     SONG_FIELD_NUMBER: _builtins.int
     GO_AWAY_FIELD_NUMBER: _builtins.int
+    SESSION_EVENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def setup_ack(self) -> Global___SetupAck: ...
     @_builtins.property
@@ -118,6 +151,8 @@ class StreamAudioResponse(_message.Message):
     def song(self) -> Global___SongEvent: ...
     @_builtins.property
     def go_away(self) -> Global___GoAway: ...
+    @_builtins.property
+    def session_event(self) -> Global___SessionEvent: ...
     def __init__(
         self,
         *,
@@ -125,12 +160,13 @@ class StreamAudioResponse(_message.Message):
         ack: Global___Ack | None = ...,
         song: Global___SongEvent | None = ...,
         go_away: Global___GoAway | None = ...,
+        session_event: Global___SessionEvent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "go_away", b"go_away", "message", b"message", "setup_ack", b"setup_ack", "song", b"song"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "go_away", b"go_away", "message", b"message", "session_event", b"session_event", "setup_ack", b"setup_ack", "song", b"song"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "go_away", b"go_away", "message", b"message", "setup_ack", b"setup_ack", "song", b"song"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "go_away", b"go_away", "message", b"message", "session_event", b"session_event", "setup_ack", b"setup_ack", "song", b"song"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["setup_ack", "ack", "song", "go_away"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["setup_ack", "ack", "song", "go_away", "session_event"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -153,6 +189,10 @@ class AudioFormat(_message.Message):
         """Signed 16-bit integers, little endian; full scale is 32768."""
         ENCODING_FLOAT32: AudioFormat._Encoding.ValueType  # 2
         """IEEE 754 32-bit floats, little endian; full scale is 1."""
+        ENCODING_FLAC: AudioFormat._Encoding.ValueType  # 3
+        """Each chunk is a whole FLAC stream of up to 16 bits, with rate, channels and length in its header. As 16-bit
+        integers it must take at most four times `max_chunk_bytes`. Half the bytes, for about a third more work.
+        """
 
     class Encoding(_Encoding, metaclass=_EncodingEnumTypeWrapper): ...
     ENCODING_UNSPECIFIED: AudioFormat.Encoding.ValueType  # 0
@@ -160,6 +200,10 @@ class AudioFormat(_message.Message):
     """Signed 16-bit integers, little endian; full scale is 32768."""
     ENCODING_FLOAT32: AudioFormat.Encoding.ValueType  # 2
     """IEEE 754 32-bit floats, little endian; full scale is 1."""
+    ENCODING_FLAC: AudioFormat.Encoding.ValueType  # 3
+    """Each chunk is a whole FLAC stream of up to 16 bits, with rate, channels and length in its header. As 16-bit
+    integers it must take at most four times `max_chunk_bytes`. Half the bytes, for about a third more work.
+    """
 
     ENCODING_FIELD_NUMBER: _builtins.int
     SAMPLE_RATE_HZ_FIELD_NUMBER: _builtins.int
@@ -200,6 +244,11 @@ class Setup(_message.Message):
     LANE_FIELD_NUMBER: _builtins.int
     RESULT_MODE_FIELD_NUMBER: _builtins.int
     CLIENT_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    FIRST_AVAILABLE_SEQUENCE_NUMBER_FIELD_NUMBER: _builtins.int
+    FIRST_AVAILABLE_SAMPLE_FIELD_NUMBER: _builtins.int
+    CLOCK_SOURCE_FIELD_NUMBER: _builtins.int
+    CLOCK_ERROR_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     """`stations/{station}/sessions/{uuid}`; the client makes the UUID (version 7 recommended), one per uninterrupted
     sample clock: a device that was unplugged, or a rate that changed, is a new session.
@@ -208,11 +257,25 @@ class Setup(_message.Message):
     result_mode: Global___ResultMode.ValueType
     client: _builtins.str
     """Program and version, for the log."""
+    resume_token: _builtins.str
+    """The token of the last ack that the client saw, empty at first. Opaque. With it the server notices that it was put back
+    to an older state and says so with SessionEvent KIND_REWOUND.
+    """
+    first_available_sequence_number: _builtins.int
+    """The oldest chunk or gap that the client still has, and its start_sample; 0 when it has all from the beginning, or
+    nothing uncommitted. Where the server expects an earlier one, `setup_ack.missing` is the gap to declare.
+    """
+    first_available_sample: _builtins.int
+    clock_source: Global___ClockSource.ValueType
     @_builtins.property
     def audio_format(self) -> Global___AudioFormat: ...
     @_builtins.property
     def capture_start_time(self) -> _timestamp_pb2.Timestamp:
         """UTC time of sample 0. The same at every resume."""
+
+    @_builtins.property
+    def clock_error(self) -> _duration_pb2.Duration:
+        """How far `capture_start_time` may be off, as the client estimates; absent when it cannot tell."""
 
     def __init__(
         self,
@@ -223,10 +286,15 @@ class Setup(_message.Message):
         lane: Global___Lane.ValueType = ...,
         result_mode: Global___ResultMode.ValueType = ...,
         client: _builtins.str = ...,
+        resume_token: _builtins.str = ...,
+        first_available_sequence_number: _builtins.int = ...,
+        first_available_sample: _builtins.int = ...,
+        clock_source: Global___ClockSource.ValueType = ...,
+        clock_error: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audio_format", b"audio_format", "capture_start_time", b"capture_start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio_format", b"audio_format", "capture_start_time", b"capture_start_time", "clock_error", b"clock_error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_format", b"audio_format", "capture_start_time", b"capture_start_time", "client", b"client", "lane", b"lane", "result_mode", b"result_mode", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_format", b"audio_format", "capture_start_time", b"capture_start_time", "client", b"client", "clock_error", b"clock_error", "clock_source", b"clock_source", "first_available_sample", b"first_available_sample", "first_available_sequence_number", b"first_available_sequence_number", "lane", b"lane", "result_mode", b"result_mode", "resume_token", b"resume_token", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -243,6 +311,8 @@ class Chunk(_message.Message):
     SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     CRC32C_FIELD_NUMBER: _builtins.int
+    CAPTURE_TIME_FIELD_NUMBER: _builtins.int
+    CLIPPED_SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
     sequence_number: _builtins.int
     """Begins at 1 in every session, grows by 1."""
     start_sample: _builtins.int
@@ -255,6 +325,12 @@ class Chunk(_message.Message):
     """
     crc32c: _builtins.int
     """CRC-32C (Castagnoli) of `data`."""
+    clipped_sample_count: _builtins.int
+    """Samples at full scale, as the station counted them."""
+    @_builtins.property
+    def capture_time(self) -> _timestamp_pb2.Timestamp:
+        """When the first sample was captured by the station's clock; for the clock's drift only, samples are never moved by it."""
+
     def __init__(
         self,
         *,
@@ -263,10 +339,12 @@ class Chunk(_message.Message):
         sample_count: _builtins.int = ...,
         data: _builtins.bytes = ...,
         crc32c: _builtins.int = ...,
+        capture_time: _timestamp_pb2.Timestamp | None = ...,
+        clipped_sample_count: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["crc32c", b"crc32c", "data", b"data", "sample_count", b"sample_count", "sequence_number", b"sequence_number", "start_sample", b"start_sample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "clipped_sample_count", b"clipped_sample_count", "crc32c", b"crc32c", "data", b"data", "sample_count", b"sample_count", "sequence_number", b"sequence_number", "start_sample", b"start_sample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -349,13 +427,25 @@ class Heartbeat(_message.Message):
     SPOOL_BYTES_FIELD_NUMBER: _builtins.int
     SPOOL_OLDEST_TIME_FIELD_NUMBER: _builtins.int
     DISK_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    SUPPLY_VOLTS_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_CELSIUS_FIELD_NUMBER: _builtins.int
+    CLOCK_SOURCE_FIELD_NUMBER: _builtins.int
+    CLOCK_ERROR_FIELD_NUMBER: _builtins.int
     spool_bytes: _builtins.int
     """Audio captured and not yet acknowledged."""
     disk_free_bytes: _builtins.int
+    supply_volts: _builtins.float
+    """Absent what the station cannot measure."""
+    temperature_celsius: _builtins.float
+    clock_source: Global___ClockSource.ValueType
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def spool_oldest_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def clock_error(self) -> _duration_pb2.Duration:
+        """How far the station's clock may be off, by its own estimate."""
+
     def __init__(
         self,
         *,
@@ -363,12 +453,23 @@ class Heartbeat(_message.Message):
         spool_bytes: _builtins.int = ...,
         spool_oldest_time: _timestamp_pb2.Timestamp | None = ...,
         disk_free_bytes: _builtins.int = ...,
+        supply_volts: _builtins.float | None = ...,
+        temperature_celsius: _builtins.float | None = ...,
+        clock_source: Global___ClockSource.ValueType = ...,
+        clock_error: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "spool_oldest_time", b"spool_oldest_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_supply_volts", b"_supply_volts", "_temperature_celsius", b"_temperature_celsius", "clock_error", b"clock_error", "create_time", b"create_time", "spool_oldest_time", b"spool_oldest_time", "supply_volts", b"supply_volts", "temperature_celsius", b"temperature_celsius"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "disk_free_bytes", b"disk_free_bytes", "spool_bytes", b"spool_bytes", "spool_oldest_time", b"spool_oldest_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_supply_volts", b"_supply_volts", "_temperature_celsius", b"_temperature_celsius", "clock_error", b"clock_error", "clock_source", b"clock_source", "create_time", b"create_time", "disk_free_bytes", b"disk_free_bytes", "spool_bytes", b"spool_bytes", "spool_oldest_time", b"spool_oldest_time", "supply_volts", b"supply_volts", "temperature_celsius", b"temperature_celsius"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__supply_volts: _TypeAlias = _typing.Literal["supply_volts"]  # noqa: Y015
+    _WhichOneofArgType__supply_volts: _TypeAlias = _typing.Literal["_supply_volts", b"_supply_volts"]  # noqa: Y015
+    _WhichOneofReturnType__temperature_celsius: _TypeAlias = _typing.Literal["temperature_celsius"]  # noqa: Y015
+    _WhichOneofArgType__temperature_celsius: _TypeAlias = _typing.Literal["_temperature_celsius", b"_temperature_celsius"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__supply_volts) -> _WhichOneofReturnType__supply_volts | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature_celsius) -> _WhichOneofReturnType__temperature_celsius | None: ...
 
 Global___Heartbeat: _TypeAlias = Heartbeat  # noqa: Y015
 
@@ -414,6 +515,10 @@ class SetupAck(_message.Message):
     MODEL_BUNDLE_FIELD_NUMBER: _builtins.int
     DECISION_DELAY_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    MAX_IN_FLIGHT_BYTES_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     expected_sequence_number: _builtins.int
     """Send from here, whatever you think you sent before."""
     committed_sequence_number: _builtins.int
@@ -423,11 +528,13 @@ class SetupAck(_message.Message):
     """Grows with every stream of the session."""
     max_chunk_bytes: _builtins.int
     max_in_flight_chunks: _builtins.int
-    """Chunks a client may have sent beyond the last `received_sequence_number`. Beyond it the server stops reading."""
+    """The first credit, rule 11."""
     model_bundle: _builtins.str
     """`modelBundles/{digest}`."""
     finished: _builtins.bool
     """The session was finished before; only `finish` is of any use."""
+    max_in_flight_bytes: _builtins.int
+    resume_token: _builtins.str
     @_builtins.property
     def server_time(self) -> _timestamp_pb2.Timestamp:
         """The server's clock, to compare with."""
@@ -435,6 +542,16 @@ class SetupAck(_message.Message):
     @_builtins.property
     def decision_delay(self) -> _duration_pb2.Duration:
         """How long after a song's last sample the decision that it has ended can take, at most."""
+
+    @_builtins.property
+    def missing(self) -> Global___Gap:
+        """Send this gap next: what the client no longer has and the server does not have yet. Absent when nothing is missing."""
+
+    @_builtins.property
+    def lease(self) -> _duration_pb2.Duration:
+        """After this long the server ends the stream with go_away, REASON_LEASE_EXPIRED, so that who may send is looked at
+        again and stations spread over servers. 0 for never.
+        """
 
     def __init__(
         self,
@@ -449,10 +566,14 @@ class SetupAck(_message.Message):
         model_bundle: _builtins.str = ...,
         decision_delay: _duration_pb2.Duration | None = ...,
         finished: _builtins.bool = ...,
+        max_in_flight_bytes: _builtins.int = ...,
+        missing: Global___Gap | None = ...,
+        lease: _duration_pb2.Duration | None = ...,
+        resume_token: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["decision_delay", b"decision_delay", "server_time", b"server_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decision_delay", b"decision_delay", "lease", b"lease", "missing", b"missing", "server_time", b"server_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_sample", b"committed_sample", "committed_sequence_number", b"committed_sequence_number", "decision_delay", b"decision_delay", "expected_sequence_number", b"expected_sequence_number", "finished", b"finished", "max_chunk_bytes", b"max_chunk_bytes", "max_in_flight_chunks", b"max_in_flight_chunks", "model_bundle", b"model_bundle", "server_time", b"server_time", "writer_epoch", b"writer_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_sample", b"committed_sample", "committed_sequence_number", b"committed_sequence_number", "decision_delay", b"decision_delay", "expected_sequence_number", b"expected_sequence_number", "finished", b"finished", "lease", b"lease", "max_chunk_bytes", b"max_chunk_bytes", "max_in_flight_bytes", b"max_in_flight_bytes", "max_in_flight_chunks", b"max_in_flight_chunks", "missing", b"missing", "model_bundle", b"model_bundle", "resume_token", b"resume_token", "server_time", b"server_time", "writer_epoch", b"writer_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -460,7 +581,7 @@ Global___SetupAck: _TypeAlias = SetupAck  # noqa: Y015
 
 @_typing.final
 class Ack(_message.Message):
-    """Cumulative, monotone within a stream; at least every 2 s while chunks arrive."""
+    """Cumulative, monotone within a stream; at least every 2 s, also when there is nothing new, unless a commit takes longer."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -468,6 +589,9 @@ class Ack(_message.Message):
     COMMITTED_SEQUENCE_NUMBER_FIELD_NUMBER: _builtins.int
     COMMITTED_SAMPLE_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    MAX_IN_FLIGHT_CHUNKS_FIELD_NUMBER: _builtins.int
+    MAX_IN_FLIGHT_BYTES_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     received_sequence_number: _builtins.int
     """Taken in and listened to, in memory only: for flow control."""
     committed_sequence_number: _builtins.int
@@ -476,6 +600,11 @@ class Ack(_message.Message):
     """The first sample after the committed chunk."""
     finished: _builtins.bool
     """The answer to `finish`; nothing follows."""
+    max_in_flight_chunks: _builtins.int
+    """The credit from now on, rule 11."""
+    max_in_flight_bytes: _builtins.int
+    resume_token: _builtins.str
+    """For the next setup."""
     def __init__(
         self,
         *,
@@ -483,10 +612,13 @@ class Ack(_message.Message):
         committed_sequence_number: _builtins.int = ...,
         committed_sample: _builtins.int = ...,
         finished: _builtins.bool = ...,
+        max_in_flight_chunks: _builtins.int = ...,
+        max_in_flight_bytes: _builtins.int = ...,
+        resume_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_sample", b"committed_sample", "committed_sequence_number", b"committed_sequence_number", "finished", b"finished", "received_sequence_number", b"received_sequence_number"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_sample", b"committed_sample", "committed_sequence_number", b"committed_sequence_number", "finished", b"finished", "max_in_flight_bytes", b"max_in_flight_bytes", "max_in_flight_chunks", b"max_in_flight_chunks", "received_sequence_number", b"received_sequence_number", "resume_token", b"resume_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -494,7 +626,7 @@ Global___Ack: _TypeAlias = Ack  # noqa: Y015
 
 @_typing.final
 class SongEvent(_message.Message):
-    """A song that was decided and committed."""
+    """A song that was decided and committed, or a guess at one that is being sung."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -506,14 +638,25 @@ class SongEvent(_message.Message):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATE_UNSPECIFIED: SongEvent._State.ValueType  # 0
         STATE_FINAL: SongEvent._State.ValueType  # 1
+        STATE_PARTIAL: SongEvent._State.ValueType  # 2
+        """Not stored, may change or come to nothing. Its name is empty; `song.onset_sample` says which guesses belong together,
+        and is the onset of the song that may follow.
+        """
 
     class State(_State, metaclass=_StateEnumTypeWrapper): ...
     STATE_UNSPECIFIED: SongEvent.State.ValueType  # 0
     STATE_FINAL: SongEvent.State.ValueType  # 1
+    STATE_PARTIAL: SongEvent.State.ValueType  # 2
+    """Not stored, may change or come to nothing. Its name is empty; `song.onset_sample` says which guesses belong together,
+    and is the onset of the song that may follow.
+    """
 
     SONG_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     state: Global___SongEvent.State.ValueType
+    revision: _builtins.int
+    """Of a guess: 1 for the first about this song, then 2, 3 ..."""
     @_builtins.property
     def song(self) -> _types_pb2.Song: ...
     def __init__(
@@ -521,14 +664,96 @@ class SongEvent(_message.Message):
         *,
         song: _types_pb2.Song | None = ...,
         state: Global___SongEvent.State.ValueType = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["song", b"song"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["song", b"song", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "song", b"song", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SongEvent: _TypeAlias = SongEvent  # noqa: Y015
+
+@_typing.final
+class SessionEvent(_message.Message):
+    """Something about the session that whoever looks after the station should know. Nothing has to be done for the protocol."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SessionEvent._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: SessionEvent._Kind.ValueType  # 0
+        KIND_SILENCE: SessionEvent._Kind.ValueType  # 1
+        """Every sample has been the same for some seconds: a cable, a plug, a switched-off microphone."""
+        KIND_SOUND: SessionEvent._Kind.ValueType  # 2
+        """Sound has come back after KIND_SILENCE."""
+        KIND_CLIPPING: SessionEvent._Kind.ValueType  # 3
+        """Samples at full scale: the gain is too high. At most once a minute of audio."""
+        KIND_CLOCK: SessionEvent._Kind.ValueType  # 4
+        """The station's clock and the server's differ by more than half a minute; `clock_offset` is station minus server."""
+        KIND_GAP: SessionEvent._Kind.ValueType  # 5
+        """A gap was committed; the samples are its."""
+        KIND_BUNDLE_CHANGED: SessionEvent._Kind.ValueType  # 6
+        """The session goes on with another bundle than before."""
+        KIND_REWOUND: SessionEvent._Kind.ValueType  # 7
+        """The server's database is older than the resume_token of the setup: it was restored from a backup."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: SessionEvent.Kind.ValueType  # 0
+    KIND_SILENCE: SessionEvent.Kind.ValueType  # 1
+    """Every sample has been the same for some seconds: a cable, a plug, a switched-off microphone."""
+    KIND_SOUND: SessionEvent.Kind.ValueType  # 2
+    """Sound has come back after KIND_SILENCE."""
+    KIND_CLIPPING: SessionEvent.Kind.ValueType  # 3
+    """Samples at full scale: the gain is too high. At most once a minute of audio."""
+    KIND_CLOCK: SessionEvent.Kind.ValueType  # 4
+    """The station's clock and the server's differ by more than half a minute; `clock_offset` is station minus server."""
+    KIND_GAP: SessionEvent.Kind.ValueType  # 5
+    """A gap was committed; the samples are its."""
+    KIND_BUNDLE_CHANGED: SessionEvent.Kind.ValueType  # 6
+    """The session goes on with another bundle than before."""
+    KIND_REWOUND: SessionEvent.Kind.ValueType  # 7
+    """The server's database is older than the resume_token of the setup: it was restored from a backup."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    START_SAMPLE_FIELD_NUMBER: _builtins.int
+    SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
+    GAP_REASON_FIELD_NUMBER: _builtins.int
+    CLOCK_OFFSET_FIELD_NUMBER: _builtins.int
+    kind: Global___SessionEvent.Kind.ValueType
+    message: _builtins.str
+    """For people."""
+    start_sample: _builtins.int
+    """The samples it is about; 0 samples where it is about none."""
+    sample_count: _builtins.int
+    gap_reason: Global___Gap.Reason.ValueType
+    """Of KIND_GAP."""
+    @_builtins.property
+    def clock_offset(self) -> _duration_pb2.Duration:
+        """Of KIND_CLOCK."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___SessionEvent.Kind.ValueType = ...,
+        message: _builtins.str = ...,
+        start_sample: _builtins.int = ...,
+        sample_count: _builtins.int = ...,
+        gap_reason: Global___Gap.Reason.ValueType = ...,
+        clock_offset: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock_offset", b"clock_offset"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_offset", b"clock_offset", "gap_reason", b"gap_reason", "kind", b"kind", "message", b"message", "sample_count", b"sample_count", "start_sample", b"start_sample"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionEvent: _TypeAlias = SessionEvent  # noqa: Y015
 
 @_typing.final
 class GoAway(_message.Message):
@@ -546,10 +771,16 @@ class GoAway(_message.Message):
         DESCRIPTOR: _descriptor.EnumDescriptor
         REASON_UNSPECIFIED: GoAway._Reason.ValueType  # 0
         REASON_DRAINING: GoAway._Reason.ValueType  # 1
+        """The server is shutting down."""
+        REASON_LEASE_EXPIRED: GoAway._Reason.ValueType  # 2
+        """The stream has reached the age in `setup_ack.lease`."""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper): ...
     REASON_UNSPECIFIED: GoAway.Reason.ValueType  # 0
     REASON_DRAINING: GoAway.Reason.ValueType  # 1
+    """The server is shutting down."""
+    REASON_LEASE_EXPIRED: GoAway.Reason.ValueType  # 2
+    """The stream has reached the age in `setup_ack.lease`."""
 
     REASON_FIELD_NUMBER: _builtins.int
     DRAIN_DEADLINE_FIELD_NUMBER: _builtins.int
@@ -595,6 +826,33 @@ class GetSessionStatusRequest(_message.Message):
 Global___GetSessionStatusRequest: _TypeAlias = GetSessionStatusRequest  # noqa: Y015
 
 @_typing.final
+class FinishSessionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_NUMBER_FIELD_NUMBER: _builtins.int
+    TOTAL_SAMPLES_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    """`stations/{station}/sessions/{uuid}`."""
+    last_sequence_number: _builtins.int
+    """As in Finish."""
+    total_samples: _builtins.int
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+        last_sequence_number: _builtins.int = ...,
+        total_samples: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_sequence_number", b"last_sequence_number", "session", b"session", "total_samples", b"total_samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FinishSessionRequest: _TypeAlias = FinishSessionRequest  # noqa: Y015
+
+@_typing.final
 class SessionStatus(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -608,6 +866,10 @@ class SessionStatus(_message.Message):
     AUDIO_FORMAT_FIELD_NUMBER: _builtins.int
     CAPTURE_START_TIME_FIELD_NUMBER: _builtins.int
     N_SONGS_FIELD_NUMBER: _builtins.int
+    RECEIVED_SEQUENCE_NUMBER_FIELD_NUMBER: _builtins.int
+    OPEN_SINCE_SAMPLE_FIELD_NUMBER: _builtins.int
+    MODEL_BUNDLE_FIELD_NUMBER: _builtins.int
+    RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     """`stations/{station}/sessions/{uuid}`."""
     expected_sequence_number: _builtins.int
@@ -619,6 +881,13 @@ class SessionStatus(_message.Message):
     """A stream of this session is connected to this server now."""
     n_songs: _builtins.int
     """Songs of the session in the store."""
+    received_sequence_number: _builtins.int
+    """In memory of the stream that is connected; the committed number where none is."""
+    open_since_sample: _builtins.int
+    """Where listening goes on: a song that is not decided may begin here or later. Not before committed_sample's chunk."""
+    model_bundle: _builtins.str
+    """`modelBundles/{digest}` that names songs now."""
+    resume_token: _builtins.str
     @_builtins.property
     def audio_format(self) -> Global___AudioFormat: ...
     @_builtins.property
@@ -636,10 +905,14 @@ class SessionStatus(_message.Message):
         audio_format: Global___AudioFormat | None = ...,
         capture_start_time: _timestamp_pb2.Timestamp | None = ...,
         n_songs: _builtins.int = ...,
+        received_sequence_number: _builtins.int = ...,
+        open_since_sample: _builtins.int = ...,
+        model_bundle: _builtins.str = ...,
+        resume_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["audio_format", b"audio_format", "capture_start_time", b"capture_start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_format", b"audio_format", "capture_start_time", b"capture_start_time", "committed_sample", b"committed_sample", "committed_sequence_number", b"committed_sequence_number", "connected", b"connected", "expected_sequence_number", b"expected_sequence_number", "finished", b"finished", "n_songs", b"n_songs", "session", b"session", "writer_epoch", b"writer_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_format", b"audio_format", "capture_start_time", b"capture_start_time", "committed_sample", b"committed_sample", "committed_sequence_number", b"committed_sequence_number", "connected", b"connected", "expected_sequence_number", b"expected_sequence_number", "finished", b"finished", "model_bundle", b"model_bundle", "n_songs", b"n_songs", "open_since_sample", b"open_since_sample", "received_sequence_number", b"received_sequence_number", "resume_token", b"resume_token", "session", b"session", "writer_epoch", b"writer_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

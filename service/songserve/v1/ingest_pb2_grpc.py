@@ -44,6 +44,11 @@ class IngestServiceStub:
                 request_serializer=songserve_dot_v1_dot_ingest__pb2.GetSessionStatusRequest.SerializeToString,
                 response_deserializer=songserve_dot_v1_dot_ingest__pb2.SessionStatus.FromString,
                 _registered_method=True)
+        self.FinishSession = channel.unary_unary(
+                '/songserve.v1.IngestService/FinishSession',
+                request_serializer=songserve_dot_v1_dot_ingest__pb2.FinishSessionRequest.SerializeToString,
+                response_deserializer=songserve_dot_v1_dot_ingest__pb2.SessionStatus.FromString,
+                _registered_method=True)
 
 
 class IngestServiceServicer:
@@ -54,7 +59,7 @@ class IngestServiceServicer:
 
         The client sends `setup`, waits for `setup_ack`, then sends chunks (and gaps, heartbeats) numbered from
         `setup_ack.expected_sequence_number`, and at the end of the session `finish`. The server answers with acks, with
-        songs, and with `go_away` before it shuts down. Both sides read all the time.
+        songs, with events about the session, and with `go_away` before it ends the stream. Both sides read all the time.
 
         Rules
         1. Sequence numbers begin at 1 and grow by one. The expected number is accepted. A lower one is dropped, counted
@@ -77,15 +82,23 @@ class IngestServiceServicer:
         finished session is answered with the final ack again.
         9. Retry with full jitter, from 1 s to 2 min; never with a gRPC retry policy, which would buffer audio.
         10. Result: the songs of a session depend on its audio alone, not on chunk sizes, reconnects or restarts.
+        11. Credit: at most `max_in_flight_chunks` chunks and `max_in_flight_bytes` bytes may lie beyond
+        `ack.received_sequence_number`. Setup_ack gives the first credit, each ack a new one: it shrinks when the server
+        is behind. A chunk may always be sent when none is in flight. Beyond the credit the server stops reading.
+        12. Live sound goes first: of four seconds listened to one is of the lane BACKFILL while both wait, and all when
+        nothing live does. The lane belongs to a stream, not to the session: it may change at a resume.
+        13. Unknown fields are ignored. Unknown arms and enum values are ignored in responses and refused in requests.
 
         Status codes and reasons
         INVALID_ARGUMENT     SETUP_INVALID      first message is no setup, or a name, time or enum in it is wrong
         SETUP_REPEATED     a second setup
         FORMAT_UNSUPPORTED encoding, sample rate or channel that the service does not take
         CHUNK_CORRUPT      checksum does not match
-        CHUNK_SHAPE        data, sample_count and start_sample disagree
+        or a FLAC chunk cannot be decoded
+        CHUNK_SHAPE        data, sample_count and start_sample disagree; a FLAC chunk is of another
+        rate, number of channels, length or more than 16 bits
         NOT_FINITE         a sample is NaN or infinite, metadata `sequence_number`; send a gap
-        GAP_TOO_LONG       a gap of more than an hour
+        GAP_TOO_LONG       a gap of more than an hour, also one that a setup shows to be needed
         FINISH_MISMATCH    finish disagrees with what was received
         MESSAGE_INVALID    a message without an arm
         FAILED_PRECONDITION  FORMAT_CHANGED     the session began with another station, format or start time
@@ -99,6 +112,7 @@ class IngestServiceServicer:
         DISK_LOW           the disk is full; nothing was acknowledged that is not stored. Keep the
         audio and come back
         UNAVAILABLE          DRAINING           the server is shutting down
+        LEASE_EXPIRED      the stream is as old as `setup_ack.lease`; come back at once
         STORE_UNAVAILABLE  the database cannot be written
         DEADLINE_EXCEEDED    SETUP_TIMEOUT      no setup within 10 s
         IDLE               nothing at all, not even a heartbeat, within the idle limit
@@ -117,6 +131,19 @@ class IngestServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FinishSession(self, request, context):
+        """Finishes a session without a stream, as `Finish` does on one. For a station that lost its stream after the last
+        chunk. Idempotent: for a session that was finished with the same account it returns the same.
+
+        When a stream of the session is still connected, as one may look from the server when the link went dead, what that
+        stream sent counts and need not be sent again. NOT_FOUND, SESSION_UNKNOWN. OUT_OF_RANGE, SEQUENCE_GAP, metadata
+        `expected`: the server does not have all; resume the stream from there. INVALID_ARGUMENT, FINISH_MISMATCH: the
+        account differs from what was received. Also STORE_UNAVAILABLE, DISK_LOW, DRAINING as for a stream.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IngestServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +155,11 @@ def add_IngestServiceServicer_to_server(servicer, server):
             'GetSessionStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSessionStatus,
                     request_deserializer=songserve_dot_v1_dot_ingest__pb2.GetSessionStatusRequest.FromString,
+                    response_serializer=songserve_dot_v1_dot_ingest__pb2.SessionStatus.SerializeToString,
+            ),
+            'FinishSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.FinishSession,
+                    request_deserializer=songserve_dot_v1_dot_ingest__pb2.FinishSessionRequest.FromString,
                     response_serializer=songserve_dot_v1_dot_ingest__pb2.SessionStatus.SerializeToString,
             ),
     }
@@ -184,6 +216,33 @@ class IngestService:
             target,
             '/songserve.v1.IngestService/GetSessionStatus',
             songserve_dot_v1_dot_ingest__pb2.GetSessionStatusRequest.SerializeToString,
+            songserve_dot_v1_dot_ingest__pb2.SessionStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FinishSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/songserve.v1.IngestService/FinishSession',
+            songserve_dot_v1_dot_ingest__pb2.FinishSessionRequest.SerializeToString,
             songserve_dot_v1_dot_ingest__pb2.SessionStatus.FromString,
             options,
             channel_credentials,

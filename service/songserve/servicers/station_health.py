@@ -1,0 +1,54 @@
+"""What a station says of itself, put into metrics."""
+
+from songserve.ingest_requests import ClockState, Heartbeat
+from songserve.notices import ClockWatch, Notice
+from songserve.runtime import Runtime
+
+__all__ = ["StationHealth"]
+
+
+class StationHealth:
+    """One connected station; ``label`` is what metrics call it."""
+
+    def __init__(self, runtime: Runtime, label: str) -> None:
+        self._runtime, self._metrics, self._label = runtime, runtime.metrics, label
+        self._clock = ClockWatch()
+
+    def seen(self) -> None:
+        """Note that a message came."""
+        self._metrics.station_last_seen.labels(self._label).set(self._runtime.now())
+
+    def says_clock(self, clock: ClockState) -> None:
+        """Take note of how good the station's clock is."""
+        if clock.error_s is not None:
+            self._metrics.station_clock_error.labels(self._label).set(clock.error_s)
+
+    def beat(self, heartbeat: Heartbeat) -> list[Notice]:
+        """Take note of a heartbeat; return what is worth telling."""
+        metrics, label = self._metrics, self._label
+        metrics.station_spool_bytes.labels(label).set(heartbeat.spool_bytes)
+        metrics.station_disk_free_bytes.labels(label).set(heartbeat.disk_free_bytes)
+        for gauge, value in (
+            (metrics.station_spool_oldest, heartbeat.spool_oldest_s),
+            (metrics.station_supply_volts, heartbeat.supply_volts),
+            (metrics.station_temperature, heartbeat.temperature_celsius),
+        ):
+            if value is not None:
+                gauge.labels(label).set(value)
+        self.says_clock(heartbeat.clock)
+        if heartbeat.create_time_s is None:
+            return []
+        now_s = self._runtime.now()
+        metrics.station_clock_offset.labels(label).set(heartbeat.create_time_s - now_s)
+        return self._clock.compare(heartbeat.create_time_s, now_s)
+
+    def captured(self, *, n_clipped: int, drift_s: float | None) -> None:
+        """Take note of what the station says of a chunk: samples at full scale, and clock time less counted time."""
+        if n_clipped:
+            self._metrics.station_clipped_samples_total.labels(self._label).inc(n_clipped)
+        if drift_s is not None:
+            self._metrics.station_sample_clock_offset.labels(self._label).set(drift_s)
+
+    def committed(self, captured_until_s: float) -> None:
+        """Take note of the capture time up to which all is committed."""
+        self._metrics.station_committed.labels(self._label).set(captured_until_s)
