@@ -43,6 +43,11 @@ class Sound:
         """The same number: a chunk takes one."""
         return self.sequence_number
 
+    @property
+    def n_bytes(self) -> int:
+        """What it takes where it is kept."""
+        return len(self.data)
+
 
 @dataclass(frozen=True, slots=True)
 class Loss:
@@ -53,7 +58,7 @@ class Loss:
     n_samples: int
     reason: LossReason
     last_number: int
-    data: bytes = b""
+    n_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +94,21 @@ class Outbox:
         self._open = self._holding = self._end_sent = False
         self._cursor = 1  # the next number to send
         self._received = 0  # the last number the server has in memory
-        self._window = 0  # numbers that may be sent beyond it
+        self._window = self._window_bytes = 0  # numbers, and bytes, that may be sent beyond it
+        self._in_flight: deque[tuple[int, int]] = deque()  # number and bytes of each that the server may not have yet
+        self._in_flight_bytes = 0
 
     @property
     def n_held(self) -> int:
         """Samples kept until they are committed, losses not yet committed included."""
         return self.n_captured - self.n_committed
+
+    @property
+    def first_available(self) -> tuple[int, int]:
+        """Number and start sample of the oldest item held, or of the next there will be."""
+        if self._items:
+            return self._items[0].sequence_number, self._items[0].start_sample
+        return self._next_number, self._next_sample
 
     @property
     def answer_due(self) -> bool:
@@ -123,8 +137,10 @@ class Outbox:
         self._declare()
         self._ended = True
 
-    def opened(self, *, expected: int, committed_sample: int, window: int, finished: bool = False) -> None:
-        """Begin sending where the server says, whatever was sent before.
+    def opened(
+        self, *, expected: int, committed_sample: int, window: int, window_bytes: int = 0, finished: bool = False
+    ) -> None:
+        """Begin sending where the server says, whatever was sent before; ``window_bytes`` 0 for any number of bytes.
 
         What the server lost and the station no longer has becomes a gap. Raises SessionBrokenError when the server
         knows more than was ever sent, or has finished a session that has not ended.
@@ -147,14 +163,25 @@ class Outbox:
         self.n_committed = committed_sample
         if first > expected:
             self._declare_expired(expected, first - 1, committed_sample, first_sample)
-        self._cursor, self._received, self._window = expected, expected - 1, window
+        self._cursor, self._received = expected, expected - 1
+        self._window, self._window_bytes = window, window_bytes
+        self._in_flight.clear()
+        self._in_flight_bytes = 0
         self._open, self._holding, self._end_sent = True, False, False
 
-    def acknowledged(self, *, received: int, committed: int, finished: bool = False) -> None:
-        """Release what is committed and widen the window; raises SessionBrokenError for numbers never sent."""
+    def acknowledged(
+        self, *, received: int, committed: int, window: int = 0, window_bytes: int = 0, finished: bool = False
+    ) -> None:
+        """Release what is committed and move the window, which has a new size unless that is 0.
+
+        Raises SessionBrokenError for numbers never sent.
+        """
         if max(received, committed) >= self._cursor:
             raise SessionBrokenError(f"the server acknowledged chunk {max(received, committed)}, which was not sent")
         self._received = max(self._received, received, committed)
+        self._window, self._window_bytes = window or self._window, window_bytes or self._window_bytes
+        while self._in_flight and self._in_flight[0][0] <= self._received:
+            self._in_flight_bytes -= self._in_flight.popleft()[1]
         self._drop_before(committed + 1)
         self.finished = self.finished or (finished and self._end_sent)
 
@@ -171,10 +198,12 @@ class Outbox:
         if not self._open or self._holding:
             return None
         if self._cursor < self._next_number:
-            if self._cursor > self._received + self._window:
-                return None
             item = self._items[self._index(self._cursor)]
+            if self._in_flight and not self._fits(item.n_bytes):
+                return None
             self._cursor = item.last_number + 1
+            self._in_flight.append((item.last_number, item.n_bytes))
+            self._in_flight_bytes += item.n_bytes
             return item
         if self._ended and not self._end_sent:
             self._end_sent = True
@@ -188,7 +217,7 @@ class Outbox:
         if isinstance(item, Sound):
             loss = Loss(number, item.start_sample, item.n_samples, LossReason.SPOOL_CORRUPT, number)
             self._items[index] = loss
-            self.held_bytes -= len(item.data)
+            self.held_bytes -= item.n_bytes
             self.n_lost += item.n_samples
 
     def begin_new_session(self) -> int:
@@ -207,9 +236,15 @@ class Outbox:
         self._open = self._end_sent = False
         return shift
 
+    def _fits(self, n_bytes: int) -> bool:
+        """Whether another item lies within what the server lets us send ahead."""
+        if self._cursor > self._received + self._window:
+            return False
+        return not self._window_bytes or self._in_flight_bytes + n_bytes <= self._window_bytes
+
     def _append(self, item: Sound | Loss) -> None:
         self._items.append(item)
-        self.held_bytes += len(item.data)
+        self.held_bytes += item.n_bytes
         self._next_number = item.last_number + 1
         self._next_sample += item.n_samples
 
@@ -236,7 +271,7 @@ class Outbox:
     def _drop_before(self, number: int) -> None:
         while self._items and self._items[0].last_number < number:
             item = self._items.popleft()
-            self.held_bytes -= len(item.data)
+            self.held_bytes -= item.n_bytes
             self.n_committed = item.start_sample + item.n_samples
 
     def _index(self, number: int) -> int:
