@@ -13,7 +13,7 @@ import typer
 
 from songcore.arrays import FloatArray
 from songcore.stream import StreamConfig
-from songtrain.clusterers.density import DensityClusterer
+from songtrain.clusterers.density import DensityClusterer, smallest_cluster
 from songtrain.datasets.folder import scan_folder
 from songtrain.datasets.songs import SongSet
 from songtrain.evaluation.collapse import CollapseError, check_clusters
@@ -138,3 +138,9 @@ def test_declared_changes_are_ones_that_training_knows(stream: StreamConfig) -> 
     for system in rows.values():
         assert system.encoder is not None
         change_settings(TrainSettings(), build("encoder", system.encoder).get_params()["changes"], system.name)
+
+
+@pytest.mark.parametrize(("n_songs", "smallest"), [(20, 5), (2_500, 5), (4_000, 8), (5_000, 10), (15_000, 10)])
+def test_types_need_not_be_larger_where_there_are_more_songs(n_songs: int, smallest: int) -> None:
+    """0.2 % of the songs make a type, but five always suffice for few and ten for many."""
+    assert smallest_cluster(n_songs) == smallest

@@ -120,7 +120,7 @@ class ClusterSettings(_Section):
     """Density clustering (HDBSCAN); the number of types is found."""
 
     min_cluster_size: int | None = Field(default=None, ge=2)
-    """None: 5, or 0.2 % of the songs where that is more."""
+    """None: 0.2 % of the songs, but no fewer than 5 and no more than 10."""
     min_samples: int = Field(default=5, ge=1)
     fill_neighbours: int = Field(default=5, ge=1)
     """Songs outside dense cores take the type of most of this many nearest core songs."""

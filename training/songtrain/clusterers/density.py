@@ -14,7 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from songcore.arrays import FloatArray, IntArray
 from songtrain.clusterers.reachability import density_labels
 
-__all__ = ["DensityClusterer"]
+__all__ = ["DensityClusterer", "smallest_cluster"]
 
 MANY_SONGS = 8000
 """From here on the tree comes from a graph of nearest neighbours: the same clusters, sooner (bench/clustering.py)."""
@@ -32,7 +32,7 @@ class DensityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
 
     def fit(self, X: FloatArray, y: None = None) -> Self:  # noqa: N803, ARG002 - scikit-learn's signature
         """Cluster unit embeddings (n, d) float32."""
-        smallest = self.min_cluster_size or max(5, round(0.002 * len(X)))
+        smallest = self.min_cluster_size or smallest_cluster(len(X))
         if len(X) <= max(smallest, self.min_samples):
             found = np.full(len(X), -1, np.int64)
         elif len(X) >= MANY_SONGS:
@@ -43,6 +43,14 @@ class DensityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
         self.labels_ = fill(X, self.core_labels_, self.fill_neighbours)
         self.n_clusters_ = int(self.core_labels_.max(initial=-1)) + 1
         return self
+
+
+def smallest_cluster(n_songs: int) -> int:
+    """Return the songs that a type needs at least, where nobody says: 0.2 % of all, but no fewer than 5 and no more than 10.
+
+    More songs may be of more types rather than of larger ones: among 700 species of 20 calls each, a type of 0.2 % is none.
+    """
+    return min(10, max(5, round(0.002 * n_songs)))
 
 
 def by_size(labels: IntArray) -> IntArray:

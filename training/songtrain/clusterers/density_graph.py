@@ -5,7 +5,7 @@ from typing import Self
 from sklearn.base import BaseEstimator, ClusterMixin
 
 from songcore.arrays import FloatArray
-from songtrain.clusterers.density import by_size, fill
+from songtrain.clusterers.density import by_size, fill, smallest_cluster
 from songtrain.clusterers.reachability import N_NEIGHBOURS, density_labels
 
 __all__ = ["GraphDensityClusterer"]
@@ -29,7 +29,7 @@ class GraphDensityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc] 
 
     def fit(self, X: FloatArray, y: None = None) -> Self:  # noqa: N803, ARG002 - scikit-learn's signature
         """Cluster embeddings (n, d) float32."""
-        smallest = self.min_cluster_size or max(5, round(0.002 * len(X)))
+        smallest = self.min_cluster_size or smallest_cluster(len(X))
         found = density_labels(X, smallest, self.min_samples, n_neighbours=self.n_neighbours)
         self.core_labels_ = by_size(found)
         self.labels_ = fill(X, self.core_labels_, self.fill_neighbours)

@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_rand_score
 
 from songcore.arrays import FloatArray, IntArray
+from songtrain.clusterers.density import smallest_cluster
 from songtrain.evaluation.collapse import effective_rank
 from songtrain.evaluation.over_k import inertia
 from songtrain.evaluation.scores import diagnostics, label_scores
@@ -81,7 +82,7 @@ def _sizes(points: FloatArray, system: System, min_cluster_size: int | None) -> 
         changed = part(system.clusterer.name, **(given | {"min_cluster_size": size}))
         return np.asarray(build("clusterer", changed).fit_predict(points), np.int64)
 
-    return k_range(cluster, min_cluster_size or max(5, round(0.002 * len(points))))
+    return k_range(cluster, min_cluster_size or smallest_cluster(len(points)))
 
 
 def stability(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
