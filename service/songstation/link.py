@@ -14,6 +14,7 @@ import grpc
 from songcore.errors import ConfigError
 from songserve.v1.ingest_pb2_grpc import IngestServiceStub
 from songserve.v1.songs_pb2_grpc import SongServiceStub
+from songstation.credentials import CallMetadata, Credentials
 from songstation.outbox import Outbox, SessionBrokenError
 from songstation.recovery import Action, Backoff, Failure, action_for
 from songstation.wire import (
@@ -61,15 +62,21 @@ class LinkSettings:
     """A sign of life after this long without sound."""
     first_retry_s: float = 1.0
     longest_retry_s: float = 120.0
+    metadata: Callable[[], CallMetadata] = tuple
+    """Of each call: the token."""
 
 
 Channel = grpc.aio.Channel
 """What `open_channel` gives; closes as an asynchronous context manager."""
 
 
-def open_channel(server: str) -> Channel:
-    """Return the channel to ``host:port``."""
-    return grpc.aio.insecure_channel(server, options=_CHANNEL_OPTIONS)
+def open_channel(server: str, credentials: Credentials | None = None) -> Channel:
+    """Return the channel to ``host:port``, unencrypted without credentials."""
+    tls = credentials.tls if credentials else None
+    if tls is None:
+        return grpc.aio.insecure_channel(server, options=_CHANNEL_OPTIONS)
+    secure = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
+    return grpc.aio.secure_channel(server, secure, options=_CHANNEL_OPTIONS)
 
 
 class Link:
@@ -161,7 +168,7 @@ class Link:
     async def _stream(self) -> Failure:
         """Open one stream and use it until it ends; return how it ended."""
         self.n_streams += 1
-        call = self._stub.StreamAudio()
+        call = self._stub.StreamAudio(metadata=self._settings.metadata())
         tasks: list[asyncio.Task[None]] = []
         try:
             await call.write(setup_request(self.session))
@@ -233,7 +240,9 @@ class Link:
         try:
             while True:
                 page = await self._store.ListSongs(
-                    songs_request(self.session.name, since, token), timeout=self._settings.answer_s
+                    songs_request(self.session.name, since, token),
+                    timeout=self._settings.answer_s,
+                    metadata=self._settings.metadata(),
                 )
                 songs, token = read_songs(page)
                 for song in songs:

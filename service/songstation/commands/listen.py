@@ -18,6 +18,7 @@ from rich.table import Table
 from songcore.errors import ConfigError
 
 if TYPE_CHECKING:
+    from songstation.credentials import Credentials
     from songstation.listening import Account, Station
     from songstation.recovery import Failure
     from songstation.sources import Source
@@ -40,6 +41,18 @@ def listen(  # noqa: PLR0913, PLR0917 - one argument per option of the command
     speed: Annotated[str, typer.Option(help="Play a recording so many times as fast, or max.")] = "1",
     chunk_s: Annotated[float, typer.Option(min=0.05, max=5, help="Seconds of sound in one message.")] = 0.5,
     buffer_mb: Annotated[int, typer.Option(min=1, help="Memory for sound that is not committed yet, MB.")] = 64,
+    ca: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="Authority of the server's certificate, PEM [default: the public ones]."),
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(exists=True, help="This station's own certificate, PEM.", show_default=False)
+    ] = None,
+    key: Annotated[Path | None, typer.Option(exists=True, help="Its key, PEM.", show_default=False)] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(exists=True, help="File with this station's token.", show_default=False)
+    ] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Do not encrypt beyond this machine.")] = False,
     list_devices: Annotated[bool, typer.Option("--list-devices", help="List the microphones and end.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each song, and the account, as a line of JSON.")
@@ -51,11 +64,15 @@ def listen(  # noqa: PLR0913, PLR0917 - one argument per option of the command
     everything since its last commit when it is back. When the memory is full, a recording waits; a microphone goes
     on, and what cannot be kept is declared as a gap, never lost silently (at 48 kHz, 64 MB hold 11 minutes).
 
+    A server on another machine is spoken to over TLS, and proves itself by a certificate of the public authorities or of
+    --ca. Its operator gives each station a token.
+
     Several channels are played as their mean, and a microphone is opened with one, unless --channel chooses. A
     recording named by AudioMoth (YYYYMMDD_HHMMSS.WAV) brings its own time. Ctrl-C ends the session in order.
 
     Exit status: 0 everything was committed; 1 the source or the server ended it before; 2 wrong usage.
     """
+    from songstation.credentials import credentials_for
     from songstation.link import LinkSettings
     from songstation.listening import Station
     from songstation.microphone import Microphone
@@ -66,19 +83,25 @@ def listen(  # noqa: PLR0913, PLR0917 - one argument per option of the command
         return
     playing_speed = _speed(speed)
     _check_station(station)
+    credentials = credentials_for(
+        server, ca=ca, certificate=certificate, key=key, token_file=token_file, insecure=insecure
+    )
     source: Source
     if recording is not None:
         source = Playback(recording, channel=channel, speed=playing_speed, chunk_s=chunk_s)
     else:
         source = Microphone(device, sample_rate_hz=rate, channel=channel, chunk_s=chunk_s)
-    who = Station(station, f"songstream {version('songstream')}", buffer_mb * 10**6, LinkSettings())
-    account = asyncio.run(_listen(server, source, who, _Printer(as_json=as_json)))
+    settings = LinkSettings(metadata=credentials.metadata)
+    who = Station(station, f"songstream {version('songstream')}", buffer_mb * 10**6, settings)
+    account = asyncio.run(_listen(server, credentials, source, who, _Printer(as_json=as_json)))
     _print_account(account, as_json=as_json)
     if account.problem:
         raise ConfigError(f"stopped early: {account.problem}", reason="SOURCE_ENDED")
 
 
-async def _listen(server: str, source: "Source", who: "Station", printer: "_Printer") -> "Account":
+async def _listen(
+    server: str, credentials: "Credentials", source: "Source", who: "Station", printer: "_Printer"
+) -> "Account":
     from songstation.link import open_channel
     from songstation.listening import listen as listen_to
 
@@ -93,7 +116,7 @@ async def _listen(server: str, source: "Source", who: "Station", printer: "_Prin
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end, number)
-    async with open_channel(server) as channel:
+    async with open_channel(server, credentials) as channel:
         return await listen_to(
             channel,
             source,

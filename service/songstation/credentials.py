@@ -1,0 +1,113 @@
+"""What a station shows a server, and how it knows the server: files of certificates and of a token."""
+
+import logging
+import ssl
+import stat
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from songcore.errors import ConfigError
+
+__all__ = ["CallMetadata", "Credentials", "credentials_for"]
+
+log = logging.getLogger(__name__)
+
+CallMetadata = tuple[tuple[str, str], ...]
+MAX_TOKEN_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Contents of PEM files; None for the roots that gRPC brings, and for no certificate of one's own."""
+
+    ca: bytes | None
+    certificate: bytes | None
+    key: bytes | None
+
+
+class Credentials:
+    """How to connect, ``tls`` None for unencrypted; and what to send with each call."""
+
+    def __init__(self, tls: Tls | None, token_file: Path | None) -> None:
+        self.tls, self._file = tls, token_file
+        self._token = _read_token(token_file) if token_file else ""
+
+    def metadata(self) -> CallMetadata:
+        """Return the metadata of a call; the token's file is read again each time, so that it can be replaced.
+
+        When it cannot be read any longer the last token is kept.
+        """
+        if self._file is None:
+            return ()
+        try:
+            self._token = _read_token(self._file)
+        except ConfigError as error:
+            log.warning("%s; going on with the token read before", error)
+        return (("authorization", f"Bearer {self._token}"),)
+
+
+def credentials_for(
+    server: str,
+    *,
+    ca: Path | None = None,
+    certificate: Path | None = None,
+    key: Path | None = None,
+    token_file: Path | None = None,
+    insecure: bool = False,
+) -> Credentials:
+    """Return what a station needs for ``host:port``: TLS, but on loopback without a CA or certificate, or when insecure.
+
+    Raises ConfigError TLS_UNREADABLE, TLS_UNWANTED, TOKEN_UNREADABLE or TOKEN_EXPOSED.
+    """
+    if (certificate is None) != (key is None):
+        raise ConfigError("a client certificate and its key belong together; give both", reason="TLS_UNREADABLE")
+    named = ca is not None or certificate is not None
+    if insecure and named:
+        raise ConfigError("--insecure takes no certificates; leave one of them out", reason="TLS_UNWANTED")
+    if not named and (insecure or _is_loopback(server)):
+        return Credentials(None, token_file)
+    return Credentials(_read_tls(ca, certificate, key), token_file)
+
+
+def _read_tls(ca: Path | None, certificate: Path | None, key: Path | None) -> Tls:
+    try:
+        if ca:
+            ssl.create_default_context(cafile=str(ca))
+        if certificate:
+            # gRPC would take a key that does not fit, and then only say that it cannot connect.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password=lambda: "")
+        return Tls(*(path.read_bytes() if path else None for path in (ca, certificate, key)))
+    except OSError as error:  # ssl.SSLError is one
+        files = ", ".join(str(path) for path in (ca, certificate, key) if path)
+        raise ConfigError(
+            f"the TLS files {files} cannot be used ({error.strerror or error}); expected PEM, the key unencrypted and that of "
+            "the certificate",
+            reason="TLS_UNREADABLE",
+        ) from error
+
+
+def _read_token(file: Path) -> str:
+    try:
+        mode = file.stat().st_mode
+        with file.open("rb") as opened:
+            text = opened.read(MAX_TOKEN_BYTES + 1).decode("ascii").strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the token file {file} cannot be read ({error})", reason="TOKEN_UNREADABLE") from error
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        raise ConfigError(
+            f"everyone on this machine may read the token in {file}; chmod 600 {file}", reason="TOKEN_EXPOSED"
+        )
+    if not 0 < len(text) <= MAX_TOKEN_BYTES or not text.isprintable() or " " in text:
+        raise ConfigError(
+            f"{file} does not hold one token; put there what `songstream token add` printed", reason="TOKEN_UNREADABLE"
+        )
+    return text
+
+
+def _is_loopback(server: str) -> bool:
+    host = server.rpartition(":")[0].removeprefix("[").removesuffix("]")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
