@@ -132,5 +132,5 @@ class Shelf:
 
     def clean(self) -> int:
         """Clean as a start does."""
-        n_rows, _ = self.opened.queries.clip_totals(self.shelf.shelf)
-        return self.shelf.clean(lambda uids: self.opened.queries.with_clip(self.shelf.shelf, uids), n_rows=n_rows)
+        store, _ = self.opened.queries.position()
+        return self.shelf.clean(store, lambda uids: self.opened.queries.with_clip(self.shelf.shelf, uids))

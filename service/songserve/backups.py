@@ -12,7 +12,9 @@ from sqlalchemy import URL
 
 from songcore.errors import ConfigError
 from songserve.checking import reading
+from songserve.clips_shelf import adopt_clips
 from songserve.database import (
+    CLIPS_FOLDER,
     DATABASE_NAME,
     bring_up_to_date,
     check_revision,
@@ -66,14 +68,18 @@ def restore(
         raise ConfigError(f"there is no backup {source}", reason="BACKUP_INVALID")
     lock = lock_directory(data_dir)
     try:
+        kept = None
         if database_url is not None:
-            _restore_postgresql(postgresql_url(database_url), source, environment)
-            return None
-        return _restore_sqlite(data_dir / DATABASE_NAME, source, now)
+            store = _restore_postgresql(postgresql_url(database_url), source, environment)
+        else:
+            store, kept = _restore_sqlite(data_dir / DATABASE_NAME, source, now)
+        if (data_dir / CLIPS_FOLDER).is_dir():
+            adopt_clips(data_dir / CLIPS_FOLDER, store)
     except OSError as error:
         raise ConfigError(f"{source} could not be put back ({error})", reason="BACKUP_FAILED") from error
     finally:
         lock.close()
+    return kept
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -94,12 +100,12 @@ def _copy(source: Path, target: Path) -> None:
         raise ConfigError(f"{source} is damaged: {'; '.join(problems[:3])}", reason="BACKUP_INVALID")
 
 
-def _restore_sqlite(file: Path, source: Path, now: datetime) -> Path | None:
+def _restore_sqlite(file: Path, source: Path, now: datetime) -> tuple[str, Path | None]:
     fresh = file.with_name(file.name + ".restoring")
     fresh.unlink(missing_ok=True)
     try:
         _copy(source, fresh)
-        _renew(sqlite_engines(fresh))
+        store = _renew(sqlite_engines(fresh))
         kept = _set_aside(file, now) if file.exists() else None
         with fresh.open("rb") as written:
             os.fsync(written.fileno())
@@ -107,7 +113,7 @@ def _restore_sqlite(file: Path, source: Path, now: datetime) -> Path | None:
     finally:
         for suffix in ("", "-wal", "-shm"):
             fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)
-    return kept
+    return store, kept
 
 
 def _set_aside(file: Path, now: datetime) -> Path:
@@ -127,7 +133,7 @@ def _set_aside(file: Path, now: datetime) -> Path:
     return kept
 
 
-def _restore_postgresql(url: URL, source: Path, environment: Mapping[str, str]) -> None:
+def _restore_postgresql(url: URL, source: Path, environment: Mapping[str, str]) -> str:
     engines = postgresql_engines(url)
     with engines.readers.connect() as connection:
         others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -139,13 +145,13 @@ def _restore_postgresql(url: URL, source: Path, environment: Mapping[str, str]) 
         )
     options = ["--clean", "--if-exists", "--no-owner", "--single-transaction", "--exit-on-error"]
     _run("pg_restore", [*options, str(source)], url, environment)
-    _renew(postgresql_engines(url))
+    return _renew(postgresql_engines(url))
 
 
-def _renew(engines: Engines) -> None:
+def _renew(engines: Engines) -> str:
     try:
         bring_up_to_date(engines.writer)
-        new_identity(engines.writer)
+        return new_identity(engines.writer)
     finally:
         engines.dispose()
 

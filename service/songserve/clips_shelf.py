@@ -4,6 +4,7 @@ So a row always has its file; a crash in between leaves a file without a row, wh
 deleted the row goes first, for the same reason.
 """
 
+import io
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -16,15 +17,14 @@ import soundfile
 from songserve.clips import ClipSound
 from songserve.records import ClipChoice, StoredClip, StoredSong
 
-__all__ = ["ClipShelf", "WritingOutcome"]
+__all__ = ["ClipShelf", "WritingOutcome", "adopt_clips"]
 
 log = logging.getLogger(__name__)
 
 WritingOutcome = Literal["written", "kept", "disk_low", "failed"]
 QUERY_SIZE = 500
+OWNER_NAME = "store"
 _START_SAMPLE = "start_sample="
-COMPRESSION = 0.0
-"""Of FLAC, from 0 to 1: 0 takes half the time of the usual 0.5, for some 2 % more bytes of field recordings."""
 
 
 class ClipShelf:
@@ -107,50 +107,62 @@ class ClipShelf:
             except OSError:
                 return
 
-    def files(self) -> Iterator[list[Path]]:
+    def clean(self, store: str, with_row: Callable[[Sequence[str]], set[str]]) -> int:
+        """Delete what a crash left: unfinished files, and those without a row; return how many.
+
+        Where the clips were made with another store than this, of another identity, nothing is deleted but a warning given.
+        To be called before anything is written.
+        """
+        if self._owner() not in {None, store}:
+            log.warning(
+                "%s was filled by another store than this; its clips are left alone. Move the folder away, or delete %s to "
+                "have clips deleted that this store does not know",
+                self._folder,
+                self._folder / OWNER_NAME,
+            )
+            return 0
+        adopt_clips(self._folder, store)
+        left = list(self._folder.glob("*/*/*.tmp"))
+        for paths in self._files():
+            known = with_row([path.stem for path in paths])
+            left += [path for path in paths if path.stem not in known]
+        for path in left:
+            path.unlink(missing_ok=True)
+        if left:
+            log.info("deleted %d clips that a crash left without their songs", len(left))
+        return len(left)
+
+    def _files(self) -> Iterator[list[Path]]:
         """Give all finished clips, some hundreds at a time."""
         for hour in sorted(self._folder.glob("*/*")):
             found = sorted(path for path in hour.iterdir() if path.suffix == ".flac")
             for first in range(0, len(found), QUERY_SIZE):
                 yield found[first : first + QUERY_SIZE]
 
-    def clean(self, with_row: Callable[[Sequence[str]], set[str]], *, n_rows: int) -> int:
-        """Delete what a crash left: unfinished files, and those without a row; return how many.
+    def _owner(self) -> str | None:
+        file = self._folder / OWNER_NAME
+        return file.read_text().strip() if file.exists() else None
 
-        With no rows at all, of ``n_rows``, nothing is deleted but a warning given: more likely than a crash is that this is
-        another database than the clips were made with. To be called before anything is written.
-        """
-        unfinished = list(self._folder.glob("*/*/*.tmp"))
-        for path in unfinished:
-            path.unlink(missing_ok=True)
-        n_orphans = 0
-        for paths in self.files():
-            if not n_rows:
-                log.warning("%s holds clips and the database knows none of them; they are left alone", self._folder)
-                return len(unfinished)
-            known = with_row([path.stem for path in paths])
-            for path in paths:
-                if path.stem not in known:
-                    path.unlink(missing_ok=True)
-                    n_orphans += 1
-        if n_orphans or unfinished:
-            log.info("deleted %d clips that a crash left without their songs", n_orphans + len(unfinished))
-        return n_orphans + len(unfinished)
+
+def adopt_clips(folder: Path, store: str) -> None:
+    """Write down that the clips of a folder belong to a store."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / OWNER_NAME).write_text(f"{store}\n")
 
 
 def _write_file(path: Path, song: StoredSong, sound: ClipSound) -> None:
     """Make the file appear whole or not at all; it is on the disk when this returns."""
+    encoded = io.BytesIO()  # a file of Python's would be called back for every block
+    with soundfile.SoundFile(encoded, "w", sound.sample_rate_hz, 1, "PCM_16", format="FLAC") as file:
+        # Who finds the file without the database learns what it is.
+        file.title, file.artist = f"songs/{song.uid}", f"stations/{song.station}"
+        file.comment = f"{_START_SAMPLE}{sound.start_sample}"
+        file.write(sound.samples)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
     try:
-        with unfinished.open("w+b") as raw:
-            with soundfile.SoundFile(
-                raw, "w", sound.sample_rate_hz, 1, "PCM_16", format="FLAC", compression_level=COMPRESSION
-            ) as file:
-                # Who finds the file without the database learns what it is.
-                file.title, file.artist = f"songs/{song.uid}", f"stations/{song.station}"
-                file.comment = f"{_START_SAMPLE}{sound.start_sample}"
-                file.write(sound.samples)
+        with unfinished.open("wb") as raw:
+            raw.write(encoded.getbuffer())
             raw.flush()
             os.fsync(raw.fileno())
         unfinished.rename(path)

@@ -31,8 +31,8 @@ def open_shelf(settings: ServeSettings, directory: DataDirectory, queries: SongQ
         has_room=lambda: directory.free_bytes >= reserve,
         observe=metrics.clip_handled,
     )
-    n_rows, _ = queries.clip_totals(shelf.shelf)
-    shelf.clean(partial(queries.with_clip, shelf.shelf), n_rows=n_rows)
+    if settings.clips != "none" or queries.clip_totals(shelf.shelf)[0]:
+        shelf.clean(queries.position()[0], partial(queries.with_clip, shelf.shelf))
     return shelf
 
 

@@ -158,10 +158,12 @@ def unusable(engine: Engine, error: DBAPIError) -> ConfigError:
     return ConfigError(f"{where} cannot be used as a database ({cause}); {advice}", reason=reason)
 
 
-def new_identity(engine: Engine) -> None:
-    """Give the store another identity, which makes every token of a watch void."""
+def new_identity(engine: Engine) -> str:
+    """Give the store another identity, which makes every token of a watch void, and return it."""
+    uuid = str(uuid4())
     with engine.begin() as connection:
-        connection.execute(identity.update().values(uuid=str(uuid4())))
+        connection.execute(identity.update().values(uuid=uuid))
+    return uuid
 
 
 def _mark_sqlite(connection: Connection) -> None:

@@ -165,9 +165,11 @@ def test_what_a_crash_left_is_deleted_and_nothing_else(shelf: Shelf) -> None:
     assert shelf.clean() == 0
 
 
-def test_clips_of_another_database_are_left_alone(shelf: Shelf) -> None:
-    """A database that knows no clip at all is more likely the wrong one: nothing is deleted."""
+def test_clips_of_another_store_are_left_alone(shelf: Shelf) -> None:
+    """A server that is started on the wrong database does not delete the clips of the right one."""
     one = song(shelf.record, 2)
+    shelf.shelf.write(one, ClipSound(0, PCM[:RATE], RATE))
+    assert shelf.shelf.clean(str(UUID(int=1)), lambda _: set()) == 1  # the first store of the folder is its owner
     shelf.shelf.write(one, ClipSound(0, PCM[:RATE], RATE))
     assert shelf.clean() == 0
     assert shelf.files() == [one.uid]
@@ -199,7 +201,7 @@ def test_old_clips_go_and_kept_ones_stay(shelf: Shelf) -> None:
     assert shelf.files() == sorted(one.uid for one in (songs[2], *songs[5:]))
     assert deleted == [("age", 4)]
     assert shelf.opened.queries.with_clip(shelf.shelf.shelf, [one.uid for one in songs]) == set(shelf.files())
-    assert len(list(shelf.opened.directory.path.glob("clips/*"))) == 6
+    assert len(list(shelf.opened.directory.path.glob("clips/*/"))) == 6
     assert shelf.opened.queries.totals()[0].songs == {"T0001": 10}
 
 

@@ -137,6 +137,7 @@ def test_a_backup_brings_everything_back(place: Place, tmp_path: Path) -> None:
         assert last == seq
         assert again != identity
         assert opened.store.open_session(opening()).result(10).writer_epoch == 2
+        assert (place.path / "clips" / "store").read_text() == f"{again}\n"
     assert place.reason("backup", str(tmp_path / "copy")) == "BACKUP_EXISTS"
 
 
