@@ -3,8 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,6 +14,7 @@ from songcore.errors import ConfigError
 from songserve.v1.ingest_pb2_grpc import IngestServiceStub
 from songserve.v1.songs_pb2_grpc import SongServiceStub
 from songstation.credentials import CallMetadata, Credentials
+from songstation.endings import ending, failure, quietly
 from songstation.outbox import Outbox, SessionBrokenError
 from songstation.recovery import Action, Backoff, Failure, action_for
 from songstation.wire import (
@@ -22,11 +22,12 @@ from songstation.wire import (
     GoingAway,
     HeardSong,
     Opened,
+    Pulse,
     Request,
     SessionInfo,
+    SessionNotice,
     heartbeat_request,
     item_request,
-    read_failure,
     read_response,
     read_songs,
     setup_request,
@@ -79,10 +80,16 @@ def open_channel(server: str, credentials: Credentials | None = None) -> Channel
     return grpc.aio.secure_channel(server, secure, options=_CHANNEL_OPTIONS)
 
 
+def _ignore(_: object) -> None:
+    pass
+
+
 class Link:
     """Carry one outbox to the server, through any number of streams, until the server has committed all of it.
 
     ``on_song`` gets every song once. ``on_trouble`` gets how a stream ended and the seconds until the next one.
+    ``on_notice`` gets what the server has to say about the sound or the clock, ``on_guess`` guesses at the song that is being
+    sung. ``pulse`` says how the station is.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators, each by name
@@ -97,11 +104,16 @@ class Link:
         now: Callable[[], datetime],
         on_song: Callable[[HeardSong], None],
         on_trouble: Callable[[Failure, float], None],
+        on_notice: Callable[[SessionNotice], None] = _ignore,
+        on_guess: Callable[[HeardSong], None] = _ignore,
+        pulse: Callable[[], Pulse] | None = None,
     ) -> None:
         self._stub, self._store = IngestServiceStub(channel), SongServiceStub(channel)
         self.outbox, self.session = outbox, session
         self._backoff, self._settings, self._new_name, self._now = backoff, settings, new_name, now
-        self._on_song, self._on_trouble = on_song, on_trouble
+        self._on_song, self._on_trouble, self._on_notice, self._on_guess = on_song, on_trouble, on_notice, on_guess
+        self._pulse = pulse or (lambda: Pulse(self.outbox.held_bytes))
+        self._resume_token = ""
         self._songs: deque[str] = deque(maxlen=_REMEMBERED_SONGS)
         self._last_start: datetime | None = None  # of the last song heard
         self._changed = asyncio.Event()
@@ -149,6 +161,7 @@ class Link:
             self._n_before += shift
             start = self.session.start + timedelta(seconds=shift / self.session.sample_rate_hz)
             self.session = replace(self.session, name=self._new_name(), start=start)
+            self._resume_token = ""
         if action is Action.RESEND:
             self._give_up_if_refused_twice(failure)
         delay_s = (
@@ -171,15 +184,16 @@ class Link:
         call = self._stub.StreamAudio(metadata=self._settings.metadata())
         tasks: list[asyncio.Task[None]] = []
         try:
-            await call.write(setup_request(self.session))
+            first = self.outbox.first_available
+            await call.write(setup_request(self.session, resume_token=self._resume_token, first_available=first))
             await self._receive(call, tasks)
         except grpc.aio.AioRpcError as error:
-            return _failure(error)
+            return failure(error)
         except TimeoutError:
             return Failure("", "NO_ANSWER", f"the server was silent for {self._settings.answer_s:g} s")
         except asyncio.InvalidStateError:
             # A write to a call that has ended; reading it would say why.
-            return await _ending(call)
+            return await ending(call)
         finally:
             call.cancel()
             for task in tasks:
@@ -193,33 +207,48 @@ class Link:
             message = read_response(response)
             match message:
                 case Opened():
-                    self.outbox.opened(
-                        expected=message.expected,
-                        committed_sample=message.committed_sample,
-                        window=message.window,
-                        finished=message.finished,
-                    )
-                    self.room.set()
+                    self._open(message)
                     if self.n_streams > 1:
                         await self._catch_up()
                     tasks += [
-                        asyncio.create_task(_quietly(self._send(call))),
-                        asyncio.create_task(_quietly(self._beat(call))),
+                        asyncio.create_task(quietly(self._send(call))),
+                        asyncio.create_task(quietly(self._beat(call))),
                     ]
                 case Acknowledged():
-                    held = self.outbox.held_bytes
-                    self.outbox.acknowledged(
-                        received=message.received, committed=message.committed, finished=message.finished
-                    )
-                    if self.outbox.held_bytes < held or self.outbox.finished:
-                        self._backoff.reset()
-                        self.room.set()
-                    self._changed.set()
+                    self._acknowledge(message)
                 case HeardSong():
                     self._hear(message)
+                case SessionNotice():
+                    self._on_notice(message)
                 case GoingAway():
                     self.outbox.hold()
                     self._retry_after_s = message.retry_after_s
+
+    def _open(self, opened: Opened) -> None:
+        self.outbox.opened(
+            expected=opened.expected,
+            committed_sample=opened.committed_sample,
+            window=opened.window,
+            window_bytes=opened.window_bytes,
+            finished=opened.finished,
+        )
+        self._resume_token = opened.resume_token or self._resume_token
+        self.room.set()
+
+    def _acknowledge(self, ack: Acknowledged) -> None:
+        held = self.outbox.held_bytes
+        self.outbox.acknowledged(
+            received=ack.received,
+            committed=ack.committed,
+            window=ack.window,
+            window_bytes=ack.window_bytes,
+            finished=ack.finished,
+        )
+        self._resume_token = ack.resume_token or self._resume_token
+        if self.outbox.held_bytes < held or self.outbox.finished:
+            self._backoff.reset()
+            self.room.set()
+        self._changed.set()
 
     async def _next_response(self, call: Call) -> Any:
         """Return the next response; raises TimeoutError when one is due and none comes."""
@@ -250,11 +279,13 @@ class Link:
                 if not token:
                     return
         except grpc.aio.AioRpcError as error:
-            log.warning("songs heard before the reconnect could not be fetched: %s", _failure(error))
+            log.warning("songs heard before the reconnect could not be fetched: %s", failure(error))
 
     def _hear(self, song: HeardSong) -> None:
         """Pass a song on unless it was had before: after a reconnect songs may come again."""
-        if song.name not in self._songs:
+        if song.revision:
+            self._on_guess(song)
+        elif song.name not in self._songs:
             self._songs.append(song.name)
             self._last_start = song.start
             self._on_song(song)
@@ -263,7 +294,7 @@ class Link:
         while True:
             self._changed.clear()
             while (item := self.outbox.next()) is not None:
-                await self._write(call, item_request(item))
+                await self._write(call, item_request(item, self.session))
             await self._changed.wait()
 
     async def _write(self, call: Call, request: Request) -> None:
@@ -274,27 +305,4 @@ class Link:
     async def _beat(self, call: Call) -> None:
         while True:
             await asyncio.sleep(self._settings.heartbeat_s)
-            await self._write(call, heartbeat_request(self._now(), self.outbox.held_bytes))
-
-
-async def _quietly(writing: Coroutine[Any, Any, None]) -> None:
-    """Let a failed write pass: the reading side learns why the stream ended."""
-    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        await writing
-
-
-async def _ending(call: Call) -> Failure:
-    code, details = await call.code(), await call.details()
-    return read_failure(code.name, details or "", _status_details(await call.trailing_metadata()))
-
-
-def _failure(error: grpc.aio.AioRpcError) -> Failure:
-    return read_failure(error.code().name, error.details() or "", _status_details(error.trailing_metadata()))
-
-
-def _status_details(trailing_metadata: Any) -> bytes | None:
-    """Return the google.rpc.Status that gRPC carries in its trailers, if there is one."""
-    for key, value in trailing_metadata or ():
-        if key == "grpc-status-details-bin":
-            return bytes(value)
-    return None
+            await self._write(call, heartbeat_request(self._now(), self._pulse()))

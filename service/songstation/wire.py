@@ -1,25 +1,43 @@
 """Between the station's own types and the messages of songserve.v1; the only place that builds or reads them."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
+from io import BytesIO
 
+import numpy as np
+import soundfile
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from google_crc32c import value as crc32c
 
 from songserve.v1 import ingest_pb2, songs_pb2, types_pb2
+from songstation.dialogue import (
+    Acknowledged,
+    ClockQuality,
+    GoingAway,
+    HeardSong,
+    Opened,
+    Pulse,
+    SessionInfo,
+    SessionNotice,
+)
 from songstation.outbox import End, Loss, Sound
 from songstation.recovery import Failure
 
 __all__ = [
     "Acknowledged",
+    "ClockQuality",
     "GoingAway",
     "HeardSong",
     "Opened",
+    "Pulse",
     "Request",
     "Response",
     "SessionInfo",
+    "SessionNotice",
     "heartbeat_request",
     "item_request",
     "read_failure",
@@ -35,89 +53,42 @@ Request = ingest_pb2.StreamAudioRequest
 Response = ingest_pb2.StreamAudioResponse
 
 
-@dataclass(frozen=True, slots=True)
-class SessionInfo:
-    """What opens a session; the samples are 16-bit, mono."""
+def setup_request(
+    session: SessionInfo, *, resume_token: str = "", first_available: tuple[int, int] = (1, 0)
+) -> Request:
+    """Return the first message of a stream of a session.
 
-    name: str
-    """``stations/{station}/sessions/{uuid}``."""
-    sample_rate_hz: int
-    start: datetime
-    """UTC time of sample 0."""
-    client: str
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The server's answer to the setup."""
-
-    expected: int
-    committed_sample: int
-    window: int
-    max_chunk_bytes: int
-    finished: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
-    """How far the server is."""
-
-    received: int
-    committed: int
-    finished: bool
-
-
-@dataclass(frozen=True, slots=True)
-class HeardSong:
-    """A song that the server found, named and stored."""
-
-    name: str
-    type_id: str
-    is_song: bool
-    """False for a type of kind noise."""
-    similarity: float
-    p_value: float
-    novel: bool
-    onset_s: float
-    offset_s: float
-    start: datetime
-    snr_db: float
-    forced_cut: bool
-    bundle: str
-
-
-@dataclass(frozen=True, slots=True)
-class GoingAway:
-    """The server is about to stop."""
-
-    retry_after_s: float
-
-
-def setup_request(session: SessionInfo) -> Request:
-    """Return the first message of every stream of a session."""
-    audio_format = ingest_pb2.AudioFormat(
-        encoding=ingest_pb2.AudioFormat.ENCODING_LINEAR16, sample_rate_hz=session.sample_rate_hz, channel_count=1
-    )
+    ``first_available`` are number and start sample of the oldest item that is still here.
+    """
+    encoding = ingest_pb2.AudioFormat.Encoding.Value(f"ENCODING_{session.encoding.upper()}")
+    audio_format = ingest_pb2.AudioFormat(encoding=encoding, sample_rate_hz=session.sample_rate_hz, channel_count=1)
+    number, sample = first_available if first_available[0] > 1 else (0, 0)
     message = ingest_pb2.Setup(
         session=session.name,
         audio_format=audio_format,
         capture_start_time=_timestamp(session.start),
-        lane=ingest_pb2.LANE_LIVE,
-        result_mode=ingest_pb2.RESULT_MODE_FINAL,
+        lane=ingest_pb2.Lane.Value(f"LANE_{session.lane.upper()}"),
+        result_mode=ingest_pb2.RESULT_MODE_PARTIAL if session.guesses else ingest_pb2.RESULT_MODE_FINAL,
         client=session.client,
+        resume_token=resume_token,
+        first_available_sequence_number=number,
+        first_available_sample=sample,
+        clock_source=_clock_source(session.clock),
+        clock_error=_clock_error(session.clock),
     )
     return Request(setup=message)
 
 
-def item_request(item: Sound | Loss | End) -> Request:
-    """Return the message that carries an item of the outbox."""
+def item_request(item: Sound | Loss | End, session: SessionInfo) -> Request:
+    """Return the message that carries an item of the outbox, the same bytes each time."""
     if isinstance(item, Sound):
+        data = _flac(item.data, session.sample_rate_hz) if session.encoding == "flac" else item.data
         chunk = ingest_pb2.Chunk(
             sequence_number=item.sequence_number,
             start_sample=item.start_sample,
             sample_count=item.n_samples,
-            data=item.data,
-            crc32c=crc32c(item.data),
+            data=data,
+            crc32c=crc32c(data),
         )
         return Request(chunk=chunk)
     if isinstance(item, Loss):
@@ -132,31 +103,78 @@ def item_request(item: Sound | Loss | End) -> Request:
     return Request(finish=ingest_pb2.Finish(last_sequence_number=item.last_number, total_samples=item.n_samples))
 
 
-def heartbeat_request(now: datetime, held_bytes: int) -> Request:
+def heartbeat_request(now: datetime, pulse: Pulse) -> Request:
     """Return a sign of life."""
-    return Request(heartbeat=ingest_pb2.Heartbeat(create_time=_timestamp(now), spool_bytes=held_bytes))
+    beat = ingest_pb2.Heartbeat(
+        create_time=_timestamp(now),
+        spool_bytes=pulse.held_bytes,
+        spool_oldest_time=_timestamp(pulse.oldest) if pulse.oldest else None,
+        disk_free_bytes=pulse.disk_free_bytes,
+        supply_volts=pulse.supply_volts,
+        temperature_celsius=pulse.temperature_celsius,
+        clock_source=_clock_source(pulse.clock),
+        clock_error=_clock_error(pulse.clock),
+    )
+    return Request(heartbeat=beat)
 
 
-def read_response(response: Response) -> Opened | Acknowledged | HeardSong | GoingAway | None:
+def read_response(response: Response) -> Opened | Acknowledged | HeardSong | SessionNotice | GoingAway | None:
     """Return what a response says; None for one of a later version of the protocol, to be ignored."""
-    match response.WhichOneof("message"):
-        case "setup_ack":
-            opened = response.setup_ack
-            return Opened(
-                expected=opened.expected_sequence_number,
-                committed_sample=opened.committed_sample,
-                window=opened.max_in_flight_chunks,
-                max_chunk_bytes=opened.max_chunk_bytes,
-                finished=opened.finished,
-            )
-        case "ack":
-            ack = response.ack
-            return Acknowledged(ack.received_sequence_number, ack.committed_sequence_number, ack.finished)
-        case "song":
-            return _song(response.song.song)
-        case "go_away":
-            return GoingAway(response.go_away.retry_delay.ToNanoseconds() / 1e9)
-    return None
+    reader = _READERS.get(response.WhichOneof("message") or "")
+    return reader(response) if reader else None
+
+
+def _opened(response: Response) -> Opened:
+    opened = response.setup_ack
+    return Opened(
+        expected=opened.expected_sequence_number,
+        committed_sample=opened.committed_sample,
+        window=opened.max_in_flight_chunks,
+        max_chunk_bytes=opened.max_chunk_bytes,
+        finished=opened.finished,
+        window_bytes=opened.max_in_flight_bytes,
+        resume_token=opened.resume_token,
+    )
+
+
+def _acknowledged(response: Response) -> Acknowledged:
+    ack = response.ack
+    return Acknowledged(
+        received=ack.received_sequence_number,
+        committed=ack.committed_sequence_number,
+        finished=ack.finished,
+        window=ack.max_in_flight_chunks,
+        window_bytes=ack.max_in_flight_bytes,
+        resume_token=ack.resume_token,
+    )
+
+
+def _heard(response: Response) -> HeardSong:
+    event = response.song
+    is_guess = event.state == ingest_pb2.SongEvent.STATE_PARTIAL
+    return replace(_song(event.song), revision=max(1, event.revision)) if is_guess else _song(event.song)
+
+
+def _notice(response: Response) -> SessionNotice | None:
+    event = response.session_event
+    names = {value: name for name, value in ingest_pb2.SessionEvent.Kind.items()}
+    if event.kind not in names:  # of a later version of the protocol
+        return None
+    kind = names[event.kind].removeprefix("KIND_").lower()
+    return SessionNotice(kind, event.message, event.start_sample, event.sample_count)
+
+
+def _going_away(response: Response) -> GoingAway:
+    return GoingAway(response.go_away.retry_delay.ToNanoseconds() / 1e9)
+
+
+_READERS: dict[str, Callable[[Response], Opened | Acknowledged | HeardSong | SessionNotice | GoingAway | None]] = {
+    "setup_ack": _opened,
+    "ack": _acknowledged,
+    "song": _heard,
+    "session_event": _notice,
+    "go_away": _going_away,
+}
 
 
 def _song(song: types_pb2.Song) -> HeardSong:
@@ -206,3 +224,22 @@ def _timestamp(time: datetime) -> Timestamp:
     stamp = Timestamp()
     stamp.FromDatetime(time)
     return stamp
+
+
+def _clock_source(clock: ClockQuality) -> ingest_pb2.ClockSource.ValueType:
+    return ingest_pb2.ClockSource.Value(f"CLOCK_SOURCE_{clock.source.upper()}")
+
+
+def _clock_error(clock: ClockQuality) -> Duration | None:
+    if clock.error_s is None:
+        return None
+    error = Duration()
+    error.FromNanoseconds(round(clock.error_s * 1e9))
+    return error
+
+
+def _flac(data: bytes, sample_rate_hz: int) -> bytes:
+    """Return 16-bit mono samples as one FLAC stream; the encoder is deterministic, so that a resend is the same."""
+    file = BytesIO()
+    soundfile.write(file, np.frombuffer(data, "<i2"), sample_rate_hz, format="FLAC", subtype="PCM_16")
+    return file.getvalue()

@@ -49,6 +49,7 @@ PLACES: dict[str, dict[str, str]] = {
         "songserve.security.guard": "lets calls in",
         "songserve.security.tls": "certificates of the port",
         "songstation.link": "the station's end of the wire",
+        "songstation.endings": "how calls end",
     },
     "sounddevice": {"songstation": "the microphone"},
     "sqlalchemy": {"songserve": "the store"},

@@ -305,3 +305,31 @@ def test_an_ack_of_what_was_not_sent_breaks_the_session() -> None:
     with pytest.raises(SessionBrokenError):
         outbox.acknowledged(received=2, committed=2)
     assert outbox.held_bytes == 40
+
+
+def test_no_more_is_sent_ahead_than_the_credit_in_chunks_and_bytes() -> None:
+    """Sending stops at either limit, goes on as acks move them, and one chunk may always be sent."""
+    outbox = Outbox(max_bytes=1000, max_loss_samples=MAX_LOSS)
+    for _ in range(8):
+        assert outbox.offer(bytes(20), 10)
+    outbox.opened(expected=1, committed_sample=0, window=3, window_bytes=45)
+    assert [outbox.next() is not None for _ in range(3)] == [True, True, False]
+    outbox.acknowledged(received=2, committed=0, window=3, window_bytes=200)
+    assert [outbox.next() is not None for _ in range(4)] == [True, True, True, False]
+    outbox.acknowledged(received=5, committed=0, window=1, window_bytes=5)
+    assert [outbox.next() is not None for _ in range(2)] == [True, False]
+
+
+def test_the_oldest_item_here_is_named_at_the_setup() -> None:
+    """What the server committed is no longer available, and of an empty outbox the next item is."""
+    outbox = Outbox(max_bytes=1000, max_loss_samples=MAX_LOSS)
+    assert outbox.first_available == (1, 0)
+    for _ in range(3):
+        assert outbox.offer(bytes(20), 10)
+    outbox.opened(expected=1, committed_sample=0, window=3)
+    while outbox.next():
+        pass
+    outbox.acknowledged(received=3, committed=2)
+    assert outbox.first_available == (3, 20)
+    outbox.acknowledged(received=3, committed=3)
+    assert outbox.first_available == (4, 30)

@@ -262,8 +262,8 @@ class Setup(_message.Message):
     to an older state and says so with SessionEvent KIND_REWOUND.
     """
     first_available_sequence_number: _builtins.int
-    """The oldest chunk or gap that the client still has, and its start_sample; 0 when it has all from the beginning, or
-    nothing uncommitted. Where the server expects an earlier one, `setup_ack.missing` is the gap to declare.
+    """The oldest chunk or gap that the client still has, or the next it will make, and its start_sample; 0 when it has all
+    from the beginning. Where the server expects an earlier one, `setup_ack.missing` is the gap to declare.
     """
     first_available_sample: _builtins.int
     clock_source: Global___ClockSource.ValueType

@@ -1,0 +1,98 @@
+"""The link over a real port: FLAC on the wire, guesses, notices, and a server that takes little at a time."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bundles import make_test_bundle, soundscape
+from serving import ServerThread, pcm16, session_name
+from songserve.v1 import songs_pb2, songs_pb2_grpc
+from songstation.dialogue import HeardSong, SessionInfo, SessionNotice
+from songstation.link import Link, LinkSettings, open_channel
+from songstation.outbox import Outbox
+from songstation.recovery import Backoff
+
+RATE = 24_000
+INFO = SessionInfo("", RATE, datetime(2026, 5, 1, 4, tzinfo=UTC), "test")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
+    """Return a server with little credit to give."""
+    bundle = make_test_bundle(tmp_path_factory.mktemp("bundle") / "b")
+    with ServerThread(bundle, tmp_path_factory.mktemp("data"), max_in_flight_chunks=3) as server:
+        yield server
+
+
+def carry(server: ServerThread, samples: Any, info: SessionInfo, *, pace_s: float = 0) -> dict[str, list[Any]]:
+    """Send samples (n,) float32 as one session; return songs, guesses and notices."""
+    heard: dict[str, list[Any]] = {"songs": [], "guesses": [], "notices": []}
+
+    async def run() -> None:
+        outbox = Outbox(max_bytes=2**26, max_loss_samples=3600 * RATE)
+        channel = open_channel(server.addresses.grpc)
+        link = Link(
+            channel,
+            outbox,
+            info,
+            backoff=Backoff(Random(1)),
+            settings=LinkSettings(heartbeat_s=0.2),
+            new_name=lambda: session_name(number=999),
+            now=lambda: datetime(2026, 5, 1, 5, tzinfo=UTC),
+            on_song=heard["songs"].append,
+            on_trouble=lambda failure, _: pytest.fail(str(failure)),
+            on_notice=heard["notices"].append,
+            on_guess=heard["guesses"].append,
+        )
+        running = asyncio.create_task(link.run())
+        for begin in range(0, len(samples), RATE // 2):
+            data = pcm16(samples[begin : begin + RATE // 2])
+            assert outbox.offer(data, len(data) // 2)
+            link.captured()
+            await asyncio.sleep(pace_s)
+        outbox.end()
+        link.captured()
+        await running
+        assert outbox.n_committed == len(samples)
+        await channel.close()
+
+    asyncio.run(run())
+    return heard
+
+
+def stored(server: ServerThread, session: str) -> list[Any]:
+    """Return the songs of a session: where they lie and what they are."""
+    stub: Any = songs_pb2_grpc.SongServiceStub(server.channel)
+    page = stub.ListSongs(songs_pb2.ListSongsRequest(page_size=1000, include_noise=True, session=session))
+    return [(song.onset_sample, song.offset_sample, song.song_type, song.similarity) for song in page.songs]
+
+
+def test_flac_and_pcm_give_the_same_songs(server: ServerThread) -> None:
+    """Two sessions of the same sound, one as FLAC in the lane BACKFILL, have the same songs, each heard once."""
+    samples, truth = soundscape([0, 1, 2], 7)
+    plain = replace(INFO, name=session_name(number=1))
+    packed = replace(INFO, name=session_name(number=2), encoding="flac", lane="backfill")
+    heard = [carry(server, samples, info) for info in (plain, packed)]
+    assert len(heard[0]["songs"]) == len(heard[1]["songs"]) == len(truth)
+    assert stored(server, plain.name) == stored(server, packed.name)
+
+
+def test_guesses_and_notices_reach_their_callers(server: ServerThread) -> None:
+    """A long song is guessed at before it is heard as a song; a station whose clock is wrong is told."""
+    song = soundscape([2], 3, gap_s=0.01, noise=0)[0][: int(1.2 * RATE)]
+    quiet = np.zeros(2 * RATE, np.float32)
+    samples = np.concatenate([quiet, *[song] * 3, quiet])
+    samples += (0.002 * np.random.default_rng(1).standard_normal(len(samples))).astype(np.float32)
+    heard = carry(server, samples, replace(INFO, name=session_name(number=3), guesses=True), pace_s=0.25)
+    guesses: list[HeardSong] = heard["guesses"]
+    assert guesses
+    assert all(guess.revision and not guess.name for guess in guesses)
+    assert guesses[0].start == heard["songs"][0].start
+    notices: list[SessionNotice] = heard["notices"]
+    assert [notice.kind for notice in notices] == ["clock"]
