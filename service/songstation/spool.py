@@ -1,0 +1,299 @@
+"""The spool: captured sound on disk until the server has committed it, and for a while after.
+
+One thread writes: `begin`, `append`, `lose`, `flush`, `end`, `has_room`, `tend`. The others may be called by a second one,
+which learns what the server has committed.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+from songstation.outbox import Loss, LossReason
+from songstation.spool_files import (
+    SegmentFile,
+    file_name,
+    lock_directory,
+    opening_record,
+    read_record,
+    replace_file,
+    rewrite_as_loss,
+)
+from songstation.spool_index import Policy, Segment, SpoolLimits
+from songstation.spool_records import Kind, Record, pack
+from songstation.spool_recovery import recover, segment_items
+from songstation.spool_sessions import Session, SpooledSound, Standing, Totals
+
+__all__ = ["Spool"]
+
+MAX_LOSS_S = 3600
+"""The longest gap that the protocol takes as one."""
+SEGMENT_BYTES = 4 * 2**20
+SEGMENT_S = 60.0
+_LOSS_BYTES = 1024
+"""Room kept for what declares a loss."""
+
+log = logging.getLogger(__name__)
+
+
+class Spool:
+    """The files of a directory, and the session that is being written.
+
+    Raises ConfigError SPOOL_IN_USE when another program has it, SPOOL_UNUSABLE when it cannot be written.
+    """
+
+    def __init__(self, directory: Path, limits: SpoolLimits, *, now_s: Callable[[], float]) -> None:
+        self.directory, self.limits, self._now_s = directory, limits, now_s
+        self._lock = lock_directory(directory)
+        recovered = recover(directory, now_s=now_s())
+        self.index, self.sessions = recovered.index, recovered.sessions
+        self.n_repaired = recovered.n_repaired
+        """Files whose torn end was replaced by a loss."""
+        self._ends, self._standings = recovered.ends, recovered.standings
+        self._n_files = max((int(path.stem) for path in directory.glob("*.*") if path.stem.isdecimal()), default=0)
+        self._current: Session | None = None
+        self._file: SegmentFile | None = None
+        self._segment: Segment | None = None
+        self._began_s = self._synced_s = now_s()
+        self._losing: tuple[int, LossReason, int] | None = None  # samples, reason, time of the first
+        self.n_dropped = 0
+        """Samples that the policy gave up after they had been written, since the spool was opened."""
+        self.on_sync: Callable[[float], None] = lambda _: None
+        """Gets the seconds that each fsync took."""
+
+    def begin(self, session: Session) -> None:
+        """End the session that is being written, if any, and begin this one."""
+        self.end()
+        self.sessions[session.uuid], self._ends[session.uuid] = session, (0, 0)
+        self._current = session
+
+    def append(self, data: bytes, n_samples: int, time_us: int) -> list[SpooledSound | Loss]:
+        """Write a chunk of the session, or lose it where the spool is full; return what is in the files now."""
+        room = self._make_room(len(data) + _LOSS_BYTES, self.limits.policy)
+        written = self._write_loss() if room else []
+        if self._losing or not room:
+            self.lose(n_samples, LossReason.SPOOL_FULL, time_us)
+            return written
+        uuid = self._writing().uuid
+        number, sample = self._ends[uuid]
+        place = self._write(Record(Kind.SOUND, uuid, number + 1, number + 1, sample, n_samples, time_us, None, data))
+        if place is None:
+            self.lose(n_samples, LossReason.SPOOL_FULL, time_us)
+            return written
+        return [*written, SpooledSound(number + 1, sample, n_samples, b"", *place, len(data))]
+
+    def has_room(self, n_bytes: int) -> bool:
+        """Return whether so much sound can be kept without losing any; committed sound makes way for it."""
+        return self._make_room(n_bytes + _LOSS_BYTES, Policy.STOP_NEW)
+
+    def lose(self, n_samples: int, reason: LossReason, time_us: int) -> list[SpooledSound | Loss]:
+        """Note that the session's next samples are lost; losses in a row become one; return what is in the files now."""
+        written = self._write_loss() if self._losing and self._losing[1] is not reason else []
+        # A loss that a full disk does not take becomes part of the next.
+        n_before, before, first_us = self._losing or (0, reason, time_us)
+        self._losing = n_before + n_samples, before, first_us
+        return written
+
+    def flush(self) -> list[SpooledSound | Loss]:
+        """Write the loss that is going on, if any, and sync; return what is in the files now."""
+        written = self._write_loss()
+        self._sync()
+        return written
+
+    def end(self) -> list[SpooledSound | Loss]:
+        """End the session that is being written, if any; return what is in the files now."""
+        written = self.flush() if self._current else []
+        self._close_file()
+        self._losing = self._current = None
+        return written
+
+    def read(self, sound: SpooledSound, session: UUID) -> bytes | LossReason:
+        """Return the data of a chunk, or why it is lost."""
+        path = self.directory / file_name(sound.segment)
+        data = read_record(path, sound.offset, session, sound.sequence_number)
+        if data is not None:
+            return data
+        segment = next((one for one in self.index.segments if one.number == sound.segment), None)
+        return LossReason.SPOOL_CORRUPT if segment and not segment.is_dropped else LossReason.SPOOL_FULL
+
+    def items_from(self, session: UUID, number: int) -> list[SpooledSound | Loss]:
+        """Return the chunks and losses from a number on to the end of the file that has it; none behind the last."""
+        for segment in self.index.of(session):
+            if segment.last_number >= number:
+                return [one for one in segment_items(self.directory, segment) if one.last_number >= number]
+        return []
+
+    def end_of(self, session: UUID) -> tuple[int, int]:
+        """Return a session's last number, and its samples."""
+        return self._ends[session]
+
+    def standing(self, session: UUID) -> Standing:
+        """Return how far the server is with a session."""
+        return self._standings.get(session, Standing())
+
+    def set_standing(self, session: UUID, standing: Standing) -> None:
+        """Note how far the server is; `tend` puts it on the disk."""
+        self._standings[session] = standing
+
+    def is_writing(self, session: UUID) -> bool:
+        """Return whether a session goes on."""
+        return self._current is not None and self._current.uuid == session
+
+    def unfinished(self) -> list[UUID]:
+        """Return the sessions that are not being written and not finished by the server, oldest first."""
+        return [
+            uuid for uuid in self.index.sessions() if not self.is_writing(uuid) and not self.standing(uuid).finished
+        ]
+
+    def totals(self, session: UUID) -> Totals:
+        """Return where a session's samples are."""
+        losing = self._losing[0] if self._losing and self.is_writing(session) else 0
+        return Totals(self._ends[session][1] + losing, self.standing(session).committed_sample)
+
+    @property
+    def free_bytes(self) -> int:
+        """Return what the disk has left for this user."""
+        status = os.statvfs(self.directory)
+        return status.f_bavail * status.f_frsize
+
+    def tend(self) -> None:
+        """Sync when it is time, write down how far the server is, and delete what was committed long enough ago."""
+        if self._now_s() - self._synced_s >= self.limits.sync_s:
+            self._sync()
+        self._note_committed()
+        for segment in self.index.expired(now_s=self._now_s(), grace_s=self.limits.grace_s):
+            if segment is not self._segment:
+                self._delete(segment)
+        kept = {*self.index.sessions(), *((self._current.uuid,) if self._current else ())}
+        for uuid in self.sessions.keys() - kept:
+            self._standings.pop(uuid, None)
+            del self.sessions[uuid], self._ends[uuid]
+        content = json.dumps({str(uuid): one.to_dict() for uuid, one in list(self._standings.items())})
+        try:
+            replace_file(self.directory / "cursor", content.encode())
+        except OSError as error:
+            # It only saves work: the server knows better what it has.
+            log.warning("the cursor cannot be written: %s", error)
+
+    def close(self) -> None:
+        """End the session, and let another program have the spool."""
+        self.end()
+        self.tend()
+        os.close(self._lock)
+
+    def _writing(self) -> Session:
+        if self._current is None:
+            raise RuntimeError("no session was begun")
+        return self._current
+
+    def _write_loss(self) -> list[SpooledSound | Loss]:
+        """Write the loss that is going on; what cannot be written goes on being lost."""
+        written: list[SpooledSound | Loss] = []
+        while self._losing:
+            n_left, reason, time_us = self._losing
+            session = self._writing()
+            n_samples = min(n_left, MAX_LOSS_S * session.sample_rate_hz)
+            number, sample = self._ends[session.uuid]
+            record = Record(Kind.LOSS, session.uuid, number + 1, number + 1, sample, n_samples, time_us, reason)
+            if self._write(record) is None:
+                break
+            self._losing = (n_left - n_samples, reason, time_us) if n_left > n_samples else None
+            written.append(Loss(number + 1, sample, n_samples, reason, number + 1))
+        return written
+
+    def _make_room(self, n_bytes: int, policy: Policy) -> bool:
+        """Delete committed files, then what the policy gives up, until so much fits; return whether it does."""
+        if self._fits(n_bytes):
+            return True
+        self._note_committed()
+        writing = () if self._segment is None else (self._segment.number,)
+        while not self._fits(n_bytes):
+            if (segment := self.index.first_to_delete(writing)) is not None:
+                self._delete(segment)
+            elif (segment := self.index.first_to_drop(policy, writing)) is not None:
+                self._drop(segment)
+            else:
+                return False
+        return True
+
+    def _note_committed(self) -> None:
+        for uuid, standing in list(self._standings.items()):
+            self.index.note_committed(uuid, standing.committed, self._now_s())
+
+    def _fits(self, n_bytes: int) -> bool:
+        if self.index.n_bytes + n_bytes > self.limits.max_bytes:
+            return False
+        return not self.limits.min_free_bytes or self.free_bytes - n_bytes >= self.limits.min_free_bytes
+
+    def _delete(self, segment: Segment) -> None:
+        (self.directory / file_name(segment.number)).unlink(missing_ok=True)
+        self.index.remove(segment)
+
+    def _drop(self, segment: Segment) -> None:
+        """Replace the sound of a file by a loss."""
+        items = segment_items(self.directory, segment)
+        committed = self.standing(segment.session).committed
+        segment.is_dropped = True
+        path, session = self.directory / file_name(segment.number), self.sessions[segment.session]
+        segment.n_bytes = rewrite_as_loss(path, session, items, segment.oldest_us)
+        self.n_dropped += sum(
+            one.n_samples for one in items if isinstance(one, SpooledSound) and one.sequence_number > committed
+        )
+
+    def _write(self, record: Record) -> tuple[int, int] | None:
+        """Append a record; return its file and place, or None when the disk does not take it: then nothing is written."""
+        content = pack(record)
+        try:
+            segment, file = self._open_segment(record)
+            place = file.append(content)
+        except OSError as error:
+            log.warning("the spool cannot be written: %s", error)
+            return None
+        end = record.start_sample + record.n_samples
+        segment.n_bytes, segment.last_number, segment.end_sample = file.n_bytes, record.last_number, end
+        self._ends[record.session] = record.last_number, end
+        if file.n_unsynced >= self.limits.sync_bytes or self._now_s() - self._synced_s >= self.limits.sync_s:
+            self._sync()
+        return segment.number, place
+
+    def _open_segment(self, record: Record) -> tuple[Segment, SegmentFile]:
+        """Return the file to append to, a new one when the last has its size or age; raises OSError."""
+        is_full = self._file is not None and (
+            self._file.n_bytes >= SEGMENT_BYTES or self._now_s() - self._began_s >= SEGMENT_S
+        )
+        if is_full:
+            self._close_file()
+        if self._file is None or self._segment is None:
+            number, sample = record.number, record.start_sample
+            opening = pack(opening_record(self._writing(), number, sample, record.time_us))
+            self._file = SegmentFile(self.directory, self._n_files + 1, opening)
+            self._n_files += 1
+            self._began_s = self._now_s()
+            self._segment = Segment(
+                self._n_files, record.session, number, number - 1, len(opening), record.time_us, sample, sample
+            )
+            self.index.segments.append(self._segment)
+        return self._segment, self._file
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            try:
+                self._file.close()
+            except OSError as error:
+                log.error("what was written last may be lost in a power cut: %s", error)  # noqa: TRY400 - says all
+        self._file = self._segment = None
+
+    def _sync(self) -> None:
+        began_s = self._now_s()
+        self._synced_s = began_s
+        if self._file is None or not self._file.n_unsynced:
+            return
+        try:
+            self._file.sync()
+        except OSError as error:
+            # Linux tells this once and then forgets what it could not write: later records belong into another file.
+            log.error("what was written last may be lost in a power cut: %s", error)  # noqa: TRY400 - says all
+            self._close_file()
+        self.on_sync(self._now_s() - began_s)

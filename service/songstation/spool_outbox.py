@@ -1,0 +1,160 @@
+"""An outbox whose chunks lie in the spool: the same rules, with a file read where a chunk is sent."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+from songstation.outbox import End, Loss, LossReason, Outbox, Sound
+from songstation.spool import Spool
+from songstation.spool_sessions import SpooledSound
+
+__all__ = ["SpoolOutbox"]
+
+_FEW = 64
+"""Chunks that may still be sent when the next file is read."""
+
+
+class SpoolOutbox(Outbox):
+    """What one session of the spool still owes the server.
+
+    A session that is being written is given its chunks by `keep`; one of before reads its files, a file at a time. A rest
+    that the server would not take under the session's own name has numbers and samples of its own, beginning anew.
+    """
+
+    def __init__(self, spool: Spool, session: UUID, *, on_lost: Callable[[int, LossReason], None]) -> None:
+        rate = spool.sessions[session].sample_rate_hz
+        super().__init__(max_bytes=2**62, max_loss_samples=3600 * rate)
+        self._spool, self._session, self._on_lost = spool, session, on_lost
+        standing = spool.standing(session)
+        self._restart(standing.committed + 1, standing.committed_sample)
+
+    @property
+    def name(self) -> str:
+        """Return the UUID that the server knows the session by."""
+        return self._spool.standing(self._session).name or str(self._session)
+
+    @property
+    def samples_before(self) -> int:
+        """Return the samples of the session that went to the server under another name."""
+        return self._spool.standing(self._session).sample_before
+
+    @property
+    def first_available(self) -> tuple[int, int]:
+        """Number and start sample of the oldest item that the spool still has, committed or not."""
+        standing = self._spool.standing(self._session)
+        segments = self._spool.index.of(self._session)
+        if not segments or segments[0].first_number <= standing.number_before:
+            return 1, 0
+        return segments[0].first_number - standing.number_before, segments[0].first_sample - standing.sample_before
+
+    def keep(self, items: list[SpooledSound | Loss]) -> None:
+        """Take what was written to the session's file, unless it was read there before."""
+        for item in map(self._renumbered, items):
+            if item.sequence_number == self._next_number:
+                self._append(item)
+                self.n_captured += item.n_samples
+
+    def feed(self) -> bool:
+        """Read the next file of a session that has ended, when it is time; return whether there is something new."""
+        if self._ended or self._spool.is_writing(self._session) or self._next_number - self._cursor > _FEW:
+            return False
+        if not self._read_file():
+            self.end()
+        return True
+
+    def opened(self, *, expected: int, committed_sample: int, finished: bool = False, **answer: Any) -> None:
+        """Begin sending where the server says: what it had before and wants again is read again from the spool.
+
+        After a power cut the server may have more than the disk; then nothing is left to send of an ended session.
+        """
+        has_it = expected == self._next_number or any(item.sequence_number == expected for item in self._items)
+        is_writing = self._spool.is_writing(self._session)
+        if not has_it or (finished and not is_writing):
+            standing = self._spool.standing(self._session)
+            self._restart(expected + standing.number_before, committed_sample + standing.sample_before)
+        if finished and not is_writing and not self._items:
+            self.end()
+        super().opened(expected=expected, committed_sample=committed_sample, finished=finished, **answer)
+        self._note_committed(expected - 1)
+
+    def acknowledged(self, *, received: int, committed: int, **answer: Any) -> None:
+        """Release what is committed, in the spool too."""
+        super().acknowledged(received=received, committed=committed, **answer)
+        self._note_committed(committed)
+
+    def next(self) -> Sound | Loss | End | None:
+        """Return what to send now, a chunk with its data from the file; where that is damaged, a loss in its place."""
+        item = super().next()
+        if not isinstance(item, SpooledSound):
+            return item
+        standing = self._spool.standing(self._session)
+        stored = replace(item, sequence_number=item.sequence_number + standing.number_before)
+        data = self._spool.read(stored, self._session)
+        if isinstance(data, LossReason):
+            number = item.sequence_number
+            loss = Loss(number, item.start_sample, item.n_samples, data, number)
+            self._items[self._index(number)] = loss
+            self.held_bytes -= item.n_bytes
+            self._on_lost(item.n_samples, data)
+            return loss
+        return Sound(item.sequence_number, item.start_sample, item.n_samples, data)
+
+    def begin_new_session(self) -> int:
+        """Prepare to go on under another name, numbers and samples beginning anew; return how many samples later that is."""
+        first = self._items[0] if self._items else None
+        number = first.sequence_number if first else self._next_number
+        sample = first.start_sample if first else self._next_sample
+        self.n_committed = sample
+        self._note_committed(number - 1)
+        return sample
+
+    def renamed(self, uuid: UUID) -> None:
+        """Note the name under which the rest goes on; follows `begin_new_session`."""
+        standing = self._spool.standing(self._session).renamed(str(uuid))
+        self._spool.set_standing(self._session, standing)
+        self._restart(standing.committed + 1, standing.committed_sample)
+        self._open = self._end_sent = False
+
+    def _restart(self, number: int, sample: int) -> None:
+        """Begin at a number and sample of the spool with what its files have from there on."""
+        standing = self._spool.standing(self._session)
+        self._items, self.held_bytes, self._ended = deque(), 0, False
+        self._next_number, self._next_sample = number - standing.number_before, sample - standing.sample_before
+        self._cursor = self._next_number
+        self.n_captured = self.n_committed = self._next_sample
+        # What is being written is held as a whole: what follows comes by `keep`.
+        while self._read_file() and self._spool.is_writing(self._session):
+            pass
+
+    def _read_file(self) -> bool:
+        """Take what the next file has; return False at the session's end."""
+        standing = self._spool.standing(self._session)
+        number, sample = self._next_number + standing.number_before, self._next_sample + standing.sample_before
+        items = self._spool.items_from(self._session, number)
+        if not items:
+            return False
+        first = items[0]
+        if first.sequence_number < number:
+            end = first.start_sample + first.n_samples
+            items[0] = Loss(number, sample, end - sample, LossReason.SPOOL_FULL, first.last_number)
+        elif first.sequence_number > number:
+            missing = first.start_sample - sample
+            items.insert(0, Loss(number, sample, missing, LossReason.SPOOL_EXPIRED, first.sequence_number - 1))
+            self._on_lost(missing, LossReason.SPOOL_EXPIRED)
+        self.keep(items)
+        return True
+
+    def _renumbered(self, item: SpooledSound | Loss) -> SpooledSound | Loss:
+        standing = self._spool.standing(self._session)
+        number, start = item.sequence_number - standing.number_before, item.start_sample - standing.sample_before
+        if isinstance(item, Loss):
+            last = item.last_number - standing.number_before
+            return replace(item, sequence_number=number, start_sample=start, last_number=last)
+        return replace(item, sequence_number=number, start_sample=start)
+
+    def _note_committed(self, committed: int) -> None:
+        standing = self._spool.standing(self._session)
+        moved = standing.advanced(committed + standing.number_before, self.n_committed + standing.sample_before)
+        self._spool.set_standing(self._session, replace(moved, finished=self.finished))

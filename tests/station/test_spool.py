@@ -1,0 +1,397 @@
+"""The spool: what was written is there after any end, what cannot be there is declared, and nothing is both."""
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from songcore.errors import ConfigError
+from songstation.outbox import Loss, LossReason
+from songstation.spool import Spool
+from songstation.spool_files import SegmentFile, file_name
+from songstation.spool_index import Policy, Segment, SpoolIndex, SpoolLimits
+from songstation.spool_records import HEADER_BYTES, Found, Kind, Record, pack, scan
+from songstation.spool_sessions import Session, SpooledSound, Standing
+
+ONE, TWO = UUID(int=1), UUID(int=2)
+START = datetime(2024, 5, 1, 3, 30, tzinfo=UTC)
+N_CHUNK = 50
+
+
+class Clock:
+    """A clock that stands still until it is put forward."""
+
+    def __init__(self) -> None:
+        self.s = 1000.0
+
+    def __call__(self) -> float:
+        """Return the seconds."""
+        return self.s
+
+
+def session(uuid: UUID = ONE) -> Session:
+    """Return a session at 1 kHz."""
+    return Session(uuid, "north", 1_000, START, N_CHUNK)
+
+
+def chunk(number: int, n_samples: int = N_CHUNK) -> bytes:
+    """Return the data of a chunk, another for each number."""
+    return bytes((number * 7 + i) % 251 for i in range(2 * n_samples))
+
+
+def opened(directory: Path, clock: Callable[[], float] | None = None, **limits: Any) -> Spool:
+    """Return the spool of a directory."""
+    return Spool(directory, SpoolLimits(**{"max_bytes": 10**9, **limits}), now_s=clock or Clock())
+
+
+def written(directory: Path, n_chunks: int, uuid: UUID = ONE) -> None:
+    """Write a session of so many chunks."""
+    spool = opened(directory)
+    spool.begin(session(uuid))
+    for number in range(1, n_chunks + 1):
+        spool.append(chunk(number), N_CHUNK, 0)
+    spool.close()
+
+
+def contents(spool: Spool, uuid: UUID = ONE) -> list[bytes | Loss]:
+    """Return the session's data and losses in order, having checked that numbers and samples follow each other."""
+    number, sample = 1, 0
+    told: list[bytes | Loss] = []
+    while items := spool.items_from(uuid, number):
+        for item in items:
+            assert (item.sequence_number, item.start_sample) == (number, sample)
+            number, sample = item.last_number + 1, sample + item.n_samples
+            data = spool.read(item, uuid) if isinstance(item, SpooledSound) else item
+            assert not isinstance(data, LossReason)
+            told.append(data)
+    assert spool.end_of(uuid) == (number - 1, sample)
+    return told
+
+
+def newest(directory: Path) -> Path:
+    """Return the file that was begun last."""
+    return max(directory.glob("*.spool"))
+
+
+@given(st.lists(st.binary(max_size=300), max_size=8), st.binary(max_size=50))
+def test_records_are_read_as_they_were_written(datas: list[bytes], junk: bytes) -> None:
+    """Records come back whole and in order, whatever lies in front of them and behind."""
+    records = [Record(Kind.SOUND, ONE, n, n, n * 10, 10, -n, None, data) for n, data in enumerate(datas, 1)]
+    found = list(scan(junk + b"".join(map(pack, records)) + junk))
+    assert [one.record for one in found if one.intact] == records
+
+
+def test_what_is_written_is_there_after_a_restart(tmp_path: Path) -> None:
+    """Chunks and losses of two sessions come back in order, byte for byte, losses in a row as one."""
+    spool = opened(tmp_path)
+    spool.begin(session())
+    spool.append(chunk(1), N_CHUNK, 0)
+    assert spool.lose(7, LossReason.DEVICE_OVERRUN, 0) == []
+    spool.lose(3, LossReason.DEVICE_OVERRUN, 0)
+    gap, sound = spool.append(chunk(3), N_CHUNK, 0)
+    assert (gap.sequence_number, gap.n_samples, sound.sequence_number) == (2, 10, 3)
+    spool.begin(session(TWO))
+    spool.append(chunk(9), N_CHUNK, 0)
+    spool.close()
+    again = opened(tmp_path)
+    assert contents(again) == [chunk(1), Loss(2, N_CHUNK, 10, LossReason.DEVICE_OVERRUN, 2), chunk(3)]
+    assert contents(again, TWO) == [chunk(9)]
+    assert (again.unfinished(), again.sessions[TWO]) == ([ONE, TWO], session(TWO))
+    assert again.n_repaired == 0
+
+
+def test_a_loss_longer_than_an_hour_is_several(tmp_path: Path) -> None:
+    """No gap is longer than a server takes."""
+    spool = opened(tmp_path)
+    spool.begin(session())
+    spool.lose(9_000_000, LossReason.DEVICE_LOST, 0)
+    assert [item.n_samples for item in spool.flush()] == [3_600_000, 3_600_000, 1_800_000]
+
+
+def test_a_record_torn_at_any_byte_is_declared(tmp_path: Path) -> None:
+    """Cut anywhere in its last record, a spool keeps the records before, and declares that one lost: not more, not less."""
+    written(tmp_path, 3)
+    whole = newest(tmp_path).read_bytes()
+    begin = [one.offset for one in scan(whole)][-1]
+    for end in range(begin + 1, len(whole)):
+        newest(tmp_path).write_bytes(whole[:end])
+        spool = opened(tmp_path)
+        lost = Loss(3, 2 * N_CHUNK, N_CHUNK, LossReason.SPOOL_CORRUPT, 3)
+        assert contents(spool) == [chunk(1), chunk(2), lost], end
+        assert spool.n_repaired == 1
+        spool.close()
+        # What was declared stays declared.
+        again = opened(tmp_path)
+        assert (contents(again), again.n_repaired) == ([chunk(1), chunk(2), lost], 0)
+        again.close()
+    newest(tmp_path).write_bytes(whole[:begin])
+    spool = opened(tmp_path)
+    assert (contents(spool), spool.n_repaired) == ([chunk(1), chunk(2)], 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.data())
+def test_any_damage_loses_only_what_it_hits(n_chunks: int, data: st.DataObject) -> None:
+    """Bits flipped, and the end cut off: each chunk is there as it was or declared, and all that was not hit is there."""
+    with TemporaryDirectory() as name:
+        directory = Path(name)
+        written(directory, n_chunks)
+        path = newest(directory)
+        content = bytearray(path.read_bytes())
+        opening, *records = scan(bytes(content))
+        for place in data.draw(st.lists(st.integers(opening.end, len(content) - 1), max_size=3)):
+            content[place] ^= data.draw(st.integers(1, 255))
+        n_cut = data.draw(st.integers(0, len(content) - opening.end))
+        path.write_bytes(content[: len(content) - n_cut])
+        undamaged = _undamaged(records, path.read_bytes())
+        spool = opened(directory)
+        told = contents(spool)
+        assert [one for one in told if isinstance(one, bytes)] == [chunk(n) for n in undamaged]
+        if undamaged:
+            # The numbers of the chunks behind a damaged one prove what was lost.
+            assert sum(N_CHUNK if isinstance(one, bytes) else one.n_samples for one in told) >= undamaged[-1] * N_CHUNK
+        assert spool.end_of(ONE)[1] <= n_chunks * N_CHUNK
+        spool.close()
+
+
+def _undamaged(records: list[Found], content: bytes) -> list[int]:
+    return [
+        one.record.number
+        for one in records
+        if content[one.offset : one.end] == pack(one.record) and len(content) >= one.end
+    ]
+
+
+def test_a_missing_file_is_declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a file in the middle is gone, or its first record damaged, the gap has its exact length; the rest is there."""
+    monkeypatch.setattr("songstation.spool.SEGMENT_BYTES", 600)
+    written(tmp_path, 12)
+    files = sorted(tmp_path.glob("*.spool"))
+    assert len(files) >= 4
+    files[1].unlink()
+    content = bytearray(files[2].read_bytes())
+    content[10] ^= 1
+    files[2].write_bytes(content)
+    spool = opened(tmp_path)
+    told = contents(spool)
+    losses = [one for one in told if isinstance(one, Loss)]
+    assert {loss.reason for loss in losses} == {LossReason.SPOOL_CORRUPT}
+    n_kept = sum(isinstance(one, bytes) for one in told)
+    assert n_kept + sum(loss.n_samples for loss in losses) // N_CHUNK == 12
+    assert list(tmp_path.glob("*.damaged"))
+
+
+def test_a_chunk_that_rots_on_the_disk_is_told_when_read(tmp_path: Path) -> None:
+    """A bit that flips after the spool was opened makes reading return the reason, never other sound."""
+    spool = opened(tmp_path)
+    spool.begin(session())
+    (sound,) = spool.append(chunk(1), N_CHUNK, 0)
+    assert isinstance(sound, SpooledSound)
+    assert spool.read(sound, ONE) == chunk(1)
+    content = bytearray(newest(tmp_path).read_bytes())
+    content[-1] ^= 4
+    newest(tmp_path).write_bytes(content)
+    assert spool.read(sound, ONE) is LossReason.SPOOL_CORRUPT
+
+
+def test_committed_files_go_after_the_grace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is deleted when the server has had all of it for so long, and not before; never the one being written."""
+    monkeypatch.setattr("songstation.spool.SEGMENT_BYTES", 300)
+    clock = Clock()
+    spool = opened(tmp_path, clock, grace_s=900)
+    spool.begin(session())
+    for number in range(1, 7):
+        spool.append(chunk(number), N_CHUNK, 0)
+    n_files = len(spool.index.segments)
+    assert n_files >= 3
+    spool.set_standing(ONE, Standing(5, 5 * N_CHUNK))
+    spool.tend()
+    clock.s += 899
+    spool.tend()
+    assert len(list(tmp_path.glob("*.spool"))) == n_files
+    clock.s += 1
+    spool.tend()
+    left = list(tmp_path.glob("*.spool"))
+    assert 0 < len(left) < n_files
+    assert all(one.last_number > 5 for one in spool.index.segments)
+    # A server that was put back wants them: those that are there are there.
+    assert spool.items_from(ONE, 6)
+    spool.close()
+    assert opened(tmp_path).standing(ONE).committed == 5
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+def test_a_full_spool_follows_its_policy(tmp_path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is given up is declared: sound and losses are all that was captured, and what is kept is what was asked for."""
+    monkeypatch.setattr("songstation.spool.SEGMENT_BYTES", 4000)
+    n_chunks, limit = 400, 30_000
+    spool = opened(tmp_path, max_bytes=limit, policy=policy)
+    spool.begin(session())
+    for number in range(1, n_chunks + 1):
+        spool.append(chunk(number), N_CHUNK, 0)
+        assert spool.totals(ONE).captured == number * N_CHUNK
+    spool.flush()
+    assert spool.index.n_bytes <= limit + 1000
+    told = contents(spool)
+    losses = [one for one in told if isinstance(one, Loss)]
+    kept = [one.sequence_number for one in _sounds(spool)]
+    assert len(kept) * N_CHUNK + sum(loss.n_samples for loss in losses) == n_chunks * N_CHUNK
+    assert {loss.reason for loss in losses} == {LossReason.SPOOL_FULL}
+    halves = sum(number <= n_chunks // 2 for number in kept), sum(number > n_chunks // 2 for number in kept)
+    assert {Policy.STOP_NEW: halves[1] == 0, Policy.DROP_OLDEST: halves[0] == 0, Policy.THIN: min(halves) > 5}[policy]
+    spool.close()
+    again = opened(tmp_path, policy=policy)
+    assert contents(again) == told
+
+
+def _sounds(spool: Spool) -> list[SpooledSound]:
+    number, sounds = 1, []
+    while items := spool.items_from(ONE, number):
+        sounds += [item for item in items if isinstance(item, SpooledSound)]
+        number = items[-1].last_number + 1
+    return sounds
+
+
+def test_committed_sound_makes_way_before_the_policy_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full spool deletes what the server has, grace or not, and loses nothing while that is enough."""
+    monkeypatch.setattr("songstation.spool.SEGMENT_BYTES", 1200)
+    spool = opened(tmp_path, max_bytes=20_000)
+    spool.begin(session())
+    for number in range(1, 301):
+        spool.append(chunk(number), N_CHUNK, 0)
+        spool.set_standing(ONE, Standing(number, number * N_CHUNK))
+    assert spool.end_of(ONE) == (300, 300 * N_CHUNK)
+    assert spool.n_dropped == 0
+
+
+def test_a_disk_that_is_full_is_a_loss_and_then_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the disk takes nothing, sound is counted as lost; when it does again, one gap stands in its place."""
+    spool = opened(tmp_path)
+    spool.begin(session())
+    spool.append(chunk(1), N_CHUNK, 0)
+    write = os.write
+
+    def half(fd: int, content: bytes) -> int:
+        """Write a little, then nothing, as a disk does that fills up."""
+        if len(content) < 50:
+            raise OSError(errno.ENOSPC, "full")
+        return write(fd, content[: len(content) // 2])
+
+    monkeypatch.setattr("songstation.spool_files.os.write", half)
+    assert spool.append(chunk(2), N_CHUNK, 0) == []
+    assert spool.append(chunk(3), N_CHUNK, 0) == []
+    assert spool.totals(ONE).captured == 3 * N_CHUNK
+    monkeypatch.undo()
+    spool.append(chunk(4), N_CHUNK, 0)
+    assert contents(spool) == [chunk(1), Loss(2, N_CHUNK, 2 * N_CHUNK, LossReason.SPOOL_FULL, 2), chunk(4)]
+
+
+_LIMITED = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_spool import N_CHUNK, chunk, opened, session
+spool = opened(Path(sys.argv[1]))
+spool.begin(session())
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (900, most))
+for number in range(1, 20):
+    spool.append(chunk(number), N_CHUNK, 0)
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+"""
+
+
+def test_the_kernels_own_limit_is_a_loss_too(tmp_path: Path) -> None:
+    """In a process whose files the kernel keeps small, records are whole or absent, and the rest is one declared loss."""
+    script = _LIMITED + "spool.end()\nassert spool.end_of(session().uuid)[1] == 19 * N_CHUNK\n"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)], check=True)
+    spool = opened(tmp_path)
+    told = contents(spool)
+    n_kept = len(told) - 1
+    assert told[:-1] == [chunk(n) for n in range(1, n_kept + 1)]
+    assert 0 < n_kept < 19
+    assert isinstance(told[-1], Loss)
+    assert n_kept * N_CHUNK + told[-1].n_samples == 19 * N_CHUNK
+
+
+def test_little_free_disk_counts_as_full(tmp_path: Path) -> None:
+    """Below the floor nothing is written."""
+    spool = opened(tmp_path, min_free_bytes=2**62)
+    spool.begin(session())
+    assert spool.append(chunk(1), N_CHUNK, 0) == []
+    assert not spool.has_room(1)
+
+
+def test_one_station_writes_a_spool(tmp_path: Path) -> None:
+    """A second program is told so, until the first is gone."""
+    spool = opened(tmp_path)
+    with pytest.raises(ConfigError, match="another station") as caught:
+        opened(tmp_path)
+    assert caught.value.reason == "SPOOL_IN_USE"
+    spool.close()
+    opened(tmp_path).close()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError) as caught:
+        opened(tmp_path / "file")
+    assert caught.value.reason == "SPOOL_UNUSABLE"
+
+
+def test_a_damaged_cursor_costs_nothing(tmp_path: Path) -> None:
+    """Without a readable cursor the spool opens, and the sessions count as not committed."""
+    written(tmp_path, 2)
+    for content in (b"", b"{", b"[]", b'{"x": {}}', b'{"00000000-0000-0000-0000-000000000001": {"y": 1}}'):
+        (tmp_path / "cursor").write_bytes(content)
+        spool = opened(tmp_path)
+        assert (spool.unfinished(), spool.standing(ONE)) == ([ONE], Standing())
+        os.close(spool._lock)
+
+
+def test_syncing_follows_time_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was appended is synced after so many seconds, or so many bytes."""
+    synced: list[int] = []
+    sync = SegmentFile.sync
+
+    def counted(file: SegmentFile) -> None:
+        synced.append(file.n_unsynced)
+        sync(file)
+
+    clock = Clock()
+    spool = opened(tmp_path, clock, sync_s=1.0, sync_bytes=500)
+    spool.begin(session())
+    monkeypatch.setattr(SegmentFile, "sync", counted)
+    spool.append(chunk(1), N_CHUNK, 0)
+    n_record = HEADER_BYTES + 2 * N_CHUNK
+    del synced[:]
+    spool.append(chunk(2), N_CHUNK, 0)
+    assert synced == []
+    clock.s += 1.0
+    spool.tend()
+    assert synced == [2 * n_record]
+    for number in range(3, 6):
+        spool.append(chunk(number), N_CHUNK, 0)
+    assert synced == [2 * n_record, 3 * n_record]
+
+
+def test_thinning_keeps_every_part_of_the_time() -> None:
+    """The files given up are the odd ones first, then every second of the rest: neighbours stay as long as they can."""
+    index = SpoolIndex([Segment(n, ONE, n, n, 100, 0) for n in range(1, 17)])
+    order = []
+    while segment := index.first_to_drop(Policy.THIN, [16]):
+        segment.is_dropped = True
+        order.append(segment.number)
+    assert order == [1, 3, 5, 7, 9, 11, 13, 15, 2, 6, 10, 14, 4, 12, 8]
+
+
+def test_file_names_sort_as_their_numbers() -> None:
+    """The newest file is the last by name."""
+    assert sorted(map(file_name, (10, 9, 123_456))) == [file_name(9), file_name(10), file_name(123_456)]
