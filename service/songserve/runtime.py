@@ -20,6 +20,7 @@ from songserve.metrics import Metrics
 from songserve.queries import SongQueries
 from songserve.records import AudioFormat, Commit
 from songserve.refusal import Refusal
+from songserve.security.stations import StationLimits
 from songserve.session import SessionLimits
 from songserve.settings import ServeSettings
 from songserve.store import Store
@@ -74,6 +75,8 @@ class Runtime:
     upload_dir: Path
     now: Callable[[], float]
     """UTC, seconds since 1970."""
+    stations: StationLimits = field(default_factory=StationLimits)
+    """What one station may take."""
     streams: dict[UUID, Connected] = field(default_factory=dict)
     n_in_flight_bytes: int = 0
     """Audio of all streams that came in and is not listened to yet."""

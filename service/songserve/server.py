@@ -25,8 +25,10 @@ from songserve.metrics import Metrics
 from songserve.queries import SongQueries
 from songserve.rpc_metrics import RpcMetrics
 from songserve.runtime import Runtime
+from songserve.security.channel import channel_options
 from songserve.security.gate import Gate
 from songserve.security.guard import Guard
+from songserve.security.stations import StationLimits, StationShares
 from songserve.security.tls import TlsFiles, server_credentials
 from songserve.security.token_file import TokenFile
 from songserve.servicers.classification import ClassificationServicer
@@ -59,24 +61,9 @@ SERVICES = tuple(
         (models_pb2.DESCRIPTOR, "ModelService"),
     )
 )
-MAX_MESSAGE_BYTES = 2**20
 LAG_INTERVAL_S = 0.5
 N_CLIP_THREADS = 12
 """They wait for the disk, which flushes many files in the time of one; with two, acks waited a second and more."""
-
-_OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # With bandwidth probing, a stream that the server does not read parks megabytes in its memory.
-    ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 128 * 1024),
-    # Two servers on one port would share the stations at random.
-    ("grpc.so_reuseport", 0),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.max_metadata_size", 16 * 1024),
-)
 
 
 @dataclass(frozen=True)
@@ -122,8 +109,12 @@ async def serving(
         _start_collection(metrics, directory)
         metrics_address = _serve_metrics(stack, settings, metrics)
         health = HealthServicer()
-        guard = Guard(_gate(settings, now), recheck_s=settings.recheck_s)
-        server = grpc.aio.server(options=_OPTIONS, interceptors=[RpcMetrics(metrics.registry), guard])
+        gate = _gate(settings, now)
+        # Names that anybody may give prove nothing, so there is no use in counting by them.
+        if gate.asks:
+            runtime.stations = StationLimits(_shares(settings))
+        guard = Guard(gate, recheck_s=settings.recheck_s)
+        server = grpc.aio.server(options=channel_options(settings), interceptors=[RpcMetrics(metrics.registry), guard])
         _register(server, runtime, health)
         address = _bind(server, settings)
         await server.start()
@@ -193,6 +184,15 @@ def _register(server: grpc.aio.Server, runtime: Runtime, health: HealthServicer)
 def _gate(settings: ServeSettings, now: Callable[[], float]) -> Gate:
     tokens = TokenFile(settings.token_file) if settings.token_file else None
     return Gate(tokens, certificates=settings.tls_client_ca is not None, now=now)
+
+
+def _shares(settings: ServeSettings) -> StationShares:
+    return StationShares(
+        n_streams=settings.max_streams_per_station,
+        live_speed=settings.live_speed,
+        backfill_speed=settings.backfill_speed,
+        burst_s=settings.burst_s,
+    )
 
 
 def _bind(server: grpc.aio.Server, settings: ServeSettings) -> str:

@@ -20,6 +20,8 @@ from songserve.records import ClipChoice
 __all__ = ["ENVIRONMENT_PREFIX", "ServeSettings", "load_settings"]
 
 ENVIRONMENT_PREFIX = "SONGSTREAM_SERVE_"
+MESSAGE_OVERHEAD_BYTES = 4096
+"""Of a chunk's message, far more than its other fields take."""
 
 
 class ServeSettings(BaseSettings):
@@ -54,6 +56,25 @@ class ServeSettings(BaseSettings):
     reflection: bool = True
     """Let tools like grpcurl ask for the API."""
     max_streams: int = Field(1000, ge=1)
+    max_streams_per_station: int = Field(4, ge=0)
+    """This and the next three bind only where callers need credentials; 0 for no limit."""
+    live_speed: float = Field(4.0, ge=0)
+    backfill_speed: float = Field(16.0, ge=0)
+    """Seconds of sound that a station may send for each second, by lane; then it is read more slowly."""
+    burst_s: float = Field(600.0, ge=0)
+    """Seconds of sound that may come at once after a quiet time."""
+    max_message_kb: int = Field(1024, ge=16, le=16 * 1024)
+    """Largest message of gRPC, unpacked."""
+    max_metadata_kb: int = Field(16, ge=4, le=1024)
+    """Largest metadata of a call."""
+    max_calls_per_connection: int = Field(256, ge=1)
+    """Calls at once over one connection; more wait at the client."""
+    max_connection_age_s: float = Field(86_400.0, ge=0)
+    """Age at which a connection is replaced, so that certificates are checked anew; 0 for never."""
+    connection_grace_s: float = Field(60.0, ge=0)
+    """Seconds that the calls of an old connection have to end."""
+    lookahead_kb: int = Field(128, ge=16, le=16 * 1024)
+    """Unread bytes of a stream that gRPC takes in ahead."""
     max_chunk_bytes: int = Field(512 * 1024, ge=1024, le=960 * 1024)
     max_in_flight_chunks: int = Field(64, ge=2, le=10_000)
     """Chunks of a stream that wait in memory; then reading stops."""
@@ -96,6 +117,8 @@ class ServeSettings(BaseSettings):
         host, port = self.listen_address
         if not 0 <= port <= 65535:
             raise ValueError(f"port {port} of listen {self.listen!r} is not in 0-65535")
+        if self.max_chunk_bytes + MESSAGE_OVERHEAD_BYTES > self.max_message_kb * 1024:
+            raise ValueError(f"a chunk of max_chunk_bytes {self.max_chunk_bytes} does not fit into max_message_kb")
         if (self.tls_certificate is None) != (self.tls_key is None) or (
             self.tls_client_ca and not self.tls_certificate
         ):

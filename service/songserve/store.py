@@ -85,12 +85,12 @@ class Store:
         self._watchers.add(stored)
         return lambda: self._watchers.discard(stored)
 
-    def check_disk(self) -> None:
-        """Raise Refusal DISK_LOW when less than the reserve is free."""
-        free = self._directory.free_bytes
-        if free < self._min_free:
+    def check_disk(self, *, n_reserves: int = 1) -> None:
+        """Raise Refusal DISK_LOW when less than so many times the reserve is free."""
+        free, needed = self._directory.free_bytes, n_reserves * self._min_free
+        if free < needed:
             raise Refusal(
-                f"the data directory has {free // 2**20} MiB free and keeps {self._min_free // 2**20} MiB in reserve; "
+                f"the data directory has {free // 2**20} MiB free, and {needed // 2**20} MiB are needed; "
                 "make room, or keep the audio and come back",
                 reason="DISK_LOW",
             )

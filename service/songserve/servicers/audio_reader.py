@@ -33,6 +33,9 @@ class AudioReader:
         self._context, self._runtime, self._session, self._health = context, runtime, session, health
         self._lane, self._wake = lane, wake
         self._room = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        station = session.record.opening.name.station
+        self._budget, self._ahead_s = runtime.stations.budget(station, lane, loop.time()), 0.0
         self._held_bytes = 0
         self.first_arrival: float | None = None
         """Of the chunks not taken yet; set to None when they are."""
@@ -50,10 +53,18 @@ class AudioReader:
         while (request := await read_next(self._context, self._runtime)) is not None:
             self._receive(request)
             self._wake()
+            await self._wait_for_budget()
             while intake.n_pending >= settings.max_in_flight_chunks or intake.n_pending_bytes >= most_bytes:
                 self._runtime.metrics.ingest_credit_stalls_total.inc()
                 self._room.clear()
                 await self._room.wait()
+
+    async def _wait_for_budget(self) -> None:
+        """Stop reading while the station is further ahead of real time than it may be; then it cannot send more."""
+        ahead_s, self._ahead_s = self._ahead_s, 0.0
+        if ahead_s:
+            self._runtime.metrics.ingest_credit_stalls_total.inc()
+            await asyncio.sleep(ahead_s)
 
     def release(self, n_bytes: int) -> None:
         """Note that so many bytes were listened to."""
@@ -84,6 +95,9 @@ class AudioReader:
             if refusal.reason.startswith("SEQUENCE_"):
                 metrics.ingest_sequence_errors_total.labels(refusal.reason).inc()
             raise
+        seconds = item.sample_count / self._session.format.sample_rate_hz
+        if isinstance(item, Chunk):  # one that comes again too: it costs the same to receive
+            self._ahead_s = self._budget.spend(seconds, asyncio.get_running_loop().time())
         if not accepted:
             metrics.ingest_chunks_total.labels("duplicate").inc()
             self.repeated = True
@@ -91,7 +105,6 @@ class AudioReader:
         metrics.ingest_chunks_total.labels("accepted").inc()
         self.last_arrival = asyncio.get_running_loop().time()
         self.first_arrival = self.first_arrival or self.last_arrival
-        seconds = item.sample_count / self._session.format.sample_rate_hz
         if isinstance(item, Gap):
             metrics.ingest_gap_seconds_total.labels(item.reason).inc(seconds)
             self.gaps.append(item)

@@ -10,7 +10,7 @@ from songserve.ingest_requests import Wish, missing_gap, read_finish, read_setup
 from songserve.ingest_responses import session_status, setup_ack
 from songserve.intake import Finish, Intake
 from songserve.notices import Notice
-from songserve.records import SessionName, SessionRecord
+from songserve.records import SessionName, SessionOpening, SessionRecord
 from songserve.refusal import Refusal
 from songserve.runtime import Runtime
 from songserve.security.gate import require_station
@@ -97,10 +97,16 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
                 runtime.metrics.songs_stored(new)
 
     async def _serve(self, setup: ingest_pb2.Setup, context: Context) -> None:
-        runtime = self._runtime
-        opening, wish = read_setup(setup, now_ms=runtime.now_ms), read_wish(setup)
-        uuid = opening.name.uuid
-        require_station(opening.name.station)
+        opening, wish = read_setup(setup, now_ms=self._runtime.now_ms), read_wish(setup)
+        name = opening.name
+        require_station(name.station)
+        # What is left of the disk is for the streams that are open.
+        self._runtime.store.check_disk(n_reserves=2)
+        with self._runtime.stations.streaming(name.station, name.uuid, asyncio.get_running_loop().time()):
+            await self._stream(opening, wish, context)
+
+    async def _stream(self, opening: SessionOpening, wish: Wish, context: Context) -> None:
+        runtime, uuid = self._runtime, opening.name.uuid
         stream = AudioStream(context, runtime, wish, station=opening.name.station)
         # Refused before it takes a place, a stream leaves the older one alone. Answers come in the order of the epochs, and no
         # pause lies between an answer and taking the place, so both have one order.

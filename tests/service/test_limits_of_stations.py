@@ -1,0 +1,167 @@
+"""What one station may take: streams at once, and sound for each second."""
+
+import re
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+from google.rpc.error_details_pb2 import RetryInfo
+from grpc_status import rpc_status
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from serving import ServerThread, Stream, chunk_messages, finish_message, session_name, setup
+from songcore.bundle import Bundle
+from songserve.commands.token import token as token_command
+from songserve.refusal import Refusal
+from songserve.security.stations import N_REMEMBERED, Budget, StationLimits, StationShares
+from songserve.v1 import ingest_pb2, ingest_pb2_grpc
+
+RATE = 24_000
+DAY_MS = 86_400_000
+CHUNKS = chunk_messages(np.zeros(3 * RATE, np.float32), [RATE // 2])
+"""Of half a second."""
+
+
+def stalls(server: ServerThread) -> float:
+    """Return how often the server stopped reading."""
+    text = urllib.request.urlopen(server.addresses.metrics, timeout=10).read().decode()  # noqa: S310 - our own port
+    (found,) = re.findall(r"^songstream_ingest_credit_stalls_total (\S+)", text, re.MULTILINE)
+    return float(found)
+
+
+@pytest.fixture
+def known_stations(bundle: Bundle, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Return a function that starts a server with tokens of two stations, and gives it with their metadata."""
+    file = tmp_path / "tokens.json"
+    metadata = {}
+    for name in ("north", "south"):
+        made = CliRunner().invoke(token_command, ["add", name, "--file", str(file)])
+        metadata[name] = [("authorization", f"Bearer {made.stdout.strip()}")]
+    servers: list[ServerThread] = []
+
+    def start(**settings: Any) -> tuple[ServerThread, dict[str, Any]]:
+        servers.append(ServerThread(bundle, tmp_path / "data", token_file=file, **settings).__enter__())
+        return servers[0], metadata
+
+    yield start
+    for server in servers:
+        server.__exit__(None, None, None)
+
+
+def test_a_station_has_so_many_streams(known_stations: Callable[..., Any]) -> None:
+    """The last one that it may have is served and the next refused for a while; a session taken over is not another."""
+    server, metadata = known_stations(max_streams_per_station=2)
+
+    def stream(number: int, station: str = "north") -> Stream:
+        return Stream(server.channel, setup(session_name(station, number)), metadata=metadata[station])
+
+    first, second = stream(1), stream(2)
+    assert first.read().HasField("setup_ack")
+    assert second.read().HasField("setup_ack")
+    third = stream(3)
+    assert third.fails_with()[:2] == ("RESOURCE_EXHAUSTED", "STREAM_LIMIT")
+    delay = RetryInfo()
+    assert any(detail.Unpack(delay) for detail in rpc_status.from_call(third.call).details)
+    assert delay.retry_delay.seconds > 0
+    again = stream(2)
+    assert again.read().HasField("setup_ack")
+    assert second.fails_with()[1] == "WRITER_FENCED"
+    other = stream(4, "south")
+    assert other.read().HasField("setup_ack")
+    again.send(finish_message([]))
+    assert list(again)[-1].ack.finished
+    third = stream(3)
+    assert third.read().HasField("setup_ack")
+    for open_stream in (first, again, other, third):
+        open_stream.half_close()
+
+
+def test_without_credentials_names_are_not_counted(start_server: Callable[..., ServerThread]) -> None:
+    """Where anyone may give any name a share by name protects nobody, and is not kept."""
+    server = start_server(max_streams_per_station=1, live_speed=0.001, burst_s=0)
+    streams = [Stream(server.channel, setup(session_name(number=number))) for number in (1, 2)]
+    for stream in streams:
+        stream.send(*CHUNKS[:2], finish_message(CHUNKS[:2]))
+        assert list(stream)[-1].ack.finished
+        stream.half_close()
+
+
+def test_a_station_that_sends_too_fast_is_read_more_slowly(known_stations: Callable[..., Any]) -> None:
+    """Up to its burst all is read at once; past it reading stops, in this lane and for this station alone."""
+    server, metadata = known_stations(live_speed=0.001, backfill_speed=0.001, burst_s=2.0)
+
+    def stream(number: int, *, lane: ingest_pb2.Lane.ValueType = ingest_pb2.LANE_LIVE, who: str = "north") -> Stream:
+        first = setup(session_name(who, number))
+        first.setup.lane = lane
+        return Stream(server.channel, first, metadata=metadata[who])
+
+    at_the_limit = stream(1)
+    at_the_limit.send(*CHUNKS[:4], finish_message(CHUNKS[:4]))
+    assert list(at_the_limit)[-1].ack.finished
+    assert stalls(server) == 0
+    past = stream(2)
+    past.send(*CHUNKS[:2], finish_message(CHUNKS[:2]))
+    while stalls(server) == 0:
+        pass
+    for beside in (stream(3, lane=ingest_pb2.LANE_BACKFILL), stream(4, who="south")):
+        beside.send(*CHUNKS[:4], finish_message(CHUNKS[:4]))
+        assert list(beside)[-1].ack.finished
+        beside.half_close()
+    stub: Any = ingest_pb2_grpc.IngestServiceStub(server.channel)
+    request = ingest_pb2.GetSessionStatusRequest(session=session_name("north", 2))
+    assert stub.GetSessionStatus(request, metadata=metadata["north"]).received_sequence_number <= 1
+    assert stalls(server) == 1
+    past.call.cancel()
+    for one in (past, at_the_limit):
+        one.half_close()
+
+
+def test_a_budget_ends_where_it_says() -> None:
+    """What is saved may come at once, the next second of sound costs its share of a second, and saving has an end."""
+    budget = Budget(speed=4, burst_s=10)
+    assert budget.spend(10, now=100) == 0
+    assert budget.spend(1, now=100) == 0.25
+    assert budget.spend(0, now=100.25) == 0
+    assert budget.spend(0.001, now=100.25) == pytest.approx(0.00025)
+    assert budget.spend(10, now=1e9) == 0
+    assert budget.spend(4, now=1e9) == 1
+    assert not budget.full(1e9 + 3)
+    assert budget.full(1e9 + 3.5)
+    assert Budget(speed=0, burst_s=0).spend(1e9, now=0) == 0
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 10), st.floats(0.01, 5)), min_size=1, max_size=40),
+    st.floats(0.5, 20),
+    st.floats(0, 20),
+)
+def test_a_budget_holds_over_any_time(arrivals: list[tuple[float, float]], speed: float, burst_s: float) -> None:
+    """Who waits as told never has more than burst and speed allow, but for the chunk that came last."""
+    budget, now, total, longest = Budget(speed, burst_s), 0.0, 0.0, 0.0
+    for pause_s, sound_s in arrivals:
+        now += pause_s
+        assert total <= burst_s + speed * now + 1e-6
+        total, longest = total + sound_s, max(longest, sound_s)
+        now += budget.spend(sound_s, now)
+    assert total <= burst_s + speed * now + 1e-6
+
+
+def test_names_that_came_once_are_forgotten() -> None:
+    """Thousands of stations that never come again leave nothing behind; one that streams, or has spent, stays."""
+    limits = StationLimits(StationShares(n_streams=1, live_speed=1, backfill_speed=1, burst_s=10))
+    limits.budget("spender", "live", 0).spend(1e6, 0)
+    with limits.streaming("streamer", UUID(int=1), 0):
+        for number in range(3 * N_REMEMBERED):
+            limits.budget(f"station-{number}", "live", 0)
+        assert len(limits._stations) <= N_REMEMBERED
+        assert limits.budget("spender", "live", 0).spend(1, 0) > 1e5
+        with pytest.raises(Refusal), limits.streaming("streamer", UUID(int=2), 0):
+            pass
+    with limits.streaming("streamer", UUID(int=2), 0):
+        pass
