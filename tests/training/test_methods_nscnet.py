@@ -18,7 +18,6 @@ from songcore.errors import InputError
 from songtrain.datasets.songs import SongSet
 from songtrain.encoders.efficientnet import EfficientNetEncoder
 from songtrain.encoders.images import ImageEncoder
-from songtrain.evaluation.collapse import CollapseError
 from songtrain.lab.features import LogMelImage
 from songtrain.losses.heads import SoftmaxHead, random_arcface
 from songtrain.methods.deep_cluster import DeepCluster, refilled_k_means
@@ -149,14 +148,18 @@ def test_gains_keep_training_going() -> None:
     assert not any(rule.is_reached(0.3 + 0.0051 * (epoch // 9), collapsed=False) for epoch in range(90))
 
 
-def test_training_that_ends_in_one_cluster_fails(images: FloatArray) -> None:
-    """When the final features put most songs into one cluster, that is an error with a name and not a success."""
+def test_training_that_ends_in_one_cluster_says_so(images: FloatArray) -> None:
+    """When most songs are in one cluster, history and estimator say that this is a collapse; other training is none."""
     odd = images.copy()
     odd[:40] = odd[0]
     odd[:40] += np.random.default_rng(0).normal(0, 1e-4, odd[:40].shape).astype(np.float32)
-    with pytest.raises(CollapseError, match="one holds 8") as raised:
-        NSCNet("light", 2, n_epochs=1).fit(odd)
-    assert raised.value.reason == "TRAINING_COLLAPSED"
+    method = NSCNet("light", 2, n_epochs=2).fit(odd)
+    assert method.collapsed_
+    assert [epoch["collapsed"] for epoch in method.history_] == [1, 1]
+    assert method.history_[0]["largest_share"] >= 40 / 48
+    fine = NSCNet("light", 6, n_epochs=1).fit(images)
+    assert not fine.collapsed_
+    assert fine.history_[0]["collapsed"] == 0
 
 
 def test_k_means_steps_name_their_clusters() -> None:

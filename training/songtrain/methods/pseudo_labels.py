@@ -11,7 +11,6 @@ from torch import Generator, Tensor, nn
 
 from songcore.arrays import FloatArray, IntArray
 from songtrain.encoders.images import EncoderName, ImageEncoder
-from songtrain.evaluation.collapse import CollapseError
 from songtrain.methods.enough_songs import differing_images
 from songtrain.methods.fitting import encode, fit_network, local_device, settle_norms, torch_seed
 
@@ -24,8 +23,9 @@ MAX_SHARE = 0.6
 class PseudoLabelEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Features of all songs → clusters → a fresh head that tells these apart, trained for one epoch; and again.
 
-    ``history_`` has of every finished epoch: loss, n_clusters, largest_share, and from the second one nmi, the agreement with
-    the clusters of the epoch before; ``labels_`` the clusters of the final features, CollapseError when these have collapsed.
+    ``history_`` has of every finished epoch: loss, n_clusters, largest_share, collapsed (1 or 0), and from the second one nmi,
+    the agreement with the clusters of the epoch before. ``labels_`` are the clusters of the final features, ``collapsed_``
+    whether these have. A collapse is no convergence, but no error either: the laboratory marks such rows.
     """
 
     encoder: EncoderName
@@ -50,12 +50,7 @@ class PseudoLabelEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             )
         self.network_, self.history_ = course.network.eval(), course.history
         self.labels_ = self.clusters(encode(self.network_, images), self.random_state)
-        if is_collapsed(self.labels_):
-            counts = np.bincount(self.labels_)
-            raise CollapseError(
-                f"training has collapsed: of {np.count_nonzero(counts)} clusters one holds {counts.max() / len(images):.0%} "
-                f"of the songs (at most {MAX_SHARE:.0%} expected); lower the learning rate, or take another n_clusters"
-            )
+        self.collapsed_ = is_collapsed(self.labels_)
         return self
 
     def transform(self, X: FloatArray) -> FloatArray:  # noqa: N803 - scikit-learn's signature
@@ -106,7 +101,11 @@ class _Course:
         # Numbered by their first song: how k-means happens to number its clusters changes nothing.
         labels = in_order_of_songs(method.clusters(features, int(self._rng.integers(2**31))))
         share = float(np.bincount(labels).max() / len(labels))
-        self._found = {"n_clusters": float(labels.max() + 1), "largest_share": share}
+        self._found = {
+            "n_clusters": float(labels.max() + 1),
+            "largest_share": share,
+            "collapsed": float(is_collapsed(labels)),
+        }
         if before is not None:
             self._found["nmi"] = float(normalized_mutual_info_score(before, labels))
         self.labels, self._targets = labels, torch.from_numpy(labels).to(self._device)
@@ -126,9 +125,9 @@ class _Course:
     def end_epoch(self, epoch: int, loss: float) -> bool:  # noqa: ARG002 - the loop's signature
         """Write the epoch down; True when the clusters have stopped changing."""
         self.history.append({"loss": loss} | self._found)
-        if self._patience is None or self.labels is None or "nmi" not in self._found:
+        if self._patience is None or "nmi" not in self._found:
             return False
-        return self._patience.is_reached(self._found["nmi"], collapsed=is_collapsed(self.labels))
+        return self._patience.is_reached(self._found["nmi"], collapsed=bool(self._found["collapsed"]))
 
 
 @dataclass
