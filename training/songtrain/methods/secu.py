@@ -32,8 +32,10 @@ from songtrain.settings import TrainSettings
 __all__ = ["StableClusters"]
 
 SONG_STREAM = STREAMS["song"]
-CENTRE_RATE = 30.0
+CENTRE_RATE = 10.0
 """Centres learn this much faster than the network."""
+MIN_BATCHES = 16
+"""Batches of an epoch, at least: small sets come in small ones, or clusters would not have formed before the end."""
 
 
 class _Network(nn.Module):
@@ -43,7 +45,15 @@ class _Network(nn.Module):
         super().__init__()
         self.encoder = build_encoder(settings.encoder, n_mels)
         n = self.encoder.n_features
-        self.project = nn.Sequential(nn.Linear(n, n), nn.BatchNorm1d(n), nn.ReLU(), nn.Linear(n, N_PROJECTION))
+        # The last normalisation is not the source's. Without it all songs begin in nearly one direction, which random centres
+        # share or do not: two of them took every song, long before the few batches of a season had spread the songs.
+        self.project = nn.Sequential(
+            nn.Linear(n, n),
+            nn.BatchNorm1d(n),
+            nn.ReLU(),
+            nn.Linear(n, N_PROJECTION),
+            nn.BatchNorm1d(N_PROJECTION, affine=False),
+        )
         self.centres = nn.ParameterList([nn.Parameter(normalize(torch.randn(k, N_PROJECTION))) for k in n_centres])
         self.to(memory_format=self.encoder.memory_format)  # type: ignore[call-overload]  # torch's stub
 
@@ -114,6 +124,7 @@ class StableClusters(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
             seed=self.random_state,
         )
         views.seed(self.random_state)
+        batch_size = min(run.batch_size, max(32, len(X) // MIN_BATCHES))
         # A head with more centres than songs could not fill them.
         sizes = [k for head in range(self.n_heads) if (k := self.n_clusters * (head + 1)) <= len(X) or head == 0]
         self.history_: list[dict[str, float]] = []
@@ -123,7 +134,7 @@ class StableClusters(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
             fit_network(
                 step.loss,
                 step.optimizer,
-                lambda epoch: step.begin(epoch, epoch_batches(X.lengths, run.batch_size, rng)),
+                lambda epoch: step.begin(epoch, epoch_batches(X.lengths, batch_size, rng)),
                 n_epochs=self.n_epochs,
                 max_minutes=self.max_minutes,
                 on_epoch=step.end,
