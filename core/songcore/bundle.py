@@ -23,6 +23,7 @@ from io import BytesIO
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, TypeVar
+from zipfile import ZipFile
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -41,6 +42,8 @@ __all__ = ["Bundle", "BundleParts", "load_bundle", "write_bundle"]
 
 FILES = ("encoder.onnx", "types.npz", "types.json", "golden.npz")
 MAX_FILE_BYTES = 512 * 2**20
+MAX_ARRAY_BYTES = 1024 * 2**20
+"""Of an npz file, unpacked: a thousandth of that packs into a bomb."""
 _TYPES: TypeAdapter[tuple[SongType, ...]] = TypeAdapter(tuple[SongType, ...])
 
 
@@ -272,10 +275,14 @@ def _parse(validate: Callable[[Any], T], content: object, name: str) -> T:
 
 def _load_arrays(content: bytes, name: str) -> dict[str, Any]:
     try:
-        with np.load(BytesIO(content), allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in arrays.files}
+        with ZipFile(BytesIO(content)) as archive:
+            n_bytes = sum(member.file_size for member in archive.infolist())
+        if n_bytes <= MAX_ARRAY_BYTES:
+            with np.load(BytesIO(content), allow_pickle=False) as arrays:
+                return {key: arrays[key] for key in arrays.files}
     except Exception as error:  # numpy, zipfile and zlib have no common class of errors
         raise BundleError(f"{name} cannot be read ({error})", reason="FILE_UNREADABLE") from error
+    raise BundleError(f"{name} unpacks to {n_bytes} bytes, more than {MAX_ARRAY_BYTES}", reason="FILE_TOO_LARGE")
 
 
 def _catalogue(manifest: Manifest, types: Sequence[SongType], arrays: Mapping[str, Any]) -> Catalogue:

@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from songcore.arrays import FloatArray
 from songcore.errors import BundleError, ConfigError
+from songcore.onnx_graph import check_operators
 
 __all__ = ["Device", "Embedder", "OnnxModel"]
 
@@ -46,6 +47,7 @@ class Embedder:
             raise BundleError(
                 "the encoder keeps tensors in other files; export it as one file", reason="ENCODER_EXTERNAL_DATA"
             )
+        check_operators(model)
         self._session = _open_session(model, device, n_threads)
         # The list of providers asked for says nothing: without a GPU onnxruntime falls back silently.
         self.provider: str = self._session.get_providers()[0]
@@ -61,7 +63,8 @@ class Embedder:
     def embed(self, features: Sequence[FloatArray]) -> FloatArray:
         """Return unit embeddings (n, dimension) float32 of songs' features, each (n_frames, n_mels) float32.
 
-        Songs of equal length share a batch; a song's result does not depend on the others.
+        Songs of equal length share a batch; a song's result does not depend on the others. Raises BundleError when the model
+        fails, or gives another shape than it declares.
         """
         out = np.empty((len(features), self.dimension), np.float32)
         by_length: dict[int, list[int]] = defaultdict(list)
@@ -71,8 +74,22 @@ class Embedder:
             for begin in range(0, len(indices), MAX_BATCH):
                 part = indices[begin : begin + MAX_BATCH]
                 batch = np.stack([features[i].T for i in part])[:, None]
-                out[part] = self._session.run([OUTPUT_NAME], {INPUT_NAME: np.ascontiguousarray(batch)})[0]
+                out[part] = self._run(np.ascontiguousarray(batch))
         return out
+
+    def _run(self, batch: FloatArray) -> FloatArray:
+        try:
+            (found,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: batch})
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise BundleError(
+                f"the encoder fails on a batch of {batch.shape} ({error})", reason="ENCODER_FAILED"
+            ) from error
+        if np.shape(found) != (len(batch), self.dimension):
+            raise BundleError(
+                f"the encoder gives {np.shape(found)} for {len(batch)} songs and declares {self.dimension} dimensions",
+                reason="ENCODER_INTERFACE",
+            )
+        return np.asarray(found, np.float32)
 
     def _check_interface(self) -> tuple[int, int]:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()

@@ -16,6 +16,8 @@ from songserve.refusal import Refusal
 __all__ = ["DOMAIN", "abort", "code_of", "internal_error"]
 
 DOMAIN = "songstream"
+QUOTED = 200
+"""Characters at both ends of a long message; each takes up to 12 bytes in the trailers."""
 
 _CODES = {
     "TOKEN_MISSING": Code.UNAUTHENTICATED,
@@ -64,13 +66,19 @@ async def abort(context: "grpc.aio.ServicerContext[Any, Any]", error: SongError)
     details = [_packed(ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata))]
     if error.reason in _RETRY_AFTER_S:
         details.append(_packed(RetryInfo(retry_delay=Duration(seconds=_RETRY_AFTER_S[error.reason]))))
-    status = rpc_status.to_status(Status(code=code_of(error), message=str(error), details=details))
+    message = _shortened(str(error))
+    status = rpc_status.to_status(Status(code=code_of(error), message=message, details=details))
     await context.abort(status.code, status.details, status.trailing_metadata)
 
 
 def internal_error(error: BaseException) -> Refusal:
     """Return what a caller is told about a fault of ours; the log has the rest."""
     return Refusal(f"a fault of the server ({type(error).__name__}); its log has the details", reason="INTERNAL")
+
+
+def _shortened(message: str) -> str:
+    """Return a message that fits into the trailers that clients take, 8 KiB and less, though it may quote a long request."""
+    return message if len(message) <= 2 * QUOTED else f"{message[:QUOTED]} … {message[-QUOTED:]}"
 
 
 def _packed(message: Any) -> AnyMessage:
