@@ -27,7 +27,8 @@ from songtrain.datasets.songs import SongSet
 from songtrain.datasets.split import hold_out
 from songtrain.discovery import Discovery, discover_types
 from songtrain.encoders.build import n_parameters
-from songtrain.encoders.network import ServedEncoder, SteadyEncoder
+from songtrain.encoders.modulation import fit_modulation, modulation_size
+from songtrain.encoders.network import AnyEncoder, JointEncoder, ServedEncoder, SteadyEncoder
 from songtrain.evaluation.novelty import NoveltyCheck, check_novelty
 from songtrain.evaluation.scores import diagnostics, label_numbers, label_scores
 from songtrain.evaluation.zipf_alternatives import zipf_scores
@@ -176,7 +177,10 @@ class _Served:
 def _serve(trained: TrainedEncoder, train: SongSet, settings: TrainSettings, stream: StreamConfig) -> _Served:
     """Put what is learned in closed form behind the encoder, steadiness and principal components, and export it."""
     store = FrameStore(train, torch.device("cpu"))
-    steady = SteadyEncoder(trained.encoder, steady_weights(trained.encoder, store, settings, stream))
+    whole: AnyEncoder = trained.encoder
+    if size := modulation_size(settings.encoder.n_modulation, stream.features):
+        whole = JointEncoder(trained.encoder, fit_modulation(store, size, settings.seed))
+    steady = SteadyEncoder(whole, steady_weights(whole, store, settings, stream))
     pooled = embed_store(steady, store, np.arange(len(train), dtype=np.int64))
     components = UnitComponents(settings.encoder.dimension, settings.seed).fit(pooled)
     encoder = ServedEncoder(steady, components.mean_, components.components_).eval()

@@ -58,7 +58,12 @@ class EncoderSettings(_Section):
     """Values per song before the projection."""
     n_steady_songs: int = Field(default=512, ge=0)
     """So many songs, in several views, show what of these values is not the song, and that counts less; 0: all count."""
-    dimension: int = Field(default=128, ge=2, le=512)
+    n_modulation: int | None = Field(default=None, ge=0, le=2048)
+    """Values of the modulation spectrum that stand beside the network's, 0: none do.
+
+    None: 256 for songs, none for syllables and other single sounds, which have no rhythm.
+    """
+    dimension: int = Field(default=256, ge=2, le=512)
     """Values of the served embedding."""
 
 
@@ -163,6 +168,9 @@ class TrainSettings(_Section):
     data: DataSettings = DataSettings()
     encoder: EncoderSettings = EncoderSettings()
     augment: AugmentSettings = AugmentSettings()
+    """Views that the network learns from."""
+    steady: AugmentSettings = AugmentSettings()
+    """Views that show the last layer what is not the song; they may differ more than those that are learned from."""
     warmup: WarmupSettings = WarmupSettings()
     rounds: RoundSettings = RoundSettings()
     clusters: ClusterSettings = ClusterSettings()
@@ -178,6 +186,16 @@ class TrainSettings(_Section):
 
 PRESETS: dict[str, TrainSettings] = {
     "default": TrainSettings(),
+    # One sound that lasts a moment: little can change before it is another syllable, and neighbours are soon another syllable.
+    "syllable": TrainSettings(
+        name="syllables",
+        data=DataSettings(segmenter="syllable"),
+        augment=AugmentSettings(
+            tempo=0.05, pitch_mels=1.0, shift_share=0.05, lowest_snr_db=6.0, n_masks=1, mask_mels=3
+        ),
+        warmup=WarmupSettings(n_epochs=8, neighbour_probability=0.0),
+        rounds=RoundSettings(n_rounds=0),
+    ),
     "demo": TrainSettings(
         name="demo",
         warmup=WarmupSettings(n_epochs=10, neighbours_from_epoch=5),

@@ -1,6 +1,6 @@
 """What is trained, and what of it is served."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +9,9 @@ from torch.nn.functional import normalize
 from songcore.arrays import FloatArray
 from songtrain.encoders.efficientnet import EfficientNetEncoder
 from songtrain.encoders.light import LightEncoder
+from songtrain.encoders.modulation import ModulationSpectra
 
-__all__ = ["ServedEncoder", "SongNetwork", "SteadyEncoder", "TrainingOutput"]
+__all__ = ["AnyEncoder", "JointEncoder", "ServedEncoder", "SongNetwork", "SteadyEncoder", "TrainingOutput"]
 
 N_PROJECTION = 128
 
@@ -40,10 +41,26 @@ class SongNetwork(nn.Module):
         return TrainingOutput(self.projector(pooled), self.embed(pooled))
 
 
+class JointEncoder(nn.Module):
+    """A trained encoder and modulation spectra side by side, each of length 1."""
+
+    def __init__(self, encoder: LightEncoder | EfficientNetEncoder, modulation: ModulationSpectra) -> None:
+        super().__init__()
+        self.encoder, self.modulation = encoder, modulation
+        self.n_features = encoder.n_features + modulation.n_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return one vector per song, (n, n_features)."""
+        return torch.cat([normalize(self.encoder(features).float()), self.modulation(features)], dim=1)
+
+
+AnyEncoder: TypeAlias = LightEncoder | EfficientNetEncoder | JointEncoder
+
+
 class SteadyEncoder(nn.Module):
     """Encoder → L2 → a linear layer that weighs directions by how little views of one song differ along them."""
 
-    def __init__(self, encoder: LightEncoder | EfficientNetEncoder, weights: FloatArray) -> None:
+    def __init__(self, encoder: AnyEncoder, weights: FloatArray) -> None:
         super().__init__()
         self.encoder = encoder
         self.n_features = encoder.n_features

@@ -8,10 +8,19 @@ import numpy as np
 from songcore.arrays import FloatArray, IntArray
 from songcore.errors import SongError
 
-__all__ = ["CollapseError", "check_clusters", "check_embeddings", "effective_rank", "relative_spread"]
+__all__ = [
+    "CollapseError",
+    "check_clusters",
+    "check_embeddings",
+    "check_variation",
+    "effective_rank",
+    "relative_spread",
+]
 
 MIN_RANK = 8.0
 MIN_SPREAD = 0.2
+MIN_VARIATION = 0.01
+"""Of unit features around their mean: what is less is rounding, in which components would find as many directions as asked."""
 
 
 class CollapseError(SongError):
@@ -33,6 +42,16 @@ def effective_rank(embeddings: FloatArray) -> float:
 def relative_spread(embeddings: FloatArray) -> float:
     """Return the mean standard deviation per dimension over 1/sqrt(d), that of unit vectors in all directions."""
     return float(embeddings.std(axis=0).mean() * np.sqrt(embeddings.shape[1]))
+
+
+def check_variation(features: FloatArray) -> None:
+    """Raise CollapseError when unit features (n, d) are all but one and the same; to be asked before components are drawn."""
+    variation = float(np.sqrt(features.astype(np.float64).var(axis=0).sum()))
+    if variation < MIN_VARIATION:
+        raise CollapseError(
+            f"the network says the same of every song: its features vary by {variation:.2g} (at least {MIN_VARIATION} "
+            "expected); lower the learning rate, or check that the songs differ",
+        )
 
 
 def check_embeddings(embeddings: FloatArray, *, n_types: int | None = None) -> None:

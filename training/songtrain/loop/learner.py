@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.preprocessing import normalize
 from torch import Tensor, nn
 
 from songcore.arrays import FloatArray, IntArray
@@ -20,8 +21,9 @@ from songtrain.clusterers.density import DensityClusterer
 from songtrain.clusterers.matching import agreement
 from songtrain.datasets.songs import SongSet
 from songtrain.encoders.build import build_encoder
-from songtrain.encoders.network import SongNetwork, SteadyEncoder, TrainingOutput
-from songtrain.evaluation.collapse import check_clusters, check_embeddings, effective_rank
+from songtrain.encoders.modulation import ModulationSpectra, fit_modulation, modulation_size
+from songtrain.encoders.network import AnyEncoder, JointEncoder, SongNetwork, SteadyEncoder, TrainingOutput
+from songtrain.evaluation.collapse import check_clusters, check_embeddings, check_variation, effective_rank
 from songtrain.loop.batches import epoch_batches, mutual_neighbours, sampling_weights
 from songtrain.loop.embedding import embed_store
 from songtrain.loop.precision import is_faster_in_bfloat16
@@ -108,8 +110,37 @@ class Learner:
 
     def steady_encoder(self) -> SteadyEncoder:
         """Return the encoder as it is now, with the layer that makes its output steady; the same on all workers."""
-        weights = steady_weights(self.network.encoder, self.store, self.settings, self._stream)
-        return SteadyEncoder(self.network.encoder, self._world.from_first(weights)).to(self._device)
+        encoder = self.whole_encoder()
+        weights = steady_weights(encoder, self.store, self.settings, self._stream)
+        return SteadyEncoder(encoder, self._world.from_first(weights)).to(self._device)
+
+    def whole_encoder(self) -> AnyEncoder:
+        """Return the network's encoder, with modulation spectra beside it where the settings want them."""
+        size = modulation_size(self.settings.encoder.n_modulation, self._stream.features)
+        if not size:
+            return self.network.encoder
+        if self._modulation is None:
+            found = fit_modulation(self.store, size, self.settings.seed)
+            mean, components = (self._world.from_first(part.cpu().numpy()) for part in (found.mean, found.components))
+            self._modulation = ModulationSpectra(mean, components).to(self._device)
+        return JointEncoder(self.network.encoder, self._modulation)
+
+    def _embeddings(self) -> tuple[FloatArray, float]:
+        """Return all songs as they would be served now, unit rows (n, d), and the effective rank of the network's own part.
+
+        Raises CollapseError when the network's part has collapsed, whatever stands beside it.
+        """
+        size, seed = self.settings.encoder.dimension, self.settings.seed
+        encoder = self.whole_encoder()
+        rows = self._pooled(encoder)
+        own = normalize(rows[:, : self.network.encoder.n_features])
+        check_variation(own)
+        own = UnitComponents(size, seed).fit_transform(own)
+        check_embeddings(own)
+        weights = steady_weights(encoder, self.store, self.settings, self._stream)
+        embeddings = UnitComponents(size, seed).fit_transform(normalize(rows) @ weights.T)
+        # The first worker's: the last bits of a decomposition differ between machines.
+        return self._world.from_first(embeddings), effective_rank(own)
 
     def _pooled(self, network: nn.Module) -> FloatArray:
         mine = embed_store(network, self.store, self._world.share(len(self.store)))
@@ -135,17 +166,14 @@ class Learner:
             self._new_round(state["proxies"].T)
         self._optimizer.load_state_dict(state["optimizer"])
 
+    _modulation: ModulationSpectra | None = None
     _neighbours: IntArray | None = None
     """(n, k) mutual neighbours of every song, -1 where there is none; None before they are used."""
 
     def _warm_up(self, epoch: Epoch, order: np.random.Generator, rng: np.random.Generator) -> EpochResult:
         settings, rank = self.settings.warmup, None
         if epoch.step >= settings.neighbours_from_epoch and settings.neighbour_probability:
-            components = UnitComponents(self.settings.encoder.dimension)
-            # The first worker's: the last bits of a decomposition differ between machines.
-            embeddings = self._world.from_first(components.fit_transform(self.pooled()))
-            check_embeddings(embeddings)
-            rank = effective_rank(embeddings)
+            embeddings, rank = self._embeddings()
             self._neighbours = mutual_neighbours(embeddings, settings.n_neighbours)
 
         def loss(index: IntArray) -> Tensor:
@@ -175,9 +203,7 @@ class Learner:
 
     def _label_anew(self) -> dict[str, float]:
         """Cluster all songs; their dense cores are the labels of the coming round."""
-        components = UnitComponents(self.settings.encoder.dimension, self.settings.seed)
-        embeddings = self._world.from_first(components.fit_transform(self._pooled(self.steady_encoder())))
-        check_embeddings(embeddings)
+        embeddings, rank = self._embeddings()
         core = np.zeros(len(embeddings), np.int64)
         if self._world.rank == 0:
             s = self.settings.clusters
@@ -188,7 +214,7 @@ class Learner:
         self.labels.append(core)
         heads = self._heads()
         self._new_round(class_means(heads, torch.from_numpy(core)).to(self._device))
-        facts = {"core_share": float((core >= 0).mean()), "effective_rank": effective_rank(embeddings)}
+        facts = {"core_share": float((core >= 0).mean()), "effective_rank": rank}
         return facts if kept is None else {**facts, "kept_share": kept}
 
     def _heads(self) -> Tensor:

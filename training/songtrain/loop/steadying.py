@@ -13,8 +13,7 @@ from songcore.arrays import FloatArray
 from songcore.stream import StreamConfig
 from songtrain.augment.store import FrameStore
 from songtrain.augment.views import ViewMaker
-from songtrain.encoders.efficientnet import EfficientNetEncoder
-from songtrain.encoders.light import LightEncoder
+from songtrain.encoders.network import AnyEncoder
 from songtrain.settings import TrainSettings
 
 __all__ = ["steady_weights", "whitening"]
@@ -25,16 +24,14 @@ SHRINKAGE = 1.0
 """Of the mean variance, added to every direction's."""
 
 
-def steady_weights(
-    encoder: LightEncoder | EfficientNetEncoder, store: FrameStore, settings: TrainSettings, stream: StreamConfig
-) -> FloatArray:
+def steady_weights(encoder: AnyEncoder, store: FrameStore, settings: TrainSettings, stream: StreamConfig) -> FloatArray:
     """Return the layer's weights (n_features, n_features) float32, learned from views of some of the songs."""
     used = np.random.default_rng(settings.seed).permutation(len(store))[: settings.encoder.n_steady_songs]
     if len(used) == 0:
         return np.eye(encoder.n_features, dtype=np.float32)
     views = ViewMaker(
         store,
-        settings.augment,
+        settings.steady,
         stream.frontend,
         stream.features,
         max_frames=settings.run.max_frames,

@@ -16,7 +16,7 @@ from songtrain.loop.learner import Learner
 from songtrain.loop.schedule import plan_epochs
 from songtrain.loop.world import World
 from songtrain.methods.fitting import local_device
-from songtrain.settings import TrainSettings, change_settings
+from songtrain.settings import PRESETS, TrainSettings, change_settings
 
 __all__ = ["SelfLabelledEncoder"]
 
@@ -26,12 +26,13 @@ SONG_STREAM = STREAMS["song"]
 class SelfLabelledEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """The encoder of ``songstream train``, by the same loop on one worker; on the GPU where there is one.
 
-    ``changes`` to the settings are nested as in a file of `load_settings`: ``{"rounds": {"n_rounds": 0}}``.
+    Without ``settings`` those of the preset for this kind of sound are taken. ``changes`` to them are nested as in a file of
+    `load_settings`: ``{"rounds": {"n_rounds": 0}}``.
     """
 
     def __init__(
         self,
-        settings: TrainSettings = TrainSettings(),  # noqa: B008 - frozen
+        settings: TrainSettings | None = None,
         stream: StreamConfig = SONG_STREAM,
         random_state: int = 0,
         changes: Mapping[str, object] | None = None,
@@ -40,7 +41,8 @@ class SelfLabelledEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc
 
     def fit(self, X: SongSet, y: None = None) -> Self:  # noqa: N803, ARG002 - scikit-learn's signature
         """Train on the songs; CollapseError when training loses what tells them apart."""
-        settings = change_settings(self.settings, self.changes or {}, "self-labelled: changes")
+        preset = "syllable" if self.stream == STREAMS["syllable"] else "default"
+        settings = change_settings(self.settings or PRESETS[preset], self.changes or {}, "self-labelled: changes")
         settings = settings.model_copy(update={"seed": self.random_state})
         learner = Learner(X, settings, self.stream, device=local_device(), world=World())
         self.history_ = [learner.run_epoch(epoch) for epoch in plan_epochs(settings)]

@@ -18,7 +18,7 @@ class UnitComponents(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
     Where there are fewer songs or values than dimensions asked for, there are as many as can be.
     """
 
-    def __init__(self, n_components: int = 128, seed: int = 0) -> None:
+    def __init__(self, n_components: int = 256, seed: int = 0) -> None:
         self.n_components, self.seed = n_components, seed
 
     def fit(self, X: FloatArray, y: None = None) -> Self:  # noqa: N803, ARG002 - scikit-learn's signature
