@@ -248,7 +248,7 @@ def test_a_manifest_that_lies_is_found_out(bundle_path: Path) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"encoder": {**content["encoder"], "dimension": DIMENSION + 1}}, "ENCODER_INTERFACE"),
         ({"frontend": {**content["frontend"], "n_mels": 32}}, "ENCODER_INTERFACE"),
-        ({"segmenter": {**content["segmenter"], "smoothing_ms": 200.0}}, "GOLDEN_DRIFT"),
+        ({"segmenter": {**content["segmenter"], "min_song_s": 5.0}}, "GOLDEN_DRIFT"),
         ({"name": "../../etc"}, "MANIFEST_INVALID"),
         ({"sha256": {**content["sha256"], "encoder.onnx": "0" * 64}}, "HASH_MISMATCH"),
         ({"sha256": {}}, "HASH_MISMATCH"),
