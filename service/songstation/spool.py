@@ -153,6 +153,11 @@ class Spool:
         return Totals(self._ends[session][1] + losing, self.standing(session).committed_sample)
 
     @property
+    def pending_loss(self) -> int:
+        """Return the samples that are lost and not yet declared in a file."""
+        return self._losing[0] if self._losing else 0
+
+    @property
     def free_bytes(self) -> int:
         """Return what the disk has left for this user."""
         status = os.statvfs(self.directory)

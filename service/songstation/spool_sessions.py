@@ -6,12 +6,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from songstation.dialogue import ClockSource
 from songstation.outbox import Loss, LossReason, Sound
 from songstation.spool_records import Found, Kind
 
 __all__ = ["Session", "SpooledSound", "Standing", "Totals", "holes_filled"]
-
-ENCODINGS = ("LINEAR16", "FLAC")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +24,10 @@ class Session:
     """UTC time of sample 0, by the station's clock as it was then."""
     n_chunk: int
     """Samples of a usual chunk."""
-    encoding: str = "LINEAR16"
+    encoding: str = "linear16"
+    """On the wire; files hold 16-bit samples as they are."""
     client: str = ""
-    clock_source: str = "UNSPECIFIED"
+    clock_source: ClockSource = "unspecified"
     clock_error_s: float | None = None
 
     def to_json(self) -> bytes:

@@ -1,0 +1,57 @@
+"""What the kernel knows about its clock: whether something keeps it on time, and how far it may be off."""
+
+import ctypes
+import ctypes.util
+from typing import Literal, get_args
+
+from songcore.errors import ConfigError
+from songstation.dialogue import ClockQuality
+
+__all__ = ["ClockSetting", "clock_quality"]
+
+ClockSetting = Literal["auto", "unsynced", "rtc", "ntp", "gnss"]
+_STA_UNSYNC = 0x0040
+_TIME_ERROR = 5
+
+
+class _Timex(ctypes.Structure):
+    # The beginning of struct timex, adjtimex(2), and room for the rest of it.
+    _fields_ = (
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("freq", ctypes.c_long),
+        ("maxerror", ctypes.c_long),
+        ("esterror", ctypes.c_long),
+        ("status", ctypes.c_int),
+        ("rest", ctypes.c_char * 256),
+    )
+
+
+def clock_quality(setting: ClockSetting) -> ClockQuality:
+    """Return what sets the clock and its greatest error; ``auto`` tells a clock that is kept on time from one that is not.
+
+    The kernel cannot tell what keeps it on time (then ``ntp``), so a station with a GNSS receiver says so by its setting.
+    """
+    if setting not in get_args(ClockSetting):
+        raise ConfigError(f"clock {setting!r}; expected one of {', '.join(get_args(ClockSetting))}")
+    read = _kernel()
+    is_synced, error_s = read or (False, None)
+    if setting != "auto":
+        return ClockQuality(setting, error_s if is_synced else None)
+    if read is None:
+        return ClockQuality("unspecified", None)
+    return ClockQuality("ntp", error_s) if is_synced else ClockQuality("unsynced", None)
+
+
+def _kernel() -> tuple[bool, float] | None:
+    """Return whether the clock is kept on time and its greatest error, or None where the kernel does not say."""
+    library = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
+    timex = _Timex()
+    try:
+        state = library.adjtimex(ctypes.byref(timex))
+    except AttributeError:  # no Linux
+        return None
+    if state < 0:
+        return None
+    is_synced = state != _TIME_ERROR and not timex.status & _STA_UNSYNC
+    return is_synced, timex.maxerror / 1e6

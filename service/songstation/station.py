@@ -1,0 +1,297 @@
+"""The field station: a source into the spool, and the spool to the server, through whatever happens to either."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any, TypeVar
+from uuid import UUID
+
+from songcore.errors import SongError
+from songstation.clock import SampleClock
+from songstation.dialogue import ClockQuality, HeardSong
+from songstation.link import Channel, LinkSettings
+from songstation.listening import uuid7
+from songstation.outbox import LossReason
+from songstation.sources import Lost, Source
+from songstation.spool import Spool
+from songstation.spool_sessions import Session
+from songstation.station_account import Picture
+from songstation.station_logbook import Logbook
+from songstation.station_sender import Live, Sender
+
+__all__ = ["FieldStation", "StationPlan"]
+
+_TEND_S = 0.5
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class StationPlan:
+    """Who listens, and how patiently."""
+
+    name: str
+    client: str
+    link: LinkSettings
+    encoding: str = "linear16"
+    outage_s: float = 30.0
+    """After a longer outage a new session begins, and what was heard meanwhile follows beside it."""
+    clock_limit_s: float = 2.0
+    """When the wall clock is further than this from the session's samples, a new session begins with the right time."""
+    device_retry_s: float = 5.0
+    stop_grace_s: float = 10.0
+    """So long the rest may take that is to be sent when the station is stopped."""
+
+
+class FieldStation:
+    """One station on one spool; `run` it once.
+
+    ``open_source`` opens the device or the recording, and raises ConfigError while it is not there. ``clock_quality`` says
+    what keeps the wall clock on time.
+    """
+
+    def __init__(  # noqa: PLR0913 - collaborators, each by name
+        self,
+        channel: Channel,
+        spool: Spool,
+        plan: StationPlan,
+        open_source: Callable[[], Source],
+        *,
+        rng: Random,
+        now: Callable[[], datetime],
+        clock_quality: Callable[[], ClockQuality] = ClockQuality,
+        on_song: Callable[[HeardSong], None] = lambda _: None,
+    ) -> None:
+        self._spool, self._plan, self._open_source = spool, plan, open_source
+        self._rng, self._now, self._clock_quality = rng, now, clock_quality
+        self._logbook = Logbook(spool, now=now, clock_quality=clock_quality, on_song=on_song)
+        self.account = self._logbook.account
+        self._sender = Sender(channel, spool, plan.link, self._logbook, outage_s=plan.outage_s, rng=rng, now=now)
+        self._disk = ThreadPoolExecutor(1, "spool")
+        self._live: Live | None = None
+        self._clock = SampleClock(now(), 1)
+        self._n_taken = 0  # samples of the present session
+        self._device = ""
+        self._missing_since_s: float | None = None
+        self._n_dropped = 0
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Listen and send until ``stop`` is set, or a recording is over and all of it committed; the spool is closed then.
+
+        When stopped, the rest has the plan's grace to be sent; what is left stays in the spool for the next time.
+        """
+        beside = [
+            asyncio.create_task(self._sender.backfill(lambda uuid: self._live is not None and self._live.uuid == uuid)),
+            asyncio.create_task(self._tend()),
+        ]
+        capturing = asyncio.create_task(self._capture(stop))
+        try:
+            await asyncio.wait({capturing, *beside}, return_when=asyncio.FIRST_COMPLETED)
+            for task in beside:
+                if task.done():
+                    task.result()
+            await capturing
+            await self._finish(stop)
+        finally:
+            for task in (capturing, *beside):
+                task.cancel()
+            await asyncio.gather(capturing, *beside, return_exceptions=True)
+            if self._live is not None:
+                await self._sender.end_live(self._live)
+            await self._on_disk(self._spool.close)
+            self._disk.shutdown()
+
+    def picture(self) -> Picture:
+        """Return how the station is now."""
+        live = self._live
+        return self._logbook.picture(
+            self._plan.name,
+            device=self._device,
+            session=live.uuid if live else None,
+            is_connected=live is not None and live.outbox.is_connected,
+            clock=self._clock,
+        )
+
+    async def _on_disk(self, act: Callable[..., Result], *arguments: Any) -> Result:
+        """Do it in the thread that writes the spool; what was begun there is ended there, also when we are cancelled."""
+        doing = asyncio.get_running_loop().run_in_executor(self._disk, act, *arguments)
+        try:
+            return await asyncio.shield(doing)
+        except asyncio.CancelledError:
+            await asyncio.wait({doing})
+            raise
+
+    async def _capture(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                source = await asyncio.to_thread(self._open_source)
+            except SongError as error:
+                await self._wait_for_device(error, stop)
+                continue
+            try:
+                await self._listen(source, stop)
+            finally:
+                source.close()
+            self._device = ""
+            if source.can_wait:
+                return
+
+    async def _wait_for_device(self, error: SongError, stop: asyncio.Event) -> None:
+        """Declare the time without a device in the session that lost it."""
+        if self._missing_since_s is None or not self._live:
+            log.warning("%s; trying again every %g s", error, self._plan.device_retry_s)
+        await self._declare_missing()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), self._plan.device_retry_s)
+        await self._declare_missing()
+
+    async def _declare_missing(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if self._missing_since_s is not None and self._live is not None:
+            n_samples = round((now_s - self._missing_since_s) * self._clock.sample_rate_hz)
+            await self._keep(Lost(n_samples, LossReason.DEVICE_LOST))
+            await self._keep_written(await self._on_disk(self._spool.flush))
+            await self._give_way()
+        self._missing_since_s = now_s
+
+    async def _listen(self, source: Source, stop: asyncio.Event) -> None:
+        """Keep what the source gives until it ends or the station is to stop."""
+        start = source.begin(self._now)
+        if self._live is not None:
+            await self._declare_missing()
+        self._missing_since_s = None
+        await self._begin(start, source.sample_rate_hz)
+        self._device = getattr(source, "name", "") or type(source).__name__
+        chunks = source.chunks()
+        try:
+            while (chunk := await _next(chunks, stop)) is not None:
+                await self._keep(chunk, can_wait=source.can_wait)
+                await self._give_way(goes_on=True, checks_clock=not source.can_wait)
+        except SongError as error:
+            log.warning("%s", error)
+            self.account.last_trouble = str(error)
+            self._missing_since_s = asyncio.get_running_loop().time()
+            return
+        for rest in source.finish():
+            await self._keep(rest)
+
+    async def _give_way(self, *, goes_on: bool = False, checks_clock: bool = False) -> None:
+        """End the session where live sound would have to wait for an outage's, or its times are wrong; begin the next."""
+        if self._live is None:
+            return
+        is_off = checks_clock and self._clock.is_off(self._plan.clock_limit_s)
+        if not self._live.outbox.is_behind and not is_off:
+            return
+        if not goes_on:
+            await self._end()
+            return
+        if is_off:
+            log.warning("the clock is %.1f s from the samples: a new session begins", self._clock.offset_s)
+        offset = timedelta(seconds=self._clock.offset_s if is_off else 0.0)
+        await self._begin(self._clock.time_of(self._n_taken) + offset, self._clock.sample_rate_hz)
+
+    async def _begin(self, start: datetime, sample_rate_hz: int) -> None:
+        await self._end()
+        quality = self._clock_quality()
+        session = Session(
+            uuid7(self._now(), self._rng),
+            self._plan.name,
+            sample_rate_hz,
+            start.astimezone(UTC),
+            round(sample_rate_hz / 2),
+            self._plan.encoding,
+            self._plan.client,
+            quality.source,
+            quality.error_s,
+        )
+        await self._on_disk(self._spool.begin, session)
+        self._clock, self._n_taken = SampleClock(start, sample_rate_hz), 0
+        self.account.n_sessions += 1
+        self._live = self._sender.begin_live(session.uuid)
+
+    async def _end(self) -> None:
+        """End the session, if any, and leave the rest of it to the backfill."""
+        live, self._live = self._live, None
+        if live is not None:
+            await self._on_disk(self._spool.end)
+            await self._sender.end_live(live)
+
+    async def _keep(self, chunk: bytes | Lost, *, can_wait: bool = False) -> None:
+        rate, time_us = self._clock.sample_rate_hz, _microseconds(self._clock.time_of(self._n_taken))
+        if isinstance(chunk, Lost):
+            n_samples = chunk.n_samples
+            if n_samples:
+                self.account.lost_s[chunk.reason] += n_samples / rate
+                await self._keep_written(await self._on_disk(self._spool.lose, n_samples, chunk.reason, time_us))
+        else:
+            while can_wait and not await self._on_disk(self._spool.has_room, len(chunk)):  # noqa: ASYNC110 - it is on disk
+                await asyncio.sleep(_TEND_S)
+            n_samples = len(chunk) // 2
+            await self._keep_written(await self._on_disk(self._append, chunk, n_samples, time_us))
+        self._n_taken += n_samples
+        self.account.captured_s += n_samples / rate
+        self.account.last_chunk = self._now()
+        self._clock.observe(self._n_taken, self.account.last_chunk)
+
+    def _append(self, data: bytes, n_samples: int, time_us: int) -> list[Any]:
+        """Write a chunk, in the spool's thread, and count what is lost by it."""
+        spool, uuid = self._spool, self._live.uuid if self._live else UUID(int=0)
+        written = spool.append(data, n_samples, time_us)
+        # A chunk that was written ends the loss before it.
+        n_lost = n_samples if spool.pending_loss else 0
+        self._logbook.lost(uuid, n_lost + spool.n_dropped - self._n_dropped, LossReason.SPOOL_FULL)
+        self._n_dropped = spool.n_dropped
+        return written
+
+    async def _keep_written(self, written: list[Any]) -> None:
+        if self._live is not None and written:
+            self._live.outbox.keep(written)
+            self._live.link.captured()
+
+    async def _finish(self, stop: asyncio.Event) -> None:
+        """End the session in order; a recording waits until the server has everything, a stop for its grace."""
+        live = self._live
+        if live is not None:
+            await self._on_disk(self._spool.end)
+            live.link.captured()
+        waiting = asyncio.create_task(self._all_committed())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({waiting}, timeout=self._plan.stop_grace_s)
+        waiting.cancel()
+        stopping.cancel()
+        await asyncio.gather(waiting, stopping, return_exceptions=True)
+
+    async def _all_committed(self) -> None:
+        while self._spool.unfinished():
+            await asyncio.sleep(0.05)
+            if self._live is not None and self._live.outbox.is_behind:
+                await self._end()
+
+    async def _tend(self) -> None:
+        while True:
+            await asyncio.sleep(_TEND_S)
+            await self._on_disk(self._spool.tend)
+
+
+async def _next(chunks: AsyncIterator[bytes | Lost], stop: asyncio.Event) -> bytes | Lost | None:
+    """Return the next chunk, or None when there is none or the station is to stop; nothing is lost by that."""
+    coming = asyncio.ensure_future(anext(chunks, None))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return coming.result() if coming.done() else None
+    finally:
+        coming.cancel()
+        stopping.cancel()
+        await asyncio.gather(coming, stopping, return_exceptions=True)
+
+
+def _microseconds(time: datetime) -> int:
+    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

@@ -1,0 +1,236 @@
+"""The field station with a real server, real files and real outages: captured = committed, declared lost, or still spooled."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from math import inf
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from serving import ServerThread
+from songcore.bundle import Bundle
+from songcore.errors import ConfigError
+from songserve.v1 import songs_pb2, songs_pb2_grpc
+from songstation.dialogue import HeardSong
+from songstation.link import LinkSettings, open_channel
+from songstation.outbox import LossReason
+from songstation.sources import Lost, Playback, Source
+from songstation.spool import Spool
+from songstation.spool_index import SpoolLimits
+from songstation.station import FieldStation, StationPlan
+
+START = datetime(2024, 5, 1, 3, 30, tzinfo=UTC)
+QUICK = LinkSettings(answer_s=20, heartbeat_s=0.2, first_retry_s=0.05, longest_retry_s=0.3)
+
+
+class Scripted:
+    """A microphone at 8 kHz that gives what a test says: chunks of so many samples, losses, or something that happens."""
+
+    can_wait = False
+    name = "scripted"
+
+    def __init__(self, script: Iterable[int | Lost | Callable[[], Any]], rate_hz: int = 8_000) -> None:
+        self.sample_rate_hz, self._script = rate_hz, script
+        self.n_given = 0
+
+    def begin(self, now: Callable[[], datetime]) -> datetime:
+        """Return the time."""
+        return now()
+
+    async def chunks(self) -> AsyncIterator[bytes | Lost]:
+        """Yield what the script says, and then nothing more until the end."""
+        for step in self._script:
+            if callable(step):
+                result = step()
+                if asyncio.iscoroutine(result):
+                    await result
+                continue
+            n_samples = step if isinstance(step, int) else step.n_samples
+            self.n_given += n_samples
+            yield bytes(2 * n_samples) if isinstance(step, int) else step
+            await asyncio.sleep(0)
+
+    def finish(self) -> Iterable[bytes | Lost]:
+        """Return nothing."""
+        return ()
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def run_station(
+    address: str,
+    directory: Path,
+    open_source: Callable[[], Source],
+    *,
+    during: Callable[[FieldStation, asyncio.Event], Any] | None = None,
+    limits: SpoolLimits | None = None,
+    **plan: Any,
+) -> tuple[FieldStation, list[HeardSong], Spool]:
+    """Run a station until its recording is committed or ``during`` sets the event."""
+    songs: list[HeardSong] = []
+
+    async def main() -> tuple[FieldStation, Spool]:
+        stop = asyncio.Event()
+        spool = Spool(directory, limits or SpoolLimits(10**9), now_s=asyncio.get_running_loop().time)
+        async with open_channel(address) as channel:
+            station = FieldStation(
+                channel,
+                spool,
+                StationPlan("north", "test", QUICK, **{"stop_grace_s": 20, "device_retry_s": 0.05, **plan}),
+                open_source,
+                rng=Random(3),
+                now=lambda: datetime.now(UTC),
+                on_song=songs.append,
+            )
+            beside = asyncio.create_task(during(station, stop)) if during else None
+            await asyncio.wait_for(station.run(stop), 60)
+            if beside:
+                await beside
+        return station, spool
+
+    station, spool = asyncio.run(main())
+    return station, songs, spool
+
+
+def stored(server: ServerThread, session: str = "") -> list[Any]:
+    """Return the server's songs."""
+    stub = songs_pb2_grpc.SongServiceStub(server.channel)
+    return list(stub.ListSongs(songs_pb2.ListSongsRequest(session=session, include_noise=True, page_size=500)).songs)
+
+
+def assert_all_is_accounted_for(station: FieldStation, spool: Spool) -> None:
+    """Check that what the device gave is what the files and the server have."""
+    picture = station.picture()
+    assert picture.captured_samples == picture.committed_samples + picture.waiting_samples
+    assert picture.waiting_samples == 0
+    assert spool.unfinished() == []
+
+
+@pytest.mark.parametrize("encoding", ["linear16", "flac"])
+def test_a_recording_comes_back_as_its_songs(bundle: Bundle, recording: Any, tmp_path: Path, encoding: str) -> None:
+    """Through the spool, on either wire, the songs are those of the recording, and all of it is committed."""
+    with ServerThread(bundle, tmp_path / "data") as server:
+        station, songs, spool = run_station(
+            server.addresses.grpc, tmp_path / "spool", lambda: Playback(recording.path, speed=inf), encoding=encoding
+        )
+    assert [(s.onset_s, s.offset_s, s.type_id, s.novel) for s in songs] == recording.songs
+    assert station.account.captured_s == pytest.approx(recording.duration_s)
+    assert_all_is_accounted_for(station, spool)
+
+
+def test_after_a_long_outage_live_sound_goes_first(bundle: Bundle, recording: Any, tmp_path: Path) -> None:
+    """A server that was away finds a new session beside the old one, which follows as a backlog; no song is missing."""
+    data, directory = tmp_path / "data", tmp_path / "spool"
+    address = _free_address()
+
+    async def bring_the_server(station: FieldStation, _: asyncio.Event) -> None:
+        while station.account.captured_s < 8:  # noqa: ASYNC110 - a counter
+            await asyncio.sleep(0.02)
+        await asyncio.to_thread(server.__enter__)
+
+    server = ServerThread(bundle, data, listen=address)
+    try:
+        station, songs, spool = run_station(
+            address,
+            directory,
+            lambda: Playback(recording.path, speed=5),
+            during=bring_the_server,
+            outage_s=0.2,
+        )
+        assert station.account.n_sessions == 2
+        assert station.account.n_streams_failed["UNAVAILABLE"] > 0
+        assert_all_is_accounted_for(station, spool)
+        starts = sorted((song.start, song.type_id) for song in songs)
+        n_heard = len(stored(server))
+    finally:
+        server.__exit__(None, None, None)
+    # A session's end may cut one song in two.
+    assert n_heard == len(songs)
+    began = datetime(2024, 5, 1, 3, 30, tzinfo=UTC)
+    told = [(start - began).total_seconds() for start, _ in starts]
+    missed = [onset for onset, *_ in recording.songs if not any(abs(onset - one) < 0.25 for one in told)]
+    assert len(missed) <= 1, told
+
+
+def _free_address() -> str:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def test_devices_come_and_go(bundle: Bundle, tmp_path: Path) -> None:
+    """A device that is lost leaves a gap as long as it was away, and comes back, at another rate too, as a new session."""
+
+    def lost() -> None:
+        raise ConfigError("the device is gone", reason="DEVICE_LOST")
+
+    stops: list[Callable[[], None]] = []
+
+    def stop_now() -> None:
+        stops[0]()
+
+    devices = [
+        Scripted([4_000, Lost(800, LossReason.DEVICE_OVERRUN), 4_000, lost]),
+        None,
+        None,
+        Scripted([8_000, 8_000, stop_now, lambda: asyncio.sleep(30)], rate_hz=16_000),
+    ]
+    left = iter(devices)
+
+    def open_source() -> Source:
+        device = next(left)
+        if device is None:
+            raise ConfigError("no device", reason="DEVICE_MISSING")
+        return device
+
+    async def watch(_: FieldStation, stop: asyncio.Event) -> None:
+        stops.append(stop.set)
+
+    with ServerThread(bundle, tmp_path / "data") as server:
+        station, _, spool = run_station(server.addresses.grpc, tmp_path / "spool", open_source, during=watch)
+        assert_all_is_accounted_for(station, spool)
+    assert station.account.n_sessions == 2
+    sessions = list(spool.sessions.values())
+    assert [session.sample_rate_hz for session in sessions] == [8_000, 16_000]
+    lost_s = station.account.lost_s
+    assert lost_s[LossReason.DEVICE_OVERRUN] == 0.1
+    assert 0.1 <= lost_s[LossReason.DEVICE_LOST] < 10
+    first = spool.totals(sessions[0].uuid)
+    assert first.captured == 8_800 + round(lost_s[LossReason.DEVICE_LOST] * 8_000)
+    assert spool.totals(sessions[1].uuid).captured == 16_000
+
+
+def test_a_clock_that_is_set_begins_a_new_session(bundle: Bundle, tmp_path: Path) -> None:
+    """An hour's step of the wall clock moves no sample: the session ends, and the next has the right start."""
+    offset = timedelta()
+    stops: list[Callable[[], None]] = []
+
+    def stop_now() -> None:
+        stops[0]()
+
+    def step() -> None:
+        nonlocal offset
+        offset = timedelta(hours=1)
+
+    source = Scripted([*[800] * 20, step, *[800] * 20, stop_now, lambda: asyncio.sleep(30)])
+
+    async def watch(station: FieldStation, stop: asyncio.Event) -> None:
+        stops.append(stop.set)
+        # Sound as fast as it is written, and a clock that goes with it.
+        began = datetime.now(UTC)
+        station._now = lambda: began + timedelta(seconds=station.account.captured_s) + offset
+
+    with ServerThread(bundle, tmp_path / "data") as server:
+        station, _, spool = run_station(server.addresses.grpc, tmp_path / "spool", lambda: source, during=watch)
+        assert_all_is_accounted_for(station, spool)
+    first, second = spool.sessions.values()
+    n_first = spool.totals(first.uuid).captured
+    assert n_first + spool.totals(second.uuid).captured == 32_000
+    elapsed_s = (second.start - first.start).total_seconds()
+    assert elapsed_s == pytest.approx(3600 + n_first / 8_000, abs=0.3)
