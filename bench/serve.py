@@ -10,24 +10,30 @@ song_latency_p99_s                 arrival of a song's event, minus the moment t
                                    song's last sample, minus the delay that the segmenter declares to need
 song_latency_from_capture_p99_s    the same, from the capture of the song's last sample and without subtracting anything
 ack_p99_s                          arrival of an ack, minus the moment its last received chunk was handed over
+tls                                whether all of it went over TLS, every stream with the token of its station
 server_rss_mb                      memory of the server at the end
 """
 
 import argparse
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
-from serve_load import Load, session_name
+from serve_load import Load, bearer, session_name
 
 from songcore.arrays import FloatArray
 from songcore.bundle import Bundle, load_bundle
+from songserve.security.token_file import change_tokens
+from songserve.security.tokens import Holder, TokenBook, new_token
 from songserve.v1 import songs_pb2, songs_pb2_grpc, types_pb2
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,6 +73,39 @@ def expected_songs(pcm: Any, bundle: Bundle, rate_hz: int) -> set[tuple[int, int
     return {(song.onset, song.offset) for song in songs}
 
 
+@dataclass
+class Secured:
+    """What makes the server encrypt and ask, as options, and what its clients need; nothing without TLS."""
+
+    options: list[str] = field(default_factory=list)
+    ca: str = ""
+    tokens: list[str] = field(default_factory=list)
+    """Of the stations, and last of one who reads."""
+
+    @classmethod
+    def in_folder(cls, folder: Path, n_stations: int) -> "Secured":
+        """Write a certificate and tokens."""
+        sys.path.append(str(ROOT / "tests"))
+        from certificates import Authority
+
+        authority = Authority(folder / "certificates")
+        files, book = authority.certificate("127.0.0.1"), folder / "tokens.json"
+        made = [new_token(secrets.token_bytes, datetime.now(UTC)) for _ in range(n_stations + 1)]
+        holders = [
+            Holder(name=f"bench-{number}", role="read" if number == n_stations else "ingest", tokens=(kept,))
+            for number, (_, kept) in enumerate(made)
+        ]
+        change_tokens(book, lambda _: TokenBook(holders=tuple(holders)))
+        options = ["--tls-certificate", str(files.certificate), "--tls-key", str(files.key), "--token-file", str(book)]
+        return cls(options, authority.ca.read_text(), [text for text, _ in made])
+
+    def channel(self, address: str) -> grpc.Channel:
+        """Return a channel of a client."""
+        if not self.ca:
+            return grpc.insecure_channel(address)
+        return grpc.secure_channel(address, grpc.ssl_channel_credentials(self.ca.encode()))
+
+
 class Process:
     """A server process and what Linux knows of it."""
 
@@ -94,15 +133,16 @@ class Process:
         return self._process.wait(60)
 
 
-def stored_songs(address: str) -> list[types_pb2.Song]:
+def stored_songs(address: str, secured: Secured) -> list[types_pb2.Song]:
     """Return every song of the store."""
     songs: list[types_pb2.Song] = []
     token = ""
-    with grpc.insecure_channel(address) as channel:
+    metadata = bearer(secured.tokens[-1]) if secured.tokens else ()
+    with secured.channel(address) as channel:
         stub: Any = songs_pb2_grpc.SongServiceStub(channel)
         while True:
             request = songs_pb2.ListSongsRequest(page_size=1000, page_token=token, include_noise=True)
-            page = stub.ListSongs(request)
+            page = stub.ListSongs(request, metadata=metadata)
             songs += page.songs
             token = page.next_page_token
             if not token:
@@ -162,17 +202,26 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for path, samples in zip(paths, pcm, strict=True):
         np.save(path, samples)
     expected = [expected_songs(samples, bundle, arguments.rate) for samples in pcm]
-    server = Process(bundle_dir, folder / "data", ["--device", arguments.device])
+    secured = Secured.in_folder(folder, arguments.streams) if arguments.tls else Secured()
+    server = Process(bundle_dir, folder / "data", ["--device", arguments.device, *secured.options])
     try:
         chunk_samples = round(arguments.chunk_s * arguments.rate)
-        load = Load(server.address, [str(path) for path in paths], arguments.streams, arguments.rate, chunk_samples)
-        (folder / "load.json").write_text(json.dumps(load.__dict__))
+        load = Load(
+            server.address,
+            [str(path) for path in paths],
+            arguments.streams,
+            arguments.rate,
+            chunk_samples,
+            secured.ca,
+            secured.tokens[:-1],
+        )
+        (folder / "load.json").write_text(json.dumps(asdict(load)))
         before = server.cpu_s()
         command = [sys.executable, str(ROOT / "bench" / "serve_load.py"), str(folder / "load.json")]
         generator = subprocess.run(command, check=True, capture_output=True, text=True)
         cpu_s = server.cpu_s() - before
         seen = json.loads(generator.stdout)
-        result = tally(expected, arguments.streams, stored_songs(server.address))
+        result = tally(expected, arguments.streams, stored_songs(server.address, secured))
         rss_mb = round(server.rss_mb(), 1)
     finally:
         code = server.stop()
@@ -182,6 +231,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "seconds": arguments.seconds,
         "chunk_s": arguments.chunk_s,
         "sample_rate_hz": arguments.rate,
+        "tls": arguments.tls,
         "bundle": bundle.manifest.name,
         "errors": sorted({one["error"] for one in seen if one["error"]}),
         **result,
@@ -201,6 +251,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=48_000)
     parser.add_argument("--bundle", type=Path, help="default: models/demo-v1, or one of random weights")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tls", action="store_true", help="encrypt, and give each station a token")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments, Path(folder))

@@ -31,6 +31,10 @@ class Load:
     n_streams: int
     rate_hz: int
     chunk_samples: int
+    ca: str = ""
+    """Authority of the server's certificate, PEM; unencrypted without."""
+    tokens: list[str] = field(default_factory=list)
+    """Of each stream's station, when the server asks for them."""
 
 
 @dataclass
@@ -45,6 +49,11 @@ class Seen:
     error: str = ""
 
 
+def bearer(token: str) -> list[tuple[str, str]]:
+    """Return the metadata of a call with a token."""
+    return [("authorization", f"Bearer {token}")]
+
+
 def session_name(number: int) -> str:
     """Return the session of a stream."""
     return f"stations/bench-{number}/sessions/{UUID(int=number + 1)}"
@@ -53,7 +62,7 @@ def session_name(number: int) -> str:
 async def stream(load: Load, stub: Any, number: int, chunks: list[bytes], begin: float) -> Seen:
     """Stream one recording in real time from the monotonic time ``begin`` on."""
     seen = Seen()
-    call = stub.StreamAudio()
+    call = stub.StreamAudio(metadata=bearer(load.tokens[number]) if load.tokens else ())
     setup = ingest_pb2.Setup(
         session=session_name(number),
         audio_format=ingest_pb2.AudioFormat(
@@ -102,7 +111,7 @@ async def run(load: Load) -> list[dict[str, Any]]:
     recordings = [np.load(path).tobytes() for path in load.recordings]
     chunked = [[data[begin : begin + size] for begin in range(0, len(data), size)] for data in recordings]
     options = [("grpc.use_local_subchannel_pool", 1)]
-    channels = [grpc.aio.insecure_channel(load.address, options=options) for _ in range(-(-load.n_streams // 10))]
+    channels = [_channel(load, options) for _ in range(-(-load.n_streams // 10))]
     stubs = [ingest_pb2_grpc.IngestServiceStub(channel) for channel in channels]
     # Late enough that every stream is set up before the first begins.
     begin = time.monotonic() + 1 + load.n_streams * 0.01
@@ -115,6 +124,12 @@ async def run(load: Load) -> list[dict[str, Any]]:
     for channel in channels:
         await channel.close()
     return [asdict(one) | {"begin": begin + number * spread} for number, one in enumerate(seen)]
+
+
+def _channel(load: Load, options: list[tuple[str, int]]) -> grpc.aio.Channel:
+    if not load.ca:
+        return grpc.aio.insecure_channel(load.address, options=options)
+    return grpc.aio.secure_channel(load.address, grpc.ssl_channel_credentials(load.ca.encode()), options=options)
 
 
 if __name__ == "__main__":
