@@ -148,11 +148,14 @@ class Runtime:
         return replace(commit, clips=tuple(clip for clip in written if clip))
 
     def admit(self) -> None:
-        """Raise Refusal DRAINING or STREAM_LIMIT when no further call is taken."""
+        """Raise Refusal DRAINING, STREAM_LIMIT or OVERLOADED when no further call is taken."""
         if self.draining:
             raise Refusal("the server is shutting down; come back", reason="DRAINING")
         if self.n_calls >= self.settings.max_streams:
             raise Refusal(f"{self.n_calls} streams are connected, the most this server takes", reason="STREAM_LIMIT")
+        # Those who are connected are slowed down by their credit; another one would make it worse for all.
+        if self.load >= 1:
+            raise Refusal("the server does not keep up with the streams it has; come back", reason="OVERLOADED")
 
     async def listen(self, run: Callable[..., T], *arguments: Any) -> T:
         """Run signal processing in its threads."""

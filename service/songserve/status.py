@@ -43,6 +43,7 @@ _CODES = {
     "DISK_LOW": Code.RESOURCE_EXHAUSTED,
     "DRAINING": Code.UNAVAILABLE,
     "LEASE_EXPIRED": Code.UNAVAILABLE,
+    "OVERLOADED": Code.UNAVAILABLE,
     "STORE_UNAVAILABLE": Code.UNAVAILABLE,
     "SETUP_TIMEOUT": Code.DEADLINE_EXCEEDED,
     "IDLE": Code.DEADLINE_EXCEEDED,
@@ -51,7 +52,7 @@ _CODES = {
 }
 """Every other reason of a Refusal or InputError is about the request: INVALID_ARGUMENT."""
 
-_RETRY_AFTER_S = {"DRAINING": 1, "STORE_UNAVAILABLE": 5, "STREAM_LIMIT": 10, "DISK_LOW": 60}
+_RETRY_AFTER_S = {"DRAINING": 1, "OVERLOADED": 5, "STORE_UNAVAILABLE": 5, "STREAM_LIMIT": 10, "DISK_LOW": 60}
 
 
 def code_of(error: SongError) -> int:

@@ -346,6 +346,25 @@ def test_credit_is_given_and_acknowledged_in_time(start_server: Any) -> None:
     stream.half_close()
 
 
+def test_credit_shrinks_while_sound_piles_up(start_server: Any) -> None:
+    """A station that comes while the memory for waiting sound is nearly full may send less ahead than one before."""
+    server = start_server(max_in_flight_mb=4, listen_window_ms=1000.0)
+    first = Stream(server.channel, setup(rate=48_000))
+    full = first.read().setup_ack
+    assert full.max_in_flight_chunks == server.settings.max_in_flight_chunks
+    first.send(*chunk_messages(np.zeros(35 * 48_000, np.float32), [48_000]))
+    for number in range(2, 100):
+        second = Stream(server.channel, setup(session_name(number=number)))
+        credit = second.read().setup_ack
+        second.half_close()
+        if credit.max_in_flight_chunks < full.max_in_flight_chunks:
+            assert credit.max_in_flight_bytes < full.max_in_flight_bytes
+            break
+    else:
+        raise AssertionError("credit never shrank")
+    first.half_close()
+
+
 def test_another_bundle_is_told(bundle: Any, tmp_path: Any) -> None:
     """A session that resumes under a bundle with another segmenter begins with KIND_BUNDLE_CHANGED."""
     from dataclasses import replace

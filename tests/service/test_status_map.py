@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google_crc32c import value as crc32c
@@ -152,6 +153,21 @@ def locked(server: ServerThread) -> None:
         other.close()
 
 
+def busy(server: ServerThread) -> None:
+    """Come when more sound waits in memory than the server wants there."""
+    first = Stream(server.channel, setup(rate=48_000))
+    first.read()
+    chunks = chunk_messages(np.zeros(60 * 48_000, np.float32), [48_000])
+    first.send(*chunks)
+    try:
+        for number in range(200):
+            stream = Stream(server.channel, setup(session_name(number=number + 2)))
+            stream.half_close()
+            drain(stream)
+    finally:
+        first.half_close()
+
+
 def ask(name: str) -> Provoke:
     """Return what asks for the status of a session."""
     return lambda server: stub(server).GetSessionStatus(ingest_pb2.GetSessionStatusRequest(session=name))
@@ -235,6 +251,7 @@ ROWS = [
     Row("RESOURCE_EXHAUSTED", "DISK_LOW", whole, retry_s=60, settings={"min_free_disk_mb": 2**40}),
     Row("UNAVAILABLE", "DRAINING", stopped, retry_s=1),
     Row("UNAVAILABLE", "LEASE_EXPIRED", idle, settings={"lease_s": 0.2}),
+    Row("UNAVAILABLE", "OVERLOADED", busy, retry_s=5, settings={"max_in_flight_mb": 1, "listen_window_ms": 1000.0}),
     Row("UNAVAILABLE", "STORE_UNAVAILABLE", locked, retry_s=5),
     Row("DEADLINE_EXCEEDED", "SETUP_TIMEOUT", nothing, settings={"setup_timeout_s": 0.2}),
     Row("DEADLINE_EXCEEDED", "IDLE", idle, settings={"idle_timeout_s": 0.2}),

@@ -112,6 +112,7 @@ class IngestServiceServicer:
         DISK_LOW           the disk is full; nothing was acknowledged that is not stored. Keep the
         audio and come back
         UNAVAILABLE          DRAINING           the server is shutting down
+        OVERLOADED         the server does not keep up; nothing further is taken for the moment
         LEASE_EXPIRED      the stream is as old as `setup_ack.lease`; come back at once
         STORE_UNAVAILABLE  the database cannot be written
         DEADLINE_EXCEEDED    SETUP_TIMEOUT      no setup within 10 s
