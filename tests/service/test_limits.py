@@ -1,5 +1,6 @@
 """Limits of the service, each at the limit and one past it, over a real port where there is one."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from serving import (
 )
 from songcore.errors import ConfigError
 from songserve.refusal import Refusal
+from songserve.security.channel import MAX_PING_STRIKES
 from songserve.settings import load_settings
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc, songs_pb2, songs_pb2_grpc
 from stores import Opened, opening
@@ -144,6 +146,33 @@ def test_an_old_connection_is_replaced(start_server: Callable[..., ServerThread]
     committed = [response.ack.committed_sequence_number for response in stream.responses if response.HasField("ack")]
     assert answer.committed_sequence_number >= max(committed, default=0)
     again.half_close()
+
+
+def test_too_many_pings_end_a_connection(server: ServerThread) -> None:
+    """The first ping and two early ones are answered; the third early one ends the connection, with a reason."""
+    settings, ping = (4).to_bytes(4, "big"), bytes([0, 0, 8, 6]) + bytes(13)
+    host, port = server.addresses.grpc.split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + bytes(5))
+        frames = connection.makefile("rb")
+
+        def next_frame() -> tuple[int, bytes]:
+            """Return type and content of the next frame that is a ping's answer or the end (RFC 9113, section 4.1)."""
+            while True:
+                header = frames.read(9)
+                content = frames.read(int.from_bytes(header[:3], "big"))
+                if header[3] in {6, 7}:
+                    return header[3], content
+
+        for _ in range(1 + MAX_PING_STRIKES):
+            connection.sendall(ping)
+            assert next_frame() == (6, bytes(8))
+        connection.sendall(ping)
+        kind, content = next_frame()
+        if kind == 6:  # answered, and then ended
+            kind, content = next_frame()
+    assert kind == 7
+    assert content.endswith(b"too_many_pings")
 
 
 # The disk

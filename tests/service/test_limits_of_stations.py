@@ -13,14 +13,13 @@ from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from serving import ServerThread, Stream, chunk_messages, finish_message, session_name, setup
 from songcore.bundle import Bundle
-from songserve.commands.token import token as token_command
 from songserve.refusal import Refusal
 from songserve.security.stations import N_REMEMBERED, Budget, StationLimits, StationShares
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc
+from tokens import add_token
 
 RATE = 24_000
 DAY_MS = 86_400_000
@@ -39,10 +38,7 @@ def stalls(server: ServerThread) -> float:
 def known_stations(bundle: Bundle, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Return a function that starts a server with tokens of two stations, and gives it with their metadata."""
     file = tmp_path / "tokens.json"
-    metadata = {}
-    for name in ("north", "south"):
-        made = CliRunner().invoke(token_command, ["add", name, "--file", str(file)])
-        metadata[name] = [("authorization", f"Bearer {made.stdout.strip()}")]
+    metadata = {name: [("authorization", f"Bearer {add_token(file, name)}")] for name in ("north", "south")}
     servers: list[ServerThread] = []
 
     def start(**settings: Any) -> tuple[ServerThread, dict[str, Any]]:

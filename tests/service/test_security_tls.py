@@ -7,16 +7,15 @@ from typing import Any
 
 import grpc
 import pytest
-from typer.testing import CliRunner
 
 from certificates import Authority, Files
 from serving import ServerThread, Stream, failure, session_name, setup
 from songcore.bundle import Bundle
 from songcore.errors import ConfigError
-from songserve.commands.token import token as token_command
 from songserve.security.tls import TlsFiles, server_credentials
 from songserve.settings import load_settings
 from songserve.v1 import ingest_pb2, models_pb2, models_pb2_grpc
+from tokens import add_token
 
 NEEDED = {"bundle": Path("b"), "data_dir": Path("d")}
 HOST = "127.0.0.1"
@@ -107,10 +106,7 @@ def test_a_client_certificate_names_the_station(
 def test_token_and_certificate_must_name_the_same_station(bundle: Bundle, tmp_path: Path, authority: Authority) -> None:
     """A stolen token is of no use with the certificate of another station; a reader's is not bound to a name."""
     file = tmp_path / "tokens.json"
-    tokens = {
-        name: CliRunner().invoke(token_command, ["add", name, "--role", role, "--file", str(file)]).stdout.strip()
-        for name, role in (("north", "ingest"), ("anna", "read"))
-    }
+    tokens = {name: add_token(file, name, role) for name, role in (("north", "ingest"), ("anna", "read"))}
     files, south = authority.certificate(HOST), authority.certificate("south")
     with start(bundle, tmp_path, files, tls_client_ca=authority.ca, token_file=file) as server:
         north = [("authorization", f"Bearer {tokens['north']}")]

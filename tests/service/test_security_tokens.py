@@ -1,29 +1,23 @@
-"""Tokens: the book, its file, the command, and what a server with tokens lets in."""
+"""Tokens: the book, its file and the command."""
 
 import json
 import stat
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from serving import ServerThread, Stream, failure, session_name, setup
-from songcore.bundle import Bundle
 from songcore.errors import ConfigError
 from songserve.commands.token import token as command
 from songserve.refusal import Refusal
-from songserve.security.roles import Role
 from songserve.security.token_file import TokenFile, change_tokens, read_tokens
 from songserve.security.tokens import Token, TokenBook, new_token
-from songserve.v1 import ingest_pb2, ingest_pb2_grpc, models_pb2, models_pb2_grpc, songs_pb2, songs_pb2_grpc
+from tokens import run_token
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -170,151 +164,24 @@ def test_damage_while_serving_keeps_the_last_good_book(tmp_path: Path, caplog: p
     assert text not in caplog.text
 
 
-def run(*arguments: str) -> Any:
-    """Run `songstream token` and return its JSON."""
-    result = CliRunner().invoke(command, list(arguments))
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout) if "--json" in arguments else result.stdout
-
-
 def test_the_command_shows_a_token_once(tmp_path: Path) -> None:
     """Adding and rotating print the text, listing never does, and revoking and disabling act on what it shows."""
     file = ["--file", str(tmp_path / "tokens.json")]
-    first = run("add", "north", *file, "--json")
-    second = run("rotate", "north", *file).strip()
-    listed = run("list", *file, "--json")
+    first = run_token("add", "north", *file, "--json")
+    second = run_token("rotate", "north", *file).strip()
+    listed = run_token("list", *file, "--json")
     (holder,) = listed["holders"]
     assert (holder["name"], holder["role"], holder["disabled"]) == ("north", "ingest", False)
     assert [one["id"] for one in holder["tokens"]] == [first["id"], second.split("_")[1]]
-    text = (tmp_path / "tokens.json").read_text() + json.dumps(listed) + run("list", *file)
+    text = (tmp_path / "tokens.json").read_text() + json.dumps(listed) + run_token("list", *file)
     assert first["token"].split("_")[2] not in text
     assert second.split("_")[2] not in text
-    run("revoke", "north", "--id", first["id"], *file)
-    run("disable", "north", *file)
-    assert "north (disabled)" in run("list", *file)
-    run("enable", "north", *file)
+    run_token("revoke", "north", "--id", first["id"], *file)
+    run_token("disable", "north", *file)
+    assert "north (disabled)" in run_token("list", *file)
+    run_token("enable", "north", *file)
     book = read_tokens(tmp_path / "tokens.json")
     assert book.bearer(second, datetime.now(UTC)).name == "north"
     assert CliRunner().invoke(command, ["add", "North", *file]).exit_code == 2
-    run("revoke", "north", *file)
+    run_token("revoke", "north", *file)
     assert read_tokens(tmp_path / "tokens.json") == TokenBook()
-
-
-class Guarded:
-    """A server with a token of each role."""
-
-    def __init__(self, server: ServerThread, file: Path, tokens: dict[str, str]) -> None:
-        self.server, self.file, self.tokens = server, file, tokens
-
-    def metadata(self, who: str) -> Any:
-        """Return the call metadata of one of the holders, or none."""
-        return (("authorization", f"Bearer {self.tokens.get(who, who)}"),) if who else ()
-
-    def stream(self, who: str, station: str = "north", number: int = 1) -> Stream:
-        """Return a stream that has sent its setup."""
-        first = setup(session_name(station, number))
-        return Stream(self.server.channel, first, metadata=self.metadata(who))
-
-    def refused(self, who: str, call: Any, request: Any) -> tuple[str, str]:
-        """Return code and reason of a single call that is refused."""
-        with pytest.raises(grpc.RpcError) as error:
-            call(request, metadata=self.metadata(who))
-        return failure(error.value)[:2]
-
-
-@pytest.fixture
-def guarded(bundle: Bundle, tmp_path: Path) -> Iterator[Guarded]:
-    """Return a server that asks for tokens, of a station, a reader and an admin."""
-    file = tmp_path / "tokens.json"
-    tokens = {}
-    holders: list[tuple[str, Role]] = [("north", "ingest"), ("reader", "read"), ("boss", "admin")]
-    for name, role in holders:
-        tokens[name] = run("add", name, "--role", role, "--file", str(file)).strip()
-    with ServerThread(bundle, tmp_path / "data", token_file=file, recheck_s=0.05) as server:
-        yield Guarded(server, file, tokens)
-
-
-def test_a_station_streams_only_as_itself(guarded: Guarded) -> None:
-    """Its own name is served; another's, no token, a wrong one and a reader's are refused with their reasons."""
-    stream = guarded.stream("north")
-    assert stream.read().setup_ack.expected_sequence_number == 1
-    stream.half_close()
-    assert guarded.stream("north", "south").fails_with()[:2] == ("PERMISSION_DENIED", "STATION_MISMATCH")
-    assert guarded.stream("").fails_with()[:2] == ("UNAUTHENTICATED", "TOKEN_MISSING")
-    assert guarded.stream("sst_" + "0" * 12 + "_" + "0" * 64).fails_with()[:2] == ("UNAUTHENTICATED", "TOKEN_INVALID")
-    assert guarded.stream("reader").fails_with()[:2] == ("PERMISSION_DENIED", "ROLE_MISSING")
-
-
-def test_a_station_asks_about_its_own_sessions_only(guarded: Guarded) -> None:
-    """Status and songs of its own sessions; not of others', not of all, and nothing that is for readers."""
-    ingest: Any = ingest_pb2_grpc.IngestServiceStub(guarded.server.channel)
-    songs: Any = songs_pb2_grpc.SongServiceStub(guarded.server.channel)
-    models: Any = models_pb2_grpc.ModelServiceStub(guarded.server.channel)
-    metadata = guarded.metadata("north")
-    assert not songs.ListSongs(songs_pb2.ListSongsRequest(session=session_name()), metadata=metadata).songs
-    own = ingest_pb2.GetSessionStatusRequest(session=session_name())
-    assert guarded.refused("north", ingest.GetSessionStatus, own) == ("NOT_FOUND", "SESSION_UNKNOWN")
-    other = ingest_pb2.GetSessionStatusRequest(session=session_name("south"))
-    assert guarded.refused("north", ingest.GetSessionStatus, other) == ("PERMISSION_DENIED", "STATION_MISMATCH")
-    others = songs_pb2.ListSongsRequest(session=session_name("south"))
-    assert guarded.refused("north", songs.ListSongs, others) == ("PERMISSION_DENIED", "STATION_MISMATCH")
-    everything = songs_pb2.ListSongsRequest()
-    assert guarded.refused("north", songs.ListSongs, everything) == ("INVALID_ARGUMENT", "NAME_INVALID")
-    model = models_pb2.ListModelsRequest()
-    assert guarded.refused("north", models.ListModels, model) == ("PERMISSION_DENIED", "ROLE_MISSING")
-    assert models.ListModels(model, metadata=guarded.metadata("reader")).models
-
-
-def test_keeping_a_clip_is_for_admins(guarded: Guarded) -> None:
-    """A reader is refused by role; an admin gets as far as the song, which is not there."""
-    songs: Any = songs_pb2_grpc.SongServiceStub(guarded.server.channel)
-    request = songs_pb2.KeepSongClipRequest(name="songs/0", keep=True)
-    assert guarded.refused("reader", songs.KeepSongClip, request) == ("PERMISSION_DENIED", "ROLE_MISSING")
-    assert guarded.refused("boss", songs.KeepSongClip, request) == ("NOT_FOUND", "SONG_UNKNOWN")
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (["revoke", "north"], ("UNAUTHENTICATED", "TOKEN_INVALID")),
-        (["disable", "north"], ("PERMISSION_DENIED", "STATION_DISABLED")),
-        (["rotate", "north", "--overlap-hours", "0"], ("UNAUTHENTICATED", "TOKEN_INVALID")),
-    ],
-)
-def test_a_revoked_station_loses_its_open_stream(guarded: Guarded, change: list[str], reason: tuple[str, str]) -> None:
-    """A stream that is open ends with the reason; one of another holder goes on."""
-    other = run("add", "south", "--file", str(guarded.file)).strip()
-    guarded.tokens["south"] = other
-    stream, beside = guarded.stream("north"), guarded.stream("south", "south", 2)
-    assert stream.read().HasField("setup_ack")
-    assert beside.read().HasField("setup_ack")
-    run(*change, "--file", str(guarded.file))
-    assert stream.fails_with()[:2] == reason
-    beside.send(ingest_pb2.StreamAudioRequest(finish=ingest_pb2.Finish()))
-    assert beside.read().ack.finished
-    beside.half_close()
-
-
-def test_the_log_never_holds_a_token(guarded: Guarded, caplog: pytest.LogCaptureFixture) -> None:
-    """Good, unknown and misplaced tokens leave no trace in the log, at any level."""
-    caplog.set_level("DEBUG")
-    guarded.stream("north", "south").fails_with()
-    unknown = "sst_" + "1" * 12 + "_" + "2" * 64
-    guarded.stream(unknown).fails_with()
-    for text in (guarded.tokens["north"], unknown):
-        assert text.split("_")[2] not in caplog.text
-
-
-def test_health_asks_for_nothing(guarded: Guarded) -> None:
-    """A probe without a token learns that the server is up, and reflection without one is refused."""
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-    from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-
-    health = health_pb2_grpc.HealthStub(guarded.server.channel)
-    assert health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
-    reflection = reflection_pb2_grpc.ServerReflectionStub(guarded.server.channel)
-    ask = [reflection_pb2.ServerReflectionRequest(list_services="")]
-    with pytest.raises(grpc.RpcError) as error:
-        list(reflection.ServerReflectionInfo(iter(ask)))
-    assert failure(error.value)[:2] == ("UNAUTHENTICATED", "TOKEN_MISSING")
-    assert list(reflection.ServerReflectionInfo(iter(ask), metadata=guarded.metadata("reader")))

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from certificates import Authority
 from serving import ServerProcess
 from songcore.errors import ConfigError
-from songserve.commands.token import token as token_command
 from songstation.credentials import credentials_for
+from tokens import add_token
 
 SONGSTREAM = str(Path(sys.executable).with_name("songstream"))
 
@@ -84,8 +83,7 @@ def test_the_command_streams_over_tls_with_certificate_and_token(
 ) -> None:
     """`songstream listen` with CA, certificate and token commits everything to a server that asks for all three."""
     authority, book, token = Authority(tmp_path), tmp_path / "tokens.json", tmp_path / "token"
-    made = CliRunner().invoke(token_command, ["add", "north", "--file", str(book)])
-    token.write_text(made.stdout)
+    token.write_text(add_token(book, "north"))
     token.chmod(0o600)
     here, own = authority.certificate("127.0.0.1", "localhost"), authority.certificate("north")
     options = ["--tls-certificate", str(here.certificate), "--tls-key", str(here.key)]
