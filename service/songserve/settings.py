@@ -123,22 +123,29 @@ class ServeSettings(BaseSettings):
             self.tls_client_ca and not self.tls_certificate
         ):
             raise ValueError("tls_certificate and tls_key belong together, and tls_client_ca needs both")
-        if not self.insecure and not _is_loopback(host):
+        if not self.insecure:
             self._check_public(host)
         return self
 
+    @property
+    def protected(self) -> bool:
+        """Whether what others can reach is encrypted and asks who calls."""
+        asks = self.token_file is not None or self.tls_client_ca is not None
+        return _is_loopback(self.listen_address[0]) or (self.tls_certificate is not None and asks)
+
     def _check_public(self, host: str) -> None:
+        if self.protected:
+            return
         if self.tls_certificate is None:
             raise ValueError(
                 f"{host} can be reached by others and this server does not encrypt; give --tls-certificate and --tls-key "
                 "(docs/security.md shows how to make them), listen on 127.0.0.1 behind a proxy that encrypts, or say "
                 "--insecure"
             )
-        if self.token_file is None and self.tls_client_ca is None:
-            raise ValueError(
-                f"{host} can be reached by others and this server lets everyone in; give --token-file (`songstream token add` "
-                "makes one) or --tls-client-ca, or say --insecure"
-            )
+        raise ValueError(
+            f"{host} can be reached by others and this server lets everyone in; give --token-file (`songstream token add` "
+            "makes one) or --tls-client-ca, or say --insecure"
+        )
 
     @property
     def listen_address(self) -> tuple[str, int]:

@@ -83,6 +83,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 
 async def _serve(settings: "ServeSettings", *, as_json: bool) -> None:
+    log = logging.getLogger(__name__)
     from songcore.bundle import load_bundle
     from songserve.server import serving
 
@@ -90,6 +91,9 @@ async def _serve(settings: "ServeSettings", *, as_json: bool) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if not settings.protected:
+        host = settings.listen_address[0]
+        log.warning("insecure: whoever reaches %s can read along, send sound under any name and read all songs", host)
     bundle = load_bundle(settings.bundle, device=settings.device)
     # What is loaded by now stays: searching it for garbage again and again took a tenth of the event loop's time.
     gc.collect()
@@ -103,4 +107,4 @@ async def _serve(settings: "ServeSettings", *, as_json: bool) -> None:
             name = f"{bundle.manifest.name} ({bundle.digest[:12]}, {bundle.embedder.provider})"
             print(f"serving {name} on {addresses.grpc}, metrics on {addresses.metrics}", flush=True)
         await stop.wait()
-        logging.getLogger(__name__).info("stopping: committing what the streams have sent")
+        log.info("stopping: committing what the streams have sent")
