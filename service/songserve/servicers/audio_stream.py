@@ -10,7 +10,6 @@ from functools import partial
 
 from songcore.errors import SongError
 from songserve.clips import ClipSounds
-from songserve.guesses import Guesses
 from songserve.ingest_requests import Wish
 from songserve.ingest_responses import ack, go_away, notice_event, partial_event, song_event
 from songserve.intake import Chunk, Finish
@@ -20,6 +19,7 @@ from songserve.refusal import Refusal
 from songserve.runtime import Runtime
 from songserve.servicers.audio_reader import AudioReader
 from songserve.servicers.calls import Context
+from songserve.servicers.guesser import Guesser
 from songserve.servicers.station_health import StationHealth
 from songserve.session import Heard, Session, Step
 
@@ -34,8 +34,6 @@ GATHERED_S = 4.0
 """Live steps up to this length are listened to together with others; longer ones would hold those up."""
 BACKFILL_STEP_S = 8.0
 ACK_INTERVAL_S = 2.0
-BUSY = 0.5
-"""Above this load nobody guesses."""
 
 
 class AudioStream:
@@ -87,7 +85,7 @@ class AudioStream:
         self._reader.notices += notices
         self._tape = self._runtime.clip_tape(session.sound_format)
         self._watch = SoundWatch(session.format.sample_rate_hz)
-        self._guesses = Guesses(session.song_rate_hz)
+        self._guesser = Guesser(self._runtime, session.song_rate_hz, wake=self._wake.set)
         self._health.says_clock(self._wish.clock)
         self._acknowledged = session.received_sequence_number
         self._last_ack = asyncio.get_running_loop().time()
@@ -109,7 +107,7 @@ class AudioStream:
             reader.cancel()
             if lease:
                 lease.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            await asyncio.gather(reader, self._guesser.close(), return_exceptions=True)
             self._reader.release_all()
             self._ended.set()
             metrics.ingest_streams.labels(self._wish.lane).dec()
@@ -147,9 +145,10 @@ class AudioStream:
         step = None if self._fenced else self._session.next_step(due=over, most_samples=most)
         if step:
             await self._take(step)
-        elif self._ack_due() or self._reader.notices:
+        else:
             await self._tell()
-            await self._acknowledge()
+            if self._ack_due():
+                await self._acknowledge()
         if self._fenced:
             self._runtime.metrics.ingest_fences_total.inc()
             raise Refusal("a newer stream has taken this session over", reason="WRITER_FENCED")
@@ -180,12 +179,12 @@ class AudioStream:
                 for song in commit.songs:
                     await self._context.write(song_event(song))
         self._reader.notices += self._watch.follow(heard.levels)
+        self._guesser.consider(heard)
         await self._tell()
         if heard.checkpoint or step.work.finish or self._ack_due():
             await self._acknowledge()
         if heard.checkpoint or step.work.finish:
             self._observe_latency(heard, first_arrival, last_arrival)
-        await self._guess(heard)
 
     async def _listen(self, step: Step) -> Heard:
         seconds = step.work.n_samples / self._session.format.sample_rate_hz
@@ -210,20 +209,8 @@ class AudioStream:
         self._health.committed(captured_s)
         metrics.ingest_commit_lag_seconds.observe(max(0.0, self._runtime.now() - captured_s))
 
-    async def _guess(self, heard: Heard) -> None:
-        """Say what the song that is being sung may be; a server with much to do has better things to do."""
-        song = heard.open_song
-        if song is None or not self._guesses.due(song) or self._runtime.load > BUSY:
-            return
-        # In the lane that waits: finished songs go first.
-        (name,) = await self._runtime.batcher.name([song], lane="backfill")
-        revision = self._guesses.take(song)
-        event = partial_event(song, name, self._session.record, self._runtime.bundle, revision=revision)
-        await self._context.write(event)
-        self._runtime.metrics.ingest_guesses_total.inc()
-
     async def _tell(self) -> None:
-        """Send what is worth telling, gaps once they are committed."""
+        """Send what is worth telling, gaps once they are committed, and a guess that is ready."""
         done = self._session.record.committed_sample
         gaps = self._reader.gaps
         while gaps and gaps[0].start_sample + gaps[0].sample_count <= done:
@@ -235,6 +222,10 @@ class AudioStream:
         notices, self._reader.notices = self._reader.notices, []
         for notice in notices:
             await self._context.write(notice_event(notice))
+        if guess := self._guesser.take():
+            song, name, revision = guess
+            event = partial_event(song, name, self._session.record, self._runtime.bundle, revision=revision)
+            await self._context.write(event)
 
     def _ack_due(self) -> bool:
         """Whether the client waits for an ack: half of its credit is used, it repeated something, or it has been long."""
