@@ -84,6 +84,8 @@ class ServeSettings(BaseSettings):
     """Age at which a stream is asked to reconnect; 0 for never."""
     max_recording_mb: int = Field(4096, ge=1)
     """Largest file that ClassifyRecording takes."""
+    max_recording_hours: float = Field(100.0, gt=0)
+    """Longest recording, as packed silence of months fits into a small file."""
     setup_timeout_s: float = Field(10.0, gt=0)
     idle_timeout_s: float = Field(60.0, gt=0)
     drain_grace_s: float = Field(20.0, ge=0)

@@ -127,6 +127,23 @@ def test_an_upload_leaves_the_reserve_of_disk(start_server: Any) -> None:
     assert refusal(server, [setup, *[Request(data=bytes(2**19))] * 17]) == ("RESOURCE_EXHAUSTED", "DISK_LOW")
 
 
+def test_a_recording_has_a_longest_time(start_server: Any) -> None:
+    """FLAC of a minute of silence, a few hundred bytes, is classified; a sample more is refused before it is unpacked."""
+    server = start_server(max_recording_hours=1 / 60)
+    setup = Request(setup=classification_pb2.RecordingSetup())
+    for n_samples, fits in ((60 * 24_000, True), (60 * 24_000 + 1, False)):
+        file = io.BytesIO()
+        soundfile.write(file, np.zeros(n_samples, np.int16), 24_000, format="FLAC")
+        assert len(file.getvalue()) < 2**16
+        if fits:
+            assert upload(server, file.getvalue())[-1].summary.n_songs == 0
+        else:
+            assert refusal(server, [setup, Request(data=file.getvalue())]) == (
+                "RESOURCE_EXHAUSTED",
+                "MESSAGE_TOO_LARGE",
+            )
+
+
 def test_a_file_has_a_largest_size(start_server: Any) -> None:
     """One byte more than the limit is refused, the limit itself is not."""
     server = start_server(max_recording_mb=1)

@@ -79,11 +79,21 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
                 raise Refusal(f"there is no room for {upload.name} ({error.strerror})", reason="DISK_LOW") from error
         upload.seek(0)
 
+    def _check_length(self, recording: Recording) -> None:
+        longest = self._runtime.settings.max_recording_hours
+        hours = recording.n_samples / recording.sample_rate_hz / 3600
+        if hours > longest:
+            raise Refusal(
+                f"{recording.name} lasts {hours:.1f} hours, more than {longest:g}; classify it in parts",
+                reason="MESSAGE_TOO_LARGE",
+            )
+
     async def _classify(self, upload: _Upload, channel: int | None, context: Context) -> None:
         runtime = self._runtime
         # A SpooledTemporaryFile is a binary file in all but its declared type.
         recording = await runtime.listen(lambda: open_recording(cast("BinaryIO", upload), channel=channel))
         with recording:
+            self._check_length(recording)
             pieces = _Songs(recording, runtime.bundle)
             names: list[Assignment] = []
             while (songs := await runtime.listen(next, pieces, None)) is not None:
