@@ -12,7 +12,7 @@ from songstation.outbox import LossReason
 from songstation.ring import Int16Array, RingBuffer, lost_between
 from songstation.sources import Lost, chunk_samples
 
-__all__ = ["InputDevice", "Microphone", "input_devices"]
+__all__ = ["InputDevice", "Microphone", "input_devices", "look_for_devices"]
 
 RING_S = 10.0
 """So long may the rest of the program stand still."""
@@ -39,6 +39,14 @@ def input_devices() -> list[InputDevice]:
         for d in sounddevice.query_devices()
         if d["max_input_channels"] > 0
     ]
+
+
+def look_for_devices() -> None:
+    """Let PortAudio see the devices that were plugged in since; no device may be open."""
+    sounddevice = _sounddevice()
+    # There is no other way; PortAudio lists devices once, when it is initialised.
+    sounddevice._terminate()  # noqa: SLF001 - what sounddevice's own documentation names for this
+    sounddevice._initialize()  # noqa: SLF001 - likewise
 
 
 class Microphone:

@@ -16,6 +16,7 @@ from songstation.spool_sessions import Session, SpooledSound
 __all__ = [
     "SegmentFile",
     "file_name",
+    "is_locked",
     "lock_directory",
     "opening_record",
     "read_record",
@@ -83,10 +84,11 @@ class SegmentFile:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Give a file new content, all of it or, when the power fails, none; raises OSError."""
+    """Give a file, which only this user may read, new content: all or, when the power fails, none; raises OSError."""
     scratch = path.with_suffix(".new")
     try:
         with scratch.open("wb") as file:
+            os.fchmod(file.fileno(), 0o600)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -143,6 +145,22 @@ def read_record(path: Path, place: int, session: UUID, number: int) -> bytes | N
         return None
     is_it = (record.session, record.number, len(data), crc32c(data)) == (session, number, n_data, crc)
     return data if is_it else None
+
+
+def is_locked(directory: Path) -> bool:
+    """Return whether a program has the directory."""
+    try:
+        lock = os.open(directory / "lock", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(lock)
 
 
 def lock_directory(directory: Path) -> int:

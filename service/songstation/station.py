@@ -172,20 +172,23 @@ class FieldStation:
         try:
             while (chunk := await _next(chunks, stop)) is not None:
                 await self._keep(chunk, can_wait=source.can_wait)
-                await self._give_way(goes_on=True, checks_clock=not source.can_wait)
+                await self._give_way(goes_on=True)
         except SongError as error:
             log.warning("%s", error)
             self.account.last_trouble = str(error)
             self._missing_since_s = asyncio.get_running_loop().time()
             return
         for rest in source.finish():
-            await self._keep(rest)
+            await self._keep(rest, can_wait=source.can_wait)
 
-    async def _give_way(self, *, goes_on: bool = False, checks_clock: bool = False) -> None:
-        """End the session where live sound would have to wait for an outage's, or its times are wrong; begin the next."""
+    async def _give_way(self, *, goes_on: bool = False) -> None:
+        """End the session where live sound would have to wait for an outage's, or its times are wrong; begin the next.
+
+        A recording has times of its own, which the wall clock says nothing about.
+        """
         if self._live is None:
             return
-        is_off = checks_clock and self._clock.is_off(self._plan.clock_limit_s)
+        is_off = self._clock.is_off(self._plan.clock_limit_s)
         if not self._live.outbox.is_behind and not is_off:
             return
         if not goes_on:
@@ -237,7 +240,8 @@ class FieldStation:
         self._n_taken += n_samples
         self.account.captured_s += n_samples / rate
         self.account.last_chunk = self._now()
-        self._clock.observe(self._n_taken, self.account.last_chunk)
+        if not can_wait:
+            self._clock.observe(self._n_taken, self.account.last_chunk)
 
     def _append(self, data: bytes, n_samples: int, time_us: int) -> list[Any]:
         """Write a chunk, in the spool's thread, and count what is lost by it."""

@@ -1,6 +1,6 @@
 """What a field station tells of itself: counters while it runs, and one picture of how it is. Plain values."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -19,7 +19,7 @@ class Account:
     lost_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Seconds declared lost, by reason."""
     n_sessions: int = 0
-    n_streams_failed: Counter[str] = field(default_factory=Counter)
+    n_streams_failed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     """Streams that ended before their session, by gRPC's code or our own reason."""
     n_songs: int = 0
     n_novel: int = 0
@@ -55,8 +55,10 @@ class Picture:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it with times as text, for JSON."""
-        facts = asdict(replace(self, account=replace(self.account, lost_s=dict(self.account.lost_s))))
+        facts = asdict(replace(self, account=replace(self.account, lost_s={}, n_streams_failed={})))
+        # asdict cannot copy these kinds of dictionaries.
         account = facts["account"]
+        account |= {"lost_s": dict(self.account.lost_s), "n_streams_failed": dict(self.account.n_streams_failed)}
         facts["time"] = self.time.isoformat(timespec="milliseconds")
         facts["oldest_waiting"] = self.oldest_waiting.isoformat() if self.oldest_waiting else None
         last = self.account.last_chunk

@@ -1,0 +1,323 @@
+"""``songstream station``: the program of a recorder in the field, and looking after it."""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from songcore.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from songstation.dialogue import HeardSong
+    from songstation.sources import Source
+    from songstation.station_settings import StationSettings
+
+__all__ = ["station"]
+
+station = typer.Typer(
+    name="station",
+    help="Run a recorder in the field: everything it hears reaches the server, or is declared lost.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+spool = typer.Typer(
+    help="Look at the sound that a station keeps, take it out as recordings, repair it.", no_args_is_help=True
+)
+token = typer.Typer(help="The token by which the server knows this station.", no_args_is_help=True)
+station.add_typer(spool, name="spool")
+station.add_typer(token, name="token")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+SpoolDirectory = Annotated[
+    Path, typer.Option("--spool", envvar="SONGSTREAM_STATION_SPOOL", help="Directory of the spool.")
+]
+STATE_FILE = "state.json"
+_STATE_S = 2.0
+
+
+@station.command()
+def run(  # noqa: PLR0913, PLR0917 - one parameter per option
+    server: Annotated[str | None, typer.Option(help="host:port of the service [default: 127.0.0.1:50051].")] = None,
+    name: Annotated[
+        str | None, typer.Option("--station", help="Name of this station: small letters, digits, hyphens.")
+    ] = None,
+    spool_dir: Annotated[
+        Path | None, typer.Option("--spool", help="Directory of the spool [default: /var/lib/songstream-station].")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Microphone by name, part of it, or number.")] = None,
+    rate: Annotated[int | None, typer.Option(help="Microphone's sample rate, Hz.")] = None,
+    channel: Annotated[int | None, typer.Option(help="Listen to this channel, from 1.")] = None,
+    play: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Play a recording, at its own speed, and end.")
+    ] = None,
+    encoding: Annotated[
+        Literal["linear16", "flac"] | None, typer.Option(help="On the wire; flac takes half the bytes.")
+    ] = None,
+    spool_mb: Annotated[int | None, typer.Option(help="Most that the spool takes [default: 20000].")] = None,
+    spool_full: Annotated[
+        Literal["stop-new", "drop-oldest", "thin"] | None, typer.Option(help="What is lost when it is full.")
+    ] = None,
+    ca: Annotated[Path | None, typer.Option(help="Authority of the server's certificate, PEM.")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="This station's own certificate, PEM.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with this station's token.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port of Prometheus' HTTP [default: 9465].")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Do not encrypt beyond this machine.")] = False,
+    config: Annotated[Path | None, typer.Option(help="TOML file with any of the settings.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each song as a line of JSON.")] = False,
+) -> None:
+    """Listen until stopped: sound goes into a spool on disk, and from there to the server, with songs coming back.
+
+    What is in the spool survives a lost connection, a crash and a power cut. After an outage of more than half a minute
+    sound is live again at once, and what was heard meanwhile follows beside it. A microphone that is unplugged is waited
+    for. What cannot be kept (a full disk, a device that loses samples) is declared to the server as a gap.
+
+    Every setting can also be given as `SONGSTREAM_STATION_<NAME>` in the environment or in the --config file; the command
+    line wins over the environment, and that over the file. docs/station.md lists all of them.
+
+    SIGTERM or Ctrl-C ends it in order: what can be sent within ten seconds is sent, the rest the next time.
+    """
+    from songstation.station_settings import load_settings
+
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    given: dict[str, Any] = {
+        "server": server,
+        "station": name,
+        "spool": spool_dir,
+        "device": device,
+        "rate": rate,
+        "channel": channel,
+        "play": play,
+        "encoding": encoding,
+        "spool_mb": spool_mb,
+        "spool_full": spool_full,
+        "ca": ca,
+        "certificate": certificate,
+        "key": key,
+        "token_file": token_file,
+        "metrics_port": metrics_port,
+        "insecure": insecure or None,
+    }
+    asyncio.run(_run(load_settings(given, environment=os.environ, file=config), as_json=as_json))
+
+
+async def _run(settings: "StationSettings", *, as_json: bool) -> None:
+    from random import SystemRandom
+
+    from songstation.clock_kernel import clock_quality
+    from songstation.credentials import credentials_for
+    from songstation.link import LinkSettings, open_channel
+    from songstation.spool import Spool
+    from songstation.station import FieldStation, StationPlan
+    from songstation.station_metrics import StationMetrics
+    from songstation.watchdog import Watchdog
+
+    credentials = credentials_for(
+        settings.server,
+        ca=settings.ca,
+        certificate=settings.certificate,
+        key=settings.key,
+        token_file=settings.token_file,
+        insecure=settings.insecure,
+    )
+    link = LinkSettings(
+        settings.answer_s, settings.heartbeat_s, settings.first_retry_s, settings.longest_retry_s, credentials.metadata
+    )
+    plan = StationPlan(
+        settings.station,
+        f"songstream {version('songstream')}",
+        link,
+        settings.encoding,
+        settings.outage_s,
+        settings.clock_limit_s,
+        settings.device_retry_s,
+        settings.stop_grace_s,
+    )
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    opened = Spool(settings.spool, settings.spool_limits(), now_s=loop.time)
+    async with open_channel(settings.server, credentials) as channel:
+        field = FieldStation(
+            channel,
+            opened,
+            plan,
+            lambda: _source(settings),
+            rng=SystemRandom(),
+            now=lambda: datetime.now(UTC),
+            clock_quality=lambda: clock_quality(settings.clock),
+            on_song=_print_song if as_json else lambda _: None,
+        )
+        metrics = StationMetrics(field.picture)
+        opened.on_sync = metrics.sync_seconds.observe
+        address, scraped = metrics.serve(settings.metrics_host, settings.metrics_port)
+        logging.getLogger(__name__).info("station %s, metrics on %s", settings.station, address)
+        watchdog = Watchdog(os.environ.get("NOTIFY_SOCKET"))
+        watchdog.ready()
+        telling = asyncio.create_task(_tell(field, settings.spool / STATE_FILE, watchdog, address))
+        telling.add_done_callback(lambda _: stop.set())
+        try:
+            await field.run(stop)
+        finally:
+            watchdog.stopping()
+            telling.cancel()
+            with suppress(asyncio.CancelledError):
+                await telling
+            scraped.shutdown()
+            _write_state(field, settings.spool / STATE_FILE, address)
+
+
+def _source(settings: "StationSettings") -> "Source":
+    from songstation.microphone import Microphone, look_for_devices
+    from songstation.sources import Playback
+
+    if settings.play is not None:
+        return Playback(settings.play, channel=settings.channel, chunk_s=settings.chunk_s)
+    look_for_devices()
+    return Microphone(settings.device, sample_rate_hz=settings.rate, channel=settings.channel, chunk_s=settings.chunk_s)
+
+
+async def _tell(field: Any, path: Path, watchdog: Any, address: str) -> None:
+    """Keep the state file and systemd up to date; the watchdog bites when this loop stands still."""
+    while True:
+        picture = _write_state(field, path, address)
+        link = "connected" if picture.is_connected else "no server"
+        watchdog.alive(f"{picture.device or 'no device'}, {link}, {picture.waiting_s:.0f} s waiting")
+        await asyncio.sleep(_STATE_S)
+
+
+def _write_state(field: Any, path: Path, address: str) -> Any:
+    picture = field.picture()
+    scratch = path.with_suffix(".part")
+    try:
+        scratch.write_text(json.dumps({**picture.to_dict(), "metrics": address}))
+        scratch.replace(path)
+    except OSError as error:
+        logging.getLogger(__name__).warning("%s cannot be written: %s", path, error)
+    return picture
+
+
+def _print_song(song: "HeardSong") -> None:
+    print(json.dumps({**asdict(song), "start": song.start.isoformat(timespec="milliseconds")}), flush=True)
+
+
+@station.command()
+def status(
+    spool_dir: SpoolDirectory = Path("/var/lib/songstream-station"),
+    *,
+    as_json: Json = False,
+) -> None:
+    """Say how the station on this machine is, from the state that it writes every two seconds.
+
+    Exit status: 0 it runs and has a device; 1 not so.
+    """
+    from songstation.spool_files import is_locked
+
+    path = spool_dir / STATE_FILE
+    try:
+        state = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"no station has written {path} ({error}); name the spool of `station run` by --spool",
+            reason="STATE_MISSING",
+        ) from error
+    state["running"] = is_locked(spool_dir)
+    if as_json:
+        print(json.dumps(state))
+    else:
+        table = Table(show_header=False, title=f"Station {state['station']}")
+        account = state.pop("account")
+        for key, value in {**state, **{f"since start: {key}": value for key, value in account.items()}}.items():
+            table.add_row(key, str(value))
+        Console().print(table)
+    if not (state["running"] and state["device"]):
+        raise typer.Exit(1)
+
+
+@spool.command("list")
+def list_sessions(
+    spool_dir: SpoolDirectory = Path("/var/lib/songstream-station"),
+    *,
+    as_json: Json = False,
+) -> None:
+    """List the sessions whose sound is here; also beside a station that runs."""
+    from songstation.spool_export import listed
+
+    sessions = listed(spool_dir)
+    if as_json:
+        print(json.dumps([{**asdict(one), "start": one.start.isoformat()} for one in sessions]))
+        return
+    table = Table("session", "from (UTC)", "rate, Hz", "seconds", "lost", "committed", "MB")
+    for one in sessions:
+        row = (f"{one.seconds:.1f}", f"{one.lost_s:.1f}", f"{one.committed_s:.1f}", f"{one.n_bytes / 1e6:.1f}")
+        table.add_row(one.session, f"{one.start:%Y-%m-%d %H:%M:%S}", str(one.sample_rate_hz), *row)
+    Console().print(table)
+
+
+@spool.command()
+def export(
+    session: Annotated[str, typer.Argument(help="Session by its UUID, as `list` names it, or `all`.")],
+    to: Annotated[Path, typer.Option(help="Directory for the recordings.")] = Path(),
+    spool_dir: SpoolDirectory = Path("/var/lib/songstream-station"),
+    file_format: Annotated[Literal["wav", "flac"], typer.Option("--format", help="Of the recordings.")] = "flac",
+) -> None:
+    """Write sessions as recordings named by their start, silence where sound was lost; the spool stays as it is.
+
+    For a card that is brought home from a station without a network.
+    """
+    from songstation.spool_export import export as export_session
+    from songstation.spool_export import listed
+
+    names = [one.session for one in listed(spool_dir)] if session == "all" else [session]
+    if not names:
+        raise InputError(f"the spool {spool_dir} is empty", reason="SESSION_MISSING")
+    for name in names:
+        print(export_session(spool_dir, name, to, file_format))
+
+
+@spool.command()
+def repair(
+    spool_dir: SpoolDirectory = Path("/var/lib/songstream-station"),
+) -> None:
+    """Cut the torn end off a spool after a crash and write down what was lost; `run` does the same when it starts."""
+    from songstation.spool import Spool
+    from songstation.spool_index import SpoolLimits
+
+    if not spool_dir.is_dir():
+        raise InputError(f"there is no spool {spool_dir}", reason="SPOOL_MISSING")
+    opened = Spool(spool_dir, SpoolLimits(2**62, grace_s=float("inf")), now_s=lambda: 0.0)
+    opened.close()
+    print(f"{len(opened.index.segments)} files, {opened.n_repaired} repaired")
+
+
+@token.command("set")
+def set_token(
+    file: Annotated[Path, typer.Option("--file", envvar="SONGSTREAM_STATION_TOKEN_FILE", help="Where to keep it.")],
+) -> None:
+    """Read the token from standard input, where no list of processes shows it, into a file that only this user reads.
+
+    A station that runs takes the new token with its next stream.
+    """
+    from songstation.spool_files import replace_file
+
+    text = sys.stdin.readline().strip()
+    if not 0 < len(text) <= 1024 or not text.isascii() or not text.isprintable() or " " in text:
+        raise InputError(
+            "no token on standard input; expected the line that `songstream token add` printed",
+            reason="TOKEN_UNREADABLE",
+        )
+    replace_file(file, f"{text}\n".encode())
+    Console(stderr=True).print(f"the token is in {file}", style="green", markup=False)

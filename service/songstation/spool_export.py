@@ -1,0 +1,106 @@
+"""A spool for people: what is in it, and its sound as recordings. Reads only, also beside a station that runs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+from uuid import UUID
+
+import numpy as np
+import soundfile
+
+from songcore.errors import InputError
+from songstation.clock import SampleClock
+from songstation.outbox import Loss
+from songstation.spool_files import file_name, read_record
+from songstation.spool_recovery import Recovered, recover, segment_items
+from songstation.spool_sessions import Session, SpooledSound
+
+__all__ = ["SpooledSession", "export", "listed"]
+
+
+@dataclass(frozen=True)
+class SpooledSession:
+    """One session, as far as its files are there."""
+
+    session: str
+    station: str
+    start: datetime
+    """Of the first sample that is there."""
+    sample_rate_hz: int
+    seconds: float
+    lost_s: float
+    """Declared lost, or found damaged."""
+    committed_s: float
+    """Of what is there, that the server has."""
+    finished: bool
+    n_bytes: int
+
+
+def listed(directory: Path) -> list[SpooledSession]:
+    """Return the sessions of a spool, oldest first."""
+    spool = _looked_at(directory)
+    return [_described(directory, spool, uuid) for uuid in spool.index.sessions()]
+
+
+def export(directory: Path, session: str, to: Path, file_format: Literal["wav", "flac"]) -> Path:
+    """Write a session as one recording, silence in the place of losses; return its path, named by its start in UTC.
+
+    Raises InputError SESSION_MISSING when the spool has no such session.
+    """
+    spool = _looked_at(directory)
+    uuid = next((one for one in spool.index.sessions() if str(one) == session), None)
+    if uuid is None:
+        raise InputError(
+            f"no session {session} in {directory}; `station spool list` names them", reason="SESSION_MISSING"
+        )
+    description, first = spool.sessions[uuid], spool.index.of(uuid)[0].first_sample
+    start = _time_of(description, first)
+    path = to / f"{start:%Y%m%d_%H%M%S}_{description.station}.{file_format}"
+    to.mkdir(parents=True, exist_ok=True)
+    with soundfile.SoundFile(path, "w", description.sample_rate_hz, 1, "PCM_16", format=file_format.upper()) as file:
+        for item in _items(directory, spool, uuid):
+            data = None
+            if isinstance(item, SpooledSound):
+                data = read_record(directory / file_name(item.segment), item.offset, uuid, item.sequence_number)
+            if data is not None:
+                file.write(np.frombuffer(data, "<i2"))
+                continue
+            for begin in range(0, item.n_samples, 2**16):
+                file.write(np.zeros(min(2**16, item.n_samples - begin), np.int16))
+    return path
+
+
+def _looked_at(directory: Path) -> Recovered:
+    if not directory.is_dir():
+        raise InputError(f"there is no spool {directory}", reason="SPOOL_MISSING")
+    return recover(directory, now_s=0.0, repair=False)
+
+
+def _items(directory: Path, spool: Recovered, uuid: UUID) -> Iterator[SpooledSound | Loss]:
+    for segment in spool.index.of(uuid):
+        yield from segment_items(directory, segment)
+
+
+def _described(directory: Path, spool: Recovered, uuid: UUID) -> SpooledSession:
+    description, segments = spool.sessions[uuid], spool.index.of(uuid)
+    rate, first, end = description.sample_rate_hz, segments[0].first_sample, spool.ends[uuid][1]
+    standing = spool.standings.get(uuid)
+    committed = max(0, (standing.committed_sample if standing else 0) - first)
+    lost = sum(item.n_samples for item in _items(directory, spool, uuid) if isinstance(item, Loss))
+    return SpooledSession(
+        str(uuid),
+        description.station,
+        _time_of(description, first),
+        rate,
+        (end - first) / rate,
+        lost / rate,
+        committed / rate,
+        standing.finished if standing else False,
+        sum(segment.n_bytes for segment in segments),
+    )
+
+
+def _time_of(description: Session, sample: int) -> datetime:
+    return SampleClock(description.start, description.sample_rate_hz).time_of(sample)

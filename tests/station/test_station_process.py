@@ -1,0 +1,200 @@
+"""``songstream station`` as an operator has it: processes that are killed, a disk that is torn, and the commands beside it."""
+
+import json
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import soundfile
+
+from serving import ServerProcess
+from songcore.bundle import Bundle
+from songserve.v1 import ingest_pb2, ingest_pb2_grpc, songs_pb2, songs_pb2_grpc
+
+ROOT = Path(__file__).resolve().parents[2]
+SONGSTREAM = str(Path(sys.executable).with_name("songstream"))
+HEAVY = ["faiss", "grpc_health", "grpc_reflection", "grpc_status", "librosa", "matplotlib", "onnx", "onnxruntime"]
+HEAVY += ["pandas", "psycopg", "pyarrow", "ray", "sklearn", "sqlalchemy", "torch", "transformers"]
+LIGHT = f"""
+import sys
+for name in {HEAVY}:
+    sys.modules[name] = None
+from songcore.cli import main
+main()
+"""
+STARTED: list[subprocess.Popen[str]] = []
+
+
+def start(address: str, spool: Path, recording: Path, *options: str) -> subprocess.Popen[str]:
+    """Start a station that plays a recording; none of the libraries that only service and training have can be imported."""
+    command = [sys.executable, "-c", LIGHT, "station", "run", "--server", address, "--station", "north"]
+    command += ["--spool", str(spool), "--play", str(recording), "--metrics-port", "0", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    STARTED.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def _none_left() -> Iterator[None]:
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        process.kill()
+        process.communicate()
+
+
+def station(*arguments: str, status: int = 0, **options: Any) -> str:
+    """Run another of the station's commands and return what it prints."""
+    command = [SONGSTREAM, "station", *arguments]
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60, **options
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout
+
+
+def state(spool: Path, until: Any) -> dict[str, Any]:
+    """Return the station's state once it is as wanted."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            found: dict[str, Any] = json.loads((spool / "state.json").read_text())
+        except FileNotFoundError:
+            found = {}
+        if found and until(found):
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"the station did not get there: {found}")
+
+
+def sessions_of(spool: Path) -> list[dict[str, Any]]:
+    """Return what `spool list` says."""
+    listed: list[dict[str, Any]] = json.loads(station("spool", "list", "--spool", str(spool), "--json"))
+    return listed
+
+
+def test_killed_station_and_killed_server_lose_nothing(
+    bundle: Bundle, bundle_dir: Path, recording: Any, tmp_path: Path
+) -> None:
+    """Both are killed in the middle; in the end the server has all that the files have, and the songs of just that."""
+    spool, data = tmp_path / "spool", tmp_path / "data"
+    samples, rate = soundfile.read(recording.path, dtype="float32")
+    short = tmp_path / "20240501_040000.wav"
+    soundfile.write(short, samples[: 3 * rate], rate, subtype="PCM_16")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    with ServerProcess(bundle_dir, data, "--listen", address):
+        first = start(address, spool, recording.path)
+        state(spool, lambda found: found["is_connected"] and found["committed_samples"] > 0)
+    # The server was killed at the end of the block; the station goes on, and is killed a little later.
+    captured = state(spool, lambda _: True)["captured_samples"]
+    state(spool, lambda found: found["captured_samples"] > captured)
+    first.kill()
+    first.communicate()
+    assert '"running": false' in station("status", "--spool", str(spool), "--json", status=1)
+    with ServerProcess(bundle_dir, data, "--listen", address) as server:
+        second = start(address, spool, short)
+        _, errors = second.communicate(timeout=60)
+        assert second.returncode == 0, errors
+        listed = sessions_of(spool)
+        assert [round(one["seconds"], 3) for one in listed[1:]] == [3.0]
+        assert all(one["finished"] and one["lost_s"] == 0 for one in listed)
+        for one, source in zip(listed, (samples, samples[: 3 * rate]), strict=True):
+            assert one["committed_s"] == one["seconds"] <= len(source) / rate
+            _check_session(bundle, server.channel, one, source[: round(one["seconds"] * rate)], rate)
+    assert listed[0]["seconds"] * rate >= captured
+
+
+def _check_session(bundle: Bundle, channel: grpc.Channel, one: dict[str, Any], samples: Any, rate: int) -> None:
+    """Check that the server finished a session at its last sample, with the songs that are in just those samples."""
+    name = f"stations/north/sessions/{one['session']}"
+    request = ingest_pb2.GetSessionStatusRequest(session=name)
+    status = ingest_pb2_grpc.IngestServiceStub(channel).GetSessionStatus(request)
+    assert (status.finished, status.committed_sample) == (True, len(samples))
+    stream = bundle.new_stream(rate)
+    songs = stream.push(samples) + stream.finish()
+    hz = bundle.manifest.frontend.sample_rate_hz
+    listing = songs_pb2.ListSongsRequest(session=name, include_noise=True, page_size=500)
+    stored = songs_pb2_grpc.SongServiceStub(channel).ListSongs(listing).songs
+    assert sorted((s.onset_s, s.offset_s) for s in stored) == [(s.onset / hz, s.offset / hz) for s in songs]
+
+
+def test_a_station_without_a_server_is_looked_after(recording: Any, tmp_path: Path) -> None:
+    """Alone it keeps its sound; status, metrics, list and export tell of it; a torn file is repaired and declared."""
+    spool, token = tmp_path / "spool", tmp_path / "token"
+    station("token", "set", "--file", str(token), input="sst_secret\n")
+    assert (token.read_text(), stat.S_IMODE(token.stat().st_mode)) == ("sst_secret\n", 0o600)
+    station("token", "set", "--file", str(token), input="two words\n", status=1)
+    running = start("127.0.0.1:9", spool, recording.path, "--token-file", str(token))
+    found = state(spool, lambda found: found["captured_samples"] >= 96_000)
+    scraped = urllib.request.urlopen(f"http://{found['metrics']}/metrics", timeout=10).read().decode()
+    _check_metrics(scraped)
+    told = json.loads(station("status", "--spool", str(spool), "--json"))
+    assert (told["running"], told["is_connected"], told["committed_samples"]) == (True, False, 0)
+    assert told["account"]["n_streams_failed"]["UNAVAILABLE"] >= 1
+    assert "another station" in start("127.0.0.1:9", spool, recording.path).communicate(timeout=60)[1]
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    (session,) = sessions_of(spool)
+    newest = max(spool.glob("*.spool"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert "1 files, 1 repaired" in station("spool", "repair", "--spool", str(spool))
+    (torn,) = sessions_of(spool)
+    assert (torn["seconds"], torn["lost_s"]) == (session["seconds"], 0.5)
+    path = station("spool", "export", "all", "--spool", str(spool), "--to", str(tmp_path / "out")).strip()
+    exported, rate = soundfile.read(path, dtype="int16")
+    played, _ = soundfile.read(recording.path, dtype="int16", stop=len(exported))
+    assert len(exported) == round(torn["seconds"] * rate)
+    assert np.array_equal(exported[: -rate // 2], played[: -rate // 2])
+    assert not exported[-rate // 2 :].any()
+    station("spool", "export", "nobody", "--spool", str(spool), status=1)
+    station("status", "--spool", str(tmp_path), status=1)
+
+
+def _check_metrics(scraped: str) -> None:
+    """Check that the station's metrics and those of the page are the same."""
+    page = (ROOT / "docs" / "station.md").read_text()
+    named = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `songstream_field_")}
+    types = [line.split()[2:] for line in scraped.splitlines() if line.startswith("# TYPE songstream_field_")]
+    # With a synchronised clock its error is told too.
+    assert named - {"songstream_field_clock_error_seconds"} == {name for name, kind in types if name in named}
+    assert {name for name, _ in types if not name.endswith("_created")} <= named
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--station", "North Pole"], "station"),
+        (["--spool-mb", "1"], "spool_mb"),
+        (["--config", "missing.toml"], "missing.toml"),
+    ],
+)
+def test_settings_that_cannot_be(tmp_path: Path, options: list[str], named: str) -> None:
+    """A wrong setting ends the program before anything is written, and its name is in the message."""
+    command = [SONGSTREAM, "station", "run", "--spool", str(tmp_path / "spool"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode != 0
+    assert named in done.stderr
+    assert not (tmp_path / "spool").exists()
+
+
+def test_every_setting_is_documented() -> None:
+    """Each setting has its row in docs/station.md, and no row is of another."""
+    from songstation.station_settings import StationSettings
+
+    page = (ROOT / "docs" / "station.md").read_text()
+    table = page.split("## Settings")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = {name.strip(" `") for row in rows for name in row.split(",")}
+    assert named == set(StationSettings.model_fields)
