@@ -25,7 +25,7 @@ JOBS_OF_A_THREAD = 8
 BACKFILL_WEIGHT = 1 / 4
 """Of the lane BACKFILL for each of the lane LIVE while both wait."""
 TURN_S = 8.0
-"""Seconds of backlog that a thread listens to in one turn: 10 to 20 ms."""
+"""Seconds of backlog that a thread listens to in one turn: a small part of a second of work."""
 FULL_LOAD_S = 2.0
 """A live job that waits this long means a server that cannot keep up."""
 

@@ -191,7 +191,7 @@ class AudioFormat(_message.Message):
         """IEEE 754 32-bit floats, little endian; full scale is 1."""
         ENCODING_FLAC: AudioFormat._Encoding.ValueType  # 3
         """Each chunk is a whole FLAC stream of up to 16 bits, with rate, channels and length in its header. As 16-bit
-        integers it must take at most four times `max_chunk_bytes`. Half the bytes, for about a third more work.
+        integers it must take at most four times `max_chunk_bytes`. Fewer bytes on the way for more work at both ends.
         """
 
     class Encoding(_Encoding, metaclass=_EncodingEnumTypeWrapper): ...
@@ -202,7 +202,7 @@ class AudioFormat(_message.Message):
     """IEEE 754 32-bit floats, little endian; full scale is 1."""
     ENCODING_FLAC: AudioFormat.Encoding.ValueType  # 3
     """Each chunk is a whole FLAC stream of up to 16 bits, with rate, channels and length in its header. As 16-bit
-    integers it must take at most four times `max_chunk_bytes`. Half the bytes, for about a third more work.
+    integers it must take at most four times `max_chunk_bytes`. Fewer bytes on the way for more work at both ends.
     """
 
     ENCODING_FIELD_NUMBER: _builtins.int
