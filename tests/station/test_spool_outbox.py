@@ -1,0 +1,244 @@
+"""An outbox on a real spool against a model of a server, with crashes, torn files, restored servers and sessions left."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import UUID
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from songstation import spool as spool_module
+from songstation.outbox import End, Loss, LossReason, SessionBrokenError, Sound
+from songstation.spool import Spool
+from songstation.spool_index import SpoolLimits
+from songstation.spool_outbox import SpoolOutbox
+from songstation.spool_sessions import Session
+
+START = datetime(2024, 5, 1, 3, 30, tzinfo=UTC)
+WINDOW = 4
+
+
+class ModelServer:
+    """What the protocol says of one session name: samples or silence at every position, in order."""
+
+    def __init__(self) -> None:
+        self.number, self.sound, self.finished = 0, b"", False
+        self.commits: list[tuple[int, bytes]] = [(0, b"")]
+
+    def take(self, item: Sound | Loss | End) -> None:
+        """Take in one item, strictly."""
+        if isinstance(item, End):
+            assert (item.last_number, 2 * item.n_samples) == (self.number, len(self.sound))
+            self.finished = True
+            self.commit()
+            return
+        if item.last_number <= self.number:
+            return
+        assert (item.sequence_number, 2 * item.start_sample) == (self.number + 1, len(self.sound))
+        assert item.n_samples > 0
+        data = item.data if isinstance(item, Sound) else bytes(2 * item.n_samples)
+        assert len(data) == 2 * item.n_samples
+        self.sound += data
+        self.number = item.last_number
+
+    def commit(self) -> None:
+        """Put it on the disk."""
+        self.commits.append((self.number, self.sound))
+
+    def forget(self) -> None:
+        """Restart."""
+        self.number, self.sound = self.commits[-1]
+
+
+class SpoolMachine(RuleBasedStateMachine):
+    """Captured samples are never zero: a zero at the server is declared loss."""
+
+    @initialize()
+    def begin(self) -> None:
+        """Start a session on an empty spool with small files."""
+        self.folder = TemporaryDirectory()
+        spool_module.SEGMENT_BYTES = 700
+        self.session = Session(UUID(int=1), "north", 1_000, START, 20)
+        self.servers = [ModelServer()]
+        self.captured = b""
+        self.hurt = self.connected = self.ended = False
+        self.n_names = 1
+        self.open()
+        self.spool.begin(self.session)
+        self.outbox = self.new_outbox()
+
+    def open(self) -> None:
+        """Open the spool."""
+        self.spool = Spool(Path(self.folder.name), SpoolLimits(10**9), now_s=lambda: 0.0)
+
+    def new_outbox(self) -> SpoolOutbox:
+        """Return an outbox that begins where the spool's cursor is."""
+        return SpoolOutbox(self.spool, self.session.uuid, on_lost=lambda *_: None)
+
+    @precondition(lambda self: not self.ended)
+    @rule(n=st.integers(1, 40))
+    def capture(self, n: int) -> None:
+        """Sound arrives."""
+        data = bytes(1 + (len(self.captured) + i) % 255 for i in range(2 * n))
+        self.outbox.keep(self.spool.append(data, n, 0))
+        self.captured += data
+
+    @precondition(lambda self: not self.ended)
+    @rule(n=st.integers(1, 60))
+    def overrun(self, n: int) -> None:
+        """Let the device lose samples."""
+        self.outbox.keep(self.spool.lose(n, LossReason.DEVICE_OVERRUN, 0))
+        self.captured += bytes(2 * n)
+
+    @precondition(lambda self: not self.ended)
+    @rule()
+    def end(self) -> None:
+        """End the session in order."""
+        self.spool.end()
+        self.ended = True
+
+    @rule(tear=st.integers(0, 60))
+    def crash(self, tear: int) -> None:
+        """Kill the station, perhaps with the newest file torn; its session has ended by that."""
+        if not self.ended:
+            # A loss that was still going on is not in the files.
+            pending = self.spool.pending_loss
+            self.captured = self.captured[: len(self.captured) - 2 * pending]
+            newest = max(Path(self.folder.name).glob("*.spool"), default=None)
+            if newest is not None and tear:
+                content = newest.read_bytes()
+                newest.write_bytes(content[: max(len(content) - tear, 400)])
+                self.hurt = True
+            self.spool._close_file()
+        self.spool.tend()
+        os.close(self.spool._lock)
+        self.open()
+        self.ended, self.connected = True, False
+        if self.session.uuid in self.spool.sessions:
+            self.outbox = self.new_outbox()
+        else:
+            self.captured, self.outbox.finished = b"", True
+
+    @precondition(lambda self: not self.connected and not self.outbox.finished)
+    @rule(restored=st.booleans())
+    def connect(self, restored: bool) -> None:
+        """Open a stream; the server has what was on its disk, or on that of its backup."""
+        server = self.servers[-1]
+        if restored and len(server.commits) > 1:
+            server.commits.pop()
+            server.finished = False
+        server.forget()
+        self.feed()
+        try:
+            self.outbox.opened(
+                expected=server.number + 1,
+                committed_sample=len(server.sound) // 2,
+                window=WINDOW,
+                finished=server.finished,
+            )
+        except SessionBrokenError:
+            self.leave()
+            return
+        self.connected = True
+
+    @precondition(lambda self: self.connected)
+    @rule(most=st.integers(1, 12), commits=st.booleans(), answers=st.booleans())
+    def exchange(self, most: int, commits: bool, answers: bool) -> None:
+        """Items go out, and perhaps a commit and an answer come of it."""
+        server = self.servers[-1]
+        for _ in range(most):
+            self.feed()
+            if (item := self.outbox.next()) is None:
+                break
+            server.take(item)
+        if commits:
+            server.commit()
+        if answers:
+            number = server.commits[-1][0]
+            self.outbox.acknowledged(received=server.number, committed=number, finished=server.finished)
+
+    @precondition(lambda self: self.connected and not self.outbox.finished)
+    @rule()
+    def disconnect(self) -> None:
+        """Lose the stream."""
+        self.outbox.closed()
+        self.connected = False
+
+    @precondition(lambda self: not self.connected and not self.outbox.finished)
+    @rule()
+    def leave(self) -> None:
+        """Go on under another name, as when the server does not take the session's."""
+        self.outbox.closed()
+        shift = self.outbox.begin_new_session()
+        server = self.servers[-1]
+        kept = server.commits[-1][1][: 2 * shift].ljust(2 * shift, b"\0")
+        server.commits, server.sound = [(0, kept)], kept
+        self.n_names += 1
+        self.outbox.renamed(UUID(int=self.n_names))
+        self.servers.append(ModelServer())
+
+    def feed(self) -> None:
+        """Read on in the files as far as they are wanted."""
+        while self.outbox.feed():
+            pass
+
+    @invariant()
+    def nothing_is_lost_or_made_up(self) -> None:
+        """Check that the servers have what was captured, and zeros only where it was declared lost."""
+        had = b"".join(server.commits[-1][1] for server in self.servers[:-1]) + self.servers[-1].sound
+        if not self.hurt:
+            assert len(had) <= len(self.captured)
+        for mine, theirs in zip(self.captured, had, strict=False):
+            assert theirs in {mine, 0}
+
+    def teardown(self) -> None:
+        """Send the rest: then all is there, and without damage nothing was declared but what the device lost."""
+        if not self.ended:
+            self.spool.end()
+            self.ended = True
+        for _ in range(200):
+            if self.outbox.finished:
+                break
+            if not self.connected:
+                self.connect(False)
+            if self.connected:
+                self.exchange(50, True, True)
+        assert self.outbox.finished
+        had = b"".join(server.commits[-1][1] for server in self.servers)
+        self.nothing_is_lost_or_made_up()
+        if not self.hurt:
+            assert had == self.captured
+        spool_module.SEGMENT_BYTES = 4 * 2**20
+        os.close(self.spool._lock)
+        self.folder.cleanup()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+class TestSpoolOutbox(SpoolMachine.TestCase):
+    """Any order of the rules."""
+
+    settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_session_that_is_left_goes_on_under_another_name(restarts: bool) -> None:
+    """What was committed stays with the old name; the rest has numbers and samples of its own, after a restart too."""
+    machine = SpoolMachine()
+    machine.begin()
+    for _ in range(12):
+        machine.capture(10)
+    machine.connect(restored=False)
+    machine.exchange(most=3, commits=True, answers=True)
+    machine.disconnect()
+    machine.leave()
+    machine.capture(10)
+    assert machine.outbox.name == str(UUID(int=2))
+    assert (machine.outbox.samples_before, machine.outbox.first_available) == (30, (1, 0))
+    if restarts:
+        machine.crash(tear=0)
+    machine.teardown()
+    assert [len(server.commits[-1][1]) for server in machine.servers] == [60, 200]
