@@ -9,6 +9,8 @@ from songcore.assign import Catalogue
 from songcore.embed import Embedder
 from songcore.manifest import SongType
 from songcore.novelty import NoveltyConfig
+from songcore.stream import StreamConfig
+from songtrain.augment.singers import sung_by_others
 from songtrain.clusterers.density import DensityClusterer
 from songtrain.clusterers.prototypes import make_prototypes, medoids
 from songtrain.datasets.songs import SongPlace, SongSet
@@ -39,7 +41,7 @@ class Discovery:
     bank_labels: IntArray
     held_out_embeddings: FloatArray
     calibration: FloatArray
-    """(n_held_out,) novelty scores of the held-out songs."""
+    """(n_others * n_held_out,) novelty scores of the held-out songs as others would sing them."""
     catalogue: Catalogue
 
 
@@ -48,7 +50,7 @@ def discover_types(
     held_out: SongSet,
     embedder: Embedder,
     settings: TrainSettings,
-    rate_hz: int,
+    stream: StreamConfig,
     rng: np.random.Generator,
 ) -> Discovery:
     """Embed all songs by the exported encoder and find the types; CollapseError when there is nothing to tell apart."""
@@ -69,7 +71,7 @@ def discover_types(
         SongType(
             id=f"T{number + 1:04d}",
             n_songs=int((labels == number).sum()),
-            exemplars=tuple(_place(train.places[i], rate_hz) for i in best),
+            exemplars=tuple(_place(train.places[i], stream.frontend.sample_rate_hz) for i in best),
         )
         for number, best in enumerate(exemplars)
     )
@@ -88,7 +90,11 @@ def discover_types(
         )
 
     # Scores do not depend on the calibration, which is made of them.
-    calibration = catalogue(np.zeros(1, np.float32)).scores(held_out_embeddings)
+    n = settings.novelty
+    others = sung_by_others(
+        held_out, stream, tempo=n.other_tempo, pitch_mels=n.other_pitch_mels, n_times=n.n_others, seed=settings.seed
+    )
+    calibration = catalogue(np.zeros(1, np.float32)).scores(embedder.embed(others))
     return Discovery(
         embeddings=embeddings,
         core_labels=core,

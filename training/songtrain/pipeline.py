@@ -110,7 +110,7 @@ def train_bundle(job: TrainJob, on_progress: Progress = lambda *_: None) -> dict
         held_out,
         served.embedder,
         settings,
-        stream.frontend.sample_rate_hz,
+        stream,
         np.random.default_rng([settings.seed, 2]),
     )
     check = _novelty_check(found, held_out, settings)
@@ -191,7 +191,7 @@ def _serve(trained: TrainedEncoder, train: SongSet, settings: TrainSettings, str
 def _novelty_check(found: Discovery, held_out: SongSet, settings: TrainSettings) -> NoveltyCheck:
     return check_novelty(
         found.calibration,
-        held_out.recordings,
+        held_out.recordings * settings.novelty.n_others,
         found.bank,
         found.bank_labels,
         n_neighbours=settings.novelty.n_neighbours,

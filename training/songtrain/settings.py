@@ -143,6 +143,12 @@ class NoveltySettings(_Section):
     alpha: float = Field(default=0.05, gt=0, lt=1)
     """Promised share of known songs that are called novel."""
     max_bank: int = Field(default=5000, ge=10)
+    other_tempo: float = Field(default=0.09, ge=0, lt=0.5)
+    """Held-out songs are judged as sung by others: at a pace that differs by up to this part,"""
+    other_pitch_mels: float = Field(default=1.5, ge=0, le=8)
+    """and a pitch that differs by up to so many bands."""
+    n_others: int = Field(default=3, ge=1, le=100)
+    """So often each."""
 
 
 class RunSettings(_Section):
@@ -195,6 +201,7 @@ PRESETS: dict[str, TrainSettings] = {
         ),
         warmup=WarmupSettings(n_epochs=8, neighbour_probability=0.0),
         rounds=RoundSettings(n_rounds=0),
+        novelty=NoveltySettings(other_tempo=0.05, other_pitch_mels=1.0),
     ),
     "demo": TrainSettings(
         name="demo",
