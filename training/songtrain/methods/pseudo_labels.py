@@ -120,7 +120,7 @@ class _Course:
         """Return the head's loss on views of these songs."""
         images = torch.from_numpy(self._images[index]).to(self._device)
         features = self.network(self._method.view(images, self._generator))
-        return self._head(features, self._targets[torch.from_numpy(index).to(self._device)])  # type: ignore[no-any-return]
+        return self._head(features, self._targets[torch.from_numpy(index).to(self._device)])  # type: ignore[no-any-return]  # nn
 
     def end_epoch(self, epoch: int, loss: float) -> bool:  # noqa: ARG002 - the loop's signature
         """Write the epoch down; True when the clusters have stopped changing."""

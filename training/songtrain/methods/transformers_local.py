@@ -66,7 +66,7 @@ class LocalTransformer(_Transformer):
             # Never from the network, never by unpickling, never by running code that came with the model.
             options = {"local_files_only": True, "trust_remote_code": False}
             model = AutoModel.from_pretrained(folder, use_safetensors=True, **options)
-            self._extractor = AutoFeatureExtractor.from_pretrained(folder, **options)  # type: ignore[no-untyped-call]
+            self._extractor = AutoFeatureExtractor.from_pretrained(folder, **options)  # type: ignore[no-untyped-call]  # no types
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ConfigError(
                 f"{folder} is no model with safetensors and feature extractor ({' '.join(str(error).split())})",
@@ -120,7 +120,7 @@ class RandomTransformer(_Transformer):
         config = Wav2Vec2Config(
             **self._sizes(), conv_dim=[64] * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4
         )
-        extractor = Wav2Vec2FeatureExtractor(return_attention_mask=False)  # type: ignore[no-untyped-call]
+        extractor = Wav2Vec2FeatureExtractor(return_attention_mask=False)  # type: ignore[no-untyped-call]  # no types
         return Wav2Vec2Model(config), extractor
 
     def _ast(self) -> tuple[torch.nn.Module, Any]:
@@ -128,5 +128,5 @@ class RandomTransformer(_Transformer):
 
         n_frames = max(32, round(self.window_s * 100))  # of 10 ms
         config = ASTConfig(**self._sizes(), max_length=n_frames, num_mel_bins=64)
-        extractor = ASTFeatureExtractor(max_length=n_frames, num_mel_bins=64)  # type: ignore[no-untyped-call]
+        extractor = ASTFeatureExtractor(max_length=n_frames, num_mel_bins=64)  # type: ignore[no-untyped-call]  # no types
         return ASTModel(config), extractor
