@@ -8,6 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from songstation.outbox import Loss, LossReason
 from songstation.spool_files import (
     SegmentFile,
     file_name,
+    free_bytes,
     lock_directory,
     opening_record,
     read_record,
@@ -137,6 +139,10 @@ class Spool:
         """Note how far the server is; `tend` puts it on the disk."""
         self._standings[session] = standing
 
+    def doubt_finished(self) -> None:
+        """Let every session that is still on the disk be offered to the server once more."""
+        self._standings = {uuid: replace(one, finished=False) for uuid, one in list(self._standings.items())}
+
     def is_writing(self, session: UUID) -> bool:
         """Return whether a session goes on."""
         return self._current is not None and self._current.uuid == session
@@ -160,8 +166,7 @@ class Spool:
     @property
     def free_bytes(self) -> int:
         """Return what the disk has left for this user."""
-        status = os.statvfs(self.directory)
-        return status.f_bavail * status.f_frsize
+        return free_bytes(self.directory)
 
     def tend(self) -> None:
         """Sync when it is time, write down how far the server is, and delete what was committed long enough ago."""
@@ -287,7 +292,7 @@ class Spool:
             try:
                 self._file.close()
             except OSError as error:
-                log.error("what was written last may be lost in a power cut: %s", error)  # noqa: TRY400 - says all
+                _tell(error)
         self._file = self._segment = None
 
     def _sync(self) -> None:
@@ -299,6 +304,10 @@ class Spool:
             self._file.sync()
         except OSError as error:
             # Linux tells this once and then forgets what it could not write: later records belong into another file.
-            log.error("what was written last may be lost in a power cut: %s", error)  # noqa: TRY400 - says all
+            _tell(error)
             self._close_file()
         self.on_sync(self._now_s() - began_s)
+
+
+def _tell(error: OSError) -> None:
+    log.error("what was written last may be lost in a power cut: %s", error)

@@ -16,6 +16,7 @@ from songstation.spool_sessions import Session, SpooledSound
 __all__ = [
     "SegmentFile",
     "file_name",
+    "free_bytes",
     "is_locked",
     "lock_directory",
     "opening_record",
@@ -143,8 +144,15 @@ def read_record(path: Path, place: int, session: UUID, number: int) -> bytes | N
             data = file.read(n_data)
     except OSError:
         return None
-    is_it = (record.session, record.number, len(data), crc32c(data)) == (session, number, n_data, crc)
-    return data if is_it else None
+    # A file that was given up has a loss in the place of its first chunk, under the same number.
+    is_it = (record.kind, record.session, record.number) == (Kind.SOUND, session, number)
+    return data if is_it and (len(data), crc32c(data)) == (n_data, crc) else None
+
+
+def free_bytes(directory: Path) -> int:
+    """Return what the disk has left for this user."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize
 
 
 def is_locked(directory: Path) -> bool:

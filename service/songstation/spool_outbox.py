@@ -71,8 +71,11 @@ class SpoolOutbox(Outbox):
         """
         has_it = expected == self._next_number or any(item.sequence_number == expected for item in self._items)
         is_writing = self._spool.is_writing(self._session)
+        standing = self._spool.standing(self._session)
+        if expected + standing.number_before <= standing.committed:
+            # Restored from a backup: then it may not know the ends of other sessions either.
+            self._spool.doubt_finished()
         if not has_it or (finished and not is_writing):
-            standing = self._spool.standing(self._session)
             self._restart(expected + standing.number_before, committed_sample + standing.sample_before)
         if finished and not is_writing and not self._items:
             self.end()
@@ -97,7 +100,9 @@ class SpoolOutbox(Outbox):
             loss = Loss(number, item.start_sample, item.n_samples, data, number)
             self._items[self._index(number)] = loss
             self.held_bytes -= item.n_bytes
-            self._on_lost(item.n_samples, data)
+            # What the spool gave up, it has counted.
+            if data is not LossReason.SPOOL_FULL:
+                self._on_lost(item.n_samples, data)
             return loss
         return Sound(item.sequence_number, item.start_sample, item.n_samples, data)
 

@@ -40,7 +40,9 @@ def why_no_compose() -> str:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-@pytest.mark.parametrize("name", ["songstream-serve.service", "songstream-listen@.service"])
+@pytest.mark.parametrize(
+    "name", ["songstream-serve.service", "songstream-listen@.service", "songstream-station@.service"]
+)
 def test_units_are_valid(name: str, tmp_path: Path) -> None:
     """Systemd knows every setting and finds no fault, once the program is where the unit says."""
     unit = tmp_path / name.replace("@.", "@north.")

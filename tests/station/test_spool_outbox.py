@@ -16,7 +16,7 @@ from songstation.outbox import End, Loss, LossReason, SessionBrokenError, Sound
 from songstation.spool import Spool
 from songstation.spool_index import SpoolLimits
 from songstation.spool_outbox import SpoolOutbox
-from songstation.spool_sessions import Session
+from songstation.spool_sessions import Session, Standing
 
 START = datetime(2024, 5, 1, 3, 30, tzinfo=UTC)
 WINDOW = 4
@@ -217,11 +217,8 @@ class SpoolMachine(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-class TestSpoolOutbox(SpoolMachine.TestCase):
-    """Any order of the rules."""
-
-    settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestSpoolOutbox = SpoolMachine.TestCase
+TestSpoolOutbox.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 
 
 @pytest.mark.parametrize("restarts", [False, True])
@@ -242,3 +239,20 @@ def test_a_session_that_is_left_goes_on_under_another_name(restarts: bool) -> No
         machine.crash(tear=0)
     machine.teardown()
     assert [len(server.commits[-1][1]) for server in machine.servers] == [60, 200]
+
+
+def test_a_restored_server_is_offered_finished_sessions_too() -> None:
+    """A server that comes back with less of one session may have lost the end of another; all on the disk are open again."""
+    machine = SpoolMachine()
+    machine.begin()
+    for _ in range(4):
+        machine.capture(10)
+    other = UUID(int=9)
+    machine.spool.set_standing(other, Standing(5, 50, finished=True))
+    machine.connect(restored=False)
+    machine.exchange(most=4, commits=True, answers=True)
+    machine.disconnect()
+    assert machine.spool.standing(other).finished
+    machine.connect(restored=True)
+    assert not machine.spool.standing(other).finished
+    machine.teardown()

@@ -13,13 +13,13 @@ import pytest
 from serving import ServerThread
 from songcore.bundle import Bundle
 from songcore.errors import ConfigError
-from songserve.v1 import songs_pb2, songs_pb2_grpc
+from songserve.v1 import ingest_pb2, ingest_pb2_grpc, songs_pb2, songs_pb2_grpc
 from songstation.dialogue import HeardSong
 from songstation.link import LinkSettings, open_channel
 from songstation.outbox import LossReason
 from songstation.sources import Lost, Playback, Source
 from songstation.spool import Spool
-from songstation.spool_index import SpoolLimits
+from songstation.spool_index import Policy, SpoolLimits
 from songstation.station import FieldStation, StationPlan
 
 START = datetime(2024, 5, 1, 3, 30, tzinfo=UTC)
@@ -234,3 +234,44 @@ def test_a_clock_that_is_set_begins_a_new_session(bundle: Bundle, tmp_path: Path
     assert n_first + spool.totals(second.uuid).captured == 32_000
     elapsed_s = (second.start - first.start).total_seconds()
     assert elapsed_s == pytest.approx(3600 + n_first / 8_000, abs=0.3)
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+def test_a_full_spool_is_declared_to_the_server(
+    bundle: Bundle, tmp_path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a server a small spool overflows; in the end the server has every sample, as sound or as a declared gap."""
+    monkeypatch.setattr("songstation.spool.SEGMENT_BYTES", 20_000)
+    address = _free_address()
+    server = ServerThread(bundle, tmp_path / "data", listen=address)
+    stops: list[Callable[[], None]] = []
+
+    def stop_now() -> None:
+        stops[0]()
+
+    async def watch(_: FieldStation, stop: asyncio.Event) -> None:
+        stops.append(stop.set)
+
+    script: list[Any] = [*[800] * 300, lambda: asyncio.to_thread(server.__enter__), *[800] * 20, stop_now]
+    source = Scripted([*script, lambda: asyncio.sleep(30)])
+    try:
+        station, _, spool = run_station(
+            address,
+            tmp_path / "spool",
+            lambda: source,
+            during=watch,
+            limits=SpoolLimits(200_000, policy=policy),
+            outage_s=600,
+            clock_limit_s=inf,
+        )
+        assert_all_is_accounted_for(station, spool)
+        (uuid,) = spool.sessions
+        name = ingest_pb2.GetSessionStatusRequest(session=f"stations/north/sessions/{uuid}")
+        status = ingest_pb2_grpc.IngestServiceStub(server.channel).GetSessionStatus(name)
+    finally:
+        server.__exit__(None, None, None)
+    assert (status.finished, status.committed_sample) == (True, source.n_given)
+    lost_s = station.account.lost_s[LossReason.SPOOL_FULL]
+    assert set(station.account.lost_s) == {LossReason.SPOOL_FULL}
+    # 200 kB hold 12 of the 32 seconds; what was lost is what is not in the files.
+    assert 15 < lost_s < 25
