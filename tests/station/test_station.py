@@ -128,7 +128,7 @@ def test_after_a_long_outage_live_sound_goes_first(bundle: Bundle, recording: An
     address = _free_address()
 
     async def bring_the_server(station: FieldStation, _: asyncio.Event) -> None:
-        while station.account.captured_s < 8:  # noqa: ASYNC110 - a counter
+        while station.account.captured_s < 4:  # noqa: ASYNC110 - a counter
             await asyncio.sleep(0.02)
         await asyncio.to_thread(server.__enter__)
 
@@ -137,7 +137,7 @@ def test_after_a_long_outage_live_sound_goes_first(bundle: Bundle, recording: An
         station, songs, spool = run_station(
             address,
             directory,
-            lambda: Playback(recording.path, speed=5),
+            lambda: Playback(recording.path, speed=2),
             during=bring_the_server,
             outage_s=0.2,
         )
