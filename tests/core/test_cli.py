@@ -24,7 +24,7 @@ EXTRAS = [
     "matplotlib",
     "onnx",
 ]
-EXTRAS += ["onnxruntime", "onnxscript", "prometheus_client", "pyarrow", "pytorch_metric_learning", "ray", "sklearn"]
+EXTRAS += ["onnxruntime", "onnxscript", "pyarrow", "pytorch_metric_learning", "ray", "sklearn"]
 EXTRAS += ["sqlalchemy", "torch", "transformers"]
 
 REPORT_HEAVY = f"""
