@@ -216,7 +216,7 @@ def spice(**changes: Any) -> PrototypeLabels:
 
 def secu(**changes: Any) -> StableClusters:
     """Return SeCu for three types of toy songs."""
-    options: dict[str, Any] = {"n_clusters": 3, "n_heads": 3, "n_epochs": 20, "settings": TINY}
+    options: dict[str, Any] = {"n_clusters": 3, "n_heads": 3, "n_epochs": 20, "learning_rate": 1e-3, "settings": TINY}
     return StableClusters(**(options | changes))
 
 

@@ -27,13 +27,18 @@ from songtrain.loop.embedding import embed_store
 from songtrain.losses.stable import centre_loss, representation_loss
 from songtrain.methods.enough_songs import check_enough
 from songtrain.methods.fitting import fit_network, local_device, torch_seed
-from songtrain.settings import TrainSettings
+from songtrain.methods.settling import settle_on_songs
+from songtrain.settings import AugmentSettings, TrainSettings
 
 __all__ = ["StableClusters"]
 
 SONG_STREAM = STREAMS["song"]
 CENTRE_RATE = 10.0
-"""Centres learn this much faster than the network."""
+"""Centres learn this much faster than the network: a quick network fits whatever labels it begins with."""
+MODERATE = TrainSettings(
+    augment=AugmentSettings(raise_floor_probability=0.3, background_probability=0.3, mix_probability=0.2, n_masks=1)
+)
+"""Views that leave most of a song: in those of the recipe clusters hardly form, with nothing but the views to go by."""
 MIN_BATCHES = 16
 """Batches of an epoch, at least: small sets come in small ones, or clusters would not have formed before the end."""
 
@@ -64,16 +69,16 @@ class _Network(nn.Module):
 
 
 class _Shares(nn.Module):
-    """Network → probability of each of the first head's clusters."""
+    """Network → probability of each of the first head's clusters, raised by its dual variable as in training."""
 
-    def __init__(self, network: _Network, temperature: float) -> None:
+    def __init__(self, network: _Network, duals: Tensor, temperature: float) -> None:
         super().__init__()
-        self.network, self.temperature = network, temperature
+        self.network, self.duals, self.temperature = network, duals, temperature
 
     def forward(self, features: Tensor) -> Tensor:
         centres = normalize(self.network.centres[0])
         songs: Tensor = self.network(features)
-        return (songs @ centres.T / self.temperature).softmax(dim=1)
+        return ((songs @ centres.T + self.duals) / self.temperature).softmax(dim=1)
 
 
 class StableClusters(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -97,9 +102,9 @@ class StableClusters(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
         centre_temperature: float = 0.05,
         label_weight: float = 0.2,
         n_epochs: int = 40,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 1e-4,
         max_minutes: float | None = None,
-        settings: TrainSettings = TrainSettings(),  # noqa: B008 - frozen
+        settings: TrainSettings = MODERATE,
         stream: StreamConfig = SONG_STREAM,
         random_state: int = 0,
     ) -> None:
@@ -139,12 +144,17 @@ class StableClusters(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # 
                 max_minutes=self.max_minutes,
                 on_epoch=step.end,
             )
-        self.network_.eval()
+        settle_on_songs(self.network_, store, run.batch_size, rng)
+        self.duals_ = step.duals()
         return self
 
     def transform(self, X: SongSet) -> FloatArray:  # noqa: N803 - scikit-learn's signature
         """Return probabilities (n, n_clusters) or codes (n, n_features), float32."""
-        network = self.network_.encoder if self.output == "codes" else _Shares(self.network_, self.song_temperature)
+        network = (
+            self.network_.encoder
+            if self.output == "codes"
+            else _Shares(self.network_, self.duals_, self.song_temperature)
+        )
         return embed_store(network, FrameStore(X, local_device()), np.arange(len(X), dtype=np.int64))
 
 
@@ -183,6 +193,10 @@ class _Step:
         del epoch
         self._method.history_.append({"loss": loss, "n_used": float(len(torch.unique(self._labels[0])))})
         return False
+
+    def duals(self) -> Tensor:
+        """Return the dual variables (n_clusters,) of the first head."""
+        return self._given[0].duals.to(self._labels.device)
 
     def loss(self, index: IntArray) -> Tensor:
         """Return the mean over heads of both losses; the labels of these songs are given anew."""

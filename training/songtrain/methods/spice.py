@@ -32,6 +32,7 @@ from songtrain.loop.world import World
 from songtrain.losses.prototype import double_softmax, prototype_labels
 from songtrain.methods.enough_songs import check_enough
 from songtrain.methods.fitting import fit_network, local_device, torch_seed
+from songtrain.methods.settling import settle_on_songs
 from songtrain.settings import AugmentSettings, TrainSettings
 
 __all__ = ["PrototypeLabels", "reliable_songs"]
@@ -125,7 +126,7 @@ class PrototypeLabels(TransformerMixin, BaseEstimator):  # type: ignore[misc]  #
             heads = self._learn_heads(encoder)
             self.network_ = _Clusters(encoder, heads)
             self._learn_together()
-        self.network_.eval()
+        settle_on_songs(self.network_, self._store, self.settings.run.batch_size, self._rng)
         del self._store, self._views, self._rng
         return self
 

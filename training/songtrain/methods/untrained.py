@@ -3,17 +3,15 @@
 from typing import Self
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, TransformerMixin
-from torch import nn
 
 from songcore.arrays import FloatArray
 from songtrain.augment.store import FrameStore
 from songtrain.datasets.songs import SongSet
 from songtrain.encoders.build import build_encoder
-from songtrain.loop.batches import epoch_batches
 from songtrain.loop.embedding import embed_store
 from songtrain.methods.fitting import local_device, torch_seed
+from songtrain.methods.settling import settle_on_songs
 from songtrain.settings import TrainSettings
 
 __all__ = ["UntrainedEncoder"]
@@ -31,14 +29,7 @@ class UntrainedEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  
         with torch_seed(self.random_state):
             self.encoder_ = build_encoder(self.settings.encoder, store.n_mels).to(local_device())
         self.encoder_.to(memory_format=self.encoder_.memory_format)  # type: ignore[call-overload]  # torch's stub
-        for module in self.encoder_.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = None  # torch's way of asking for the plain mean over batches
-        with torch.inference_mode():
-            rng = np.random.default_rng(self.random_state)
-            for part in epoch_batches(X.lengths, self.settings.run.batch_size, rng):
-                self.encoder_(store.plain(part))
-        self.encoder_.eval()
+        settle_on_songs(self.encoder_, store, self.settings.run.batch_size, np.random.default_rng(self.random_state))
         self.weights_ = "random"
         return self
 
