@@ -7,6 +7,7 @@
     types.npz       prototypes, type_index, bank, calibration
     types.json      the song types (songcore.manifest.SongType)
     golden.npz      recordings with their expected songs, features, embeddings and types
+    encoder.safetensors  not always: the encoder as training can take it up again; serving never reads it
 
 Nothing is pickled and no index file is read. A bundle that does not give its golden songs exactly is not served.
 """
@@ -34,13 +35,15 @@ from songcore.embed import Device, Embedder
 from songcore.errors import BundleError, ConfigError
 from songcore.frontend import FrontendConfig
 from songcore.golden import check_golden, expected_results
-from songcore.manifest import SCHEMA_VERSION, EncoderInfo, Manifest, SongType, manifest_digest
+from songcore.lineage import TypeChange
+from songcore.manifest import SCHEMA_VERSION, EncoderInfo, GateCheck, Manifest, SongType, manifest_digest
 from songcore.novelty import NoveltyConfig
 from songcore.stream import Song, SongStream, StreamConfig
 
-__all__ = ["Bundle", "BundleParts", "load_bundle", "write_bundle"]
+__all__ = ["Bundle", "BundleParts", "load_bundle", "read_weights", "write_bundle"]
 
 FILES = ("encoder.onnx", "types.npz", "types.json", "golden.npz")
+WEIGHTS = "encoder.safetensors"
 MAX_FILE_BYTES = 512 * 2**20
 MAX_ARRAY_BYTES = 1024 * 2**20
 """Of an npz file, unpacked: a thousandth of that packs into a bomb."""
@@ -104,7 +107,11 @@ class BundleParts:
     golden_recordings: Sequence[FloatArray]
     """Mono float32 at the bundle's rate, each with at least one song."""
     parent_digest: str | None = None
+    lineage: Sequence[TypeChange] = ()
+    gate: Sequence[GateCheck] = ()
     report: Mapping[str, float | int | str | None] = field(default_factory=dict)
+    weights: bytes | None = None
+    """The encoder as training can take it up again, in the safetensors format; None where it is not kept."""
 
 
 def load_bundle(path: Path | str, *, device: Device = "auto") -> Bundle:
@@ -116,11 +123,23 @@ def load_bundle(path: Path | str, *, device: Device = "auto") -> Bundle:
     manifest = _read_manifest(path)
     content = {name: _read_verified(path, name, manifest) for name in FILES}
     types = _parse(_TYPES.validate_json, content["types.json"], "types.json")
+    if revived := sorted(manifest.retired.intersection(t.id for t in types)):
+        raise BundleError(f"types.json has the types {', '.join(revived)} that are retired", reason="TYPES_INVALID")
     catalogue = _catalogue(manifest, types, _load_arrays(content["types.npz"], "types.npz"))
     embedder = Embedder(content["encoder.onnx"], device=device)
     _check_dimensions(manifest.frontend, manifest.encoder, embedder, catalogue)
     check_golden(_load_arrays(content["golden.npz"], "golden.npz"), manifest.stream, embedder, catalogue)
     return Bundle(manifest, types, embedder, catalogue)
+
+
+def read_weights(path: Path | str) -> bytes | None:
+    """Return the trainable encoder of the bundle at ``path``, None where the bundle was written without one.
+
+    Raises BundleError when it was altered or is missing although the manifest names it.
+    """
+    path = Path(path)
+    manifest = _read_manifest(path)
+    return _read_verified(path, WEIGHTS, manifest) if WEIGHTS in manifest.sha256 else None
 
 
 def write_bundle(path: Path | str, parts: BundleParts, *, overwrite: bool = False) -> Bundle:
@@ -195,6 +214,10 @@ def _write_files(path: Path, parts: BundleParts) -> None:
     np.savez_compressed(
         path / "golden.npz", **expected_results(parts.golden_recordings, parts.stream, embedder, catalogue)
     )
+    names = FILES
+    if parts.weights is not None:
+        (path / WEIGHTS).write_bytes(parts.weights)
+        names = (*FILES, WEIGHTS)
     fields = {
         "name": parts.name,
         "created_by": parts.created_by,
@@ -205,13 +228,15 @@ def _write_files(path: Path, parts: BundleParts) -> None:
         "features": parts.stream.features,
         "encoder": parts.encoder_info,
         "novelty": parts.novelty,
+        "lineage": parts.lineage,
+        "gate": parts.gate,
         "report": dict(parts.report),
-        "sha256": {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in FILES},
+        "sha256": {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in names},
     }
     manifest = _parse(Manifest.model_validate, fields, "manifest.json")
     manifest = manifest.model_copy(update={"digest": manifest.computed_digest()})
     (path / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    for name in (*FILES, "manifest.json"):
+    for name in (*names, "manifest.json"):
         with (path / name).open("rb") as file:
             os.fsync(file.fileno())
 

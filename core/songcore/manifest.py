@@ -10,11 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from songcore.features import FeatureConfig
 from songcore.frontend import FrontendConfig
+from songcore.lineage import TYPE_ID_PATTERN, TypeChange, retired_ids
 from songcore.novelty import NoveltyConfig
 from songcore.segment import SegmenterConfig
 from songcore.stream import StreamConfig
 
-__all__ = ["SCHEMA_VERSION", "EncoderInfo", "Manifest", "SongType", "manifest_digest"]
+__all__ = ["SCHEMA_VERSION", "EncoderInfo", "GateCheck", "Manifest", "SongType", "manifest_digest"]
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -36,7 +37,7 @@ class SongType(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str = Field(pattern=r"^[A-Z]{1,4}[0-9]{4,8}$")
+    id: str = Field(pattern=TYPE_ID_PATTERN)
     name: str = ""
     """Given by people; empty until someone does."""
     kind: Literal["song", "noise"] = "song"
@@ -46,6 +47,20 @@ class SongType(BaseModel):
     """Ids this type was split or merged from."""
     exemplars: tuple[str, ...] = ()
     """Typical songs as ``recording@onset_s-offset_s``, the most typical first."""
+
+
+class GateCheck(BaseModel):
+    """One thing that a retrained bundle had to show before it may replace its parent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Literal["golden", "id_stability", "named_types", "review", "calibration", "decisions"]
+    passed: bool
+    value: float | None = None
+    """What was found; None where there was nothing to measure, and the check then passes."""
+    bound: str = ""
+    """What was expected, for people: ``at least 0.85``."""
+    detail: str = ""
 
 
 class Manifest(BaseModel):
@@ -64,6 +79,10 @@ class Manifest(BaseModel):
     features: FeatureConfig
     encoder: EncoderInfo
     novelty: NoveltyConfig
+    lineage: tuple[TypeChange, ...] = ()
+    """What every retraining since the first bundle did to the types, the oldest first."""
+    gate: tuple[GateCheck, ...] = ()
+    """What a retrained bundle showed; none for one trained from nothing."""
     report: dict[str, float | int | str | None] = {}
     """Scores of the evaluation, for people and for release gates."""
     sha256: dict[str, str]
@@ -74,6 +93,11 @@ class Manifest(BaseModel):
         """Return the `manifest_digest` of this manifest."""
         # Through JSON text, as it will be read back: a score that is not a number is then null in both.
         return manifest_digest(json.loads(self.model_dump_json()))
+
+    @property
+    def retired(self) -> frozenset[str]:
+        """Ids that name no type any more and are not given again."""
+        return retired_ids(self.lineage)
 
     @property
     def stream(self) -> StreamConfig:
