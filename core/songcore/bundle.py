@@ -214,10 +214,10 @@ def _write_files(path: Path, parts: BundleParts) -> None:
     np.savez_compressed(
         path / "golden.npz", **expected_results(parts.golden_recordings, parts.stream, embedder, catalogue)
     )
-    names = FILES
+    names = [*FILES]
     if parts.weights is not None:
         (path / WEIGHTS).write_bytes(parts.weights)
-        names = (*FILES, WEIGHTS)
+        names.append(WEIGHTS)
     fields = {
         "name": parts.name,
         "created_by": parts.created_by,
