@@ -7,7 +7,7 @@
     types.npz       prototypes, type_index, bank, calibration
     types.json      the song types (songcore.manifest.SongType)
     golden.npz      recordings with their expected songs, features, embeddings and types
-    encoder.safetensors  not always: the encoder as training can take it up again; serving never reads it
+    training.npz    not always: weights and songs that a retraining goes on with; serving never reads it
 
 Nothing is pickled and no index file is read. A bundle that does not give its golden songs exactly is not served.
 """
@@ -40,10 +40,10 @@ from songcore.manifest import SCHEMA_VERSION, EncoderInfo, GateCheck, Manifest, 
 from songcore.novelty import NoveltyConfig
 from songcore.stream import Song, SongStream, StreamConfig
 
-__all__ = ["Bundle", "BundleParts", "load_bundle", "read_weights", "write_bundle"]
+__all__ = ["Bundle", "BundleParts", "load_bundle", "read_training", "write_bundle"]
 
 FILES = ("encoder.onnx", "types.npz", "types.json", "golden.npz")
-WEIGHTS = "encoder.safetensors"
+TRAINING = "training.npz"
 MAX_FILE_BYTES = 512 * 2**20
 MAX_ARRAY_BYTES = 1024 * 2**20
 """Of an npz file, unpacked: a thousandth of that packs into a bomb."""
@@ -110,8 +110,8 @@ class BundleParts:
     lineage: Sequence[TypeChange] = ()
     gate: Sequence[GateCheck] = ()
     report: Mapping[str, float | int | str | None] = field(default_factory=dict)
-    weights: bytes | None = None
-    """The encoder as training can take it up again, in the safetensors format; None where it is not kept."""
+    training: bytes | None = None
+    """``training.npz``: weights and songs that a retraining goes on with; None where they are not kept."""
 
 
 def load_bundle(path: Path | str, *, device: Device = "auto") -> Bundle:
@@ -132,14 +132,14 @@ def load_bundle(path: Path | str, *, device: Device = "auto") -> Bundle:
     return Bundle(manifest, types, embedder, catalogue)
 
 
-def read_weights(path: Path | str) -> bytes | None:
-    """Return the trainable encoder of the bundle at ``path``, None where the bundle was written without one.
+def read_training(path: Path | str) -> bytes | None:
+    """Return what a retraining of the bundle at ``path`` goes on with, None where the bundle was written without it.
 
     Raises BundleError when it was altered or is missing although the manifest names it.
     """
     path = Path(path)
     manifest = _read_manifest(path)
-    return _read_verified(path, WEIGHTS, manifest) if WEIGHTS in manifest.sha256 else None
+    return _read_verified(path, TRAINING, manifest) if TRAINING in manifest.sha256 else None
 
 
 def write_bundle(path: Path | str, parts: BundleParts, *, overwrite: bool = False) -> Bundle:
@@ -215,9 +215,9 @@ def _write_files(path: Path, parts: BundleParts) -> None:
         path / "golden.npz", **expected_results(parts.golden_recordings, parts.stream, embedder, catalogue)
     )
     names = [*FILES]
-    if parts.weights is not None:
-        (path / WEIGHTS).write_bytes(parts.weights)
-        names.append(WEIGHTS)
+    if parts.training is not None:
+        (path / TRAINING).write_bytes(parts.training)
+        names.append(TRAINING)
     fields = {
         "name": parts.name,
         "created_by": parts.created_by,

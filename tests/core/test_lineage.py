@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from songcore.bundle import WEIGHTS, BundleParts, load_bundle, read_weights, write_bundle
+from songcore.bundle import TRAINING, BundleParts, load_bundle, read_training, write_bundle
 from songcore.errors import BundleError
 from songcore.lineage import TypeChange, current_ids, next_number, retired_ids
 from songcore.manifest import GateCheck, SongType
@@ -55,28 +55,28 @@ def test_numbers_go_on() -> None:
     assert next_number(["T0009", "T0041", "P0100", "T12345"]) == 12346
 
 
-def test_a_bundle_keeps_its_lineage_gate_and_weights(parts: BundleParts, tmp_path: Path) -> None:
-    """What was written is read back, and the weights are found by training alone: serving loads without them."""
+def test_a_bundle_keeps_its_lineage_gate_and_training(parts: BundleParts, tmp_path: Path) -> None:
+    """What was written is read back, and what a retraining goes on with is for training alone: serving loads without it."""
     lineage = (change("T0009", "retired", "T0001"),)
     gate = (GateCheck(name="id_stability", passed=True, value=0.99, bound="at least 0.85"),)
-    made = replace(parts, parent_digest=PARENT, lineage=lineage, gate=gate, weights=b"weights")
+    made = replace(parts, parent_digest=PARENT, lineage=lineage, gate=gate, training=b"weights")
     bundle = write_bundle(tmp_path / "bundle", made)
     assert (bundle.manifest.lineage, bundle.manifest.gate) == (lineage, gate)
     assert bundle.manifest.retired == {"T0009"}
-    assert read_weights(tmp_path / "bundle") == b"weights"
-    (tmp_path / "bundle" / WEIGHTS).write_bytes(b"altered")
+    assert read_training(tmp_path / "bundle") == b"weights"
+    (tmp_path / "bundle" / TRAINING).write_bytes(b"altered")
     with pytest.raises(BundleError) as caught:
-        read_weights(tmp_path / "bundle")
+        read_training(tmp_path / "bundle")
     assert caught.value.reason == "HASH_MISMATCH"
-    (tmp_path / "bundle" / WEIGHTS).unlink()
+    (tmp_path / "bundle" / TRAINING).unlink()
     assert load_bundle(tmp_path / "bundle").digest == bundle.digest
 
 
 def test_a_bundle_from_before_has_no_lineage(pristine: Path) -> None:
-    """Nothing is retired in a bundle that was not retrained, and it has no trainable weights."""
+    """Nothing is retired in a bundle that was not retrained, and a retraining has nothing to go on with."""
     manifest = load_bundle(pristine).manifest
     assert (manifest.lineage, manifest.gate, manifest.retired) == ((), (), frozenset())
-    assert read_weights(pristine) is None
+    assert read_training(pristine) is None
 
 
 def test_a_retired_id_is_not_given_again(parts: BundleParts, tmp_path: Path) -> None:
