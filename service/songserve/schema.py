@@ -25,15 +25,17 @@ __all__ = [
     "REVISION",
     "WIDTHS_MS",
     "buckets",
+    "bundle_events",
     "clips",
     "identity",
     "metadata",
+    "retypings",
     "revision",
     "sessions",
     "songs",
 ]
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest revision; the names of revisions are numbers, so that an older program knows a newer schema."""
 
 HOUR_MS = 3_600_000
@@ -131,4 +133,42 @@ clips = Table(
     # Never deleted by age or quota.
     Column("kept", Boolean, nullable=False),
     Index("clips_by_age", "shelf", "kept", "song_start_ms", "song"),
+)
+
+# What was done with bundles, never changed afterwards: which one is active, was before, was found wanting.
+bundle_events = Table(
+    "bundle_events",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    # Data directory of the server: servers that share a PostgreSQL database are each swapped by itself.
+    Column("shelf", String(36), nullable=False),
+    Column("time_ms", BigInteger, nullable=False),
+    # started, validated, activated, rolled_back, failed, shadowed
+    Column("kind", String(16), nullable=False),
+    Column("bundle", String(64), nullable=False),
+    # Who asked; empty where callers need no credentials.
+    Column("who", Text, nullable=False),
+    # JSON: what followed.
+    Column("detail", Text, nullable=False),
+    Index("bundle_events_by_shelf", "shelf", "seq"),
+)
+
+# What another bundle makes of a song, beside what the song's row says; written by `songstream retype`.
+retypings = Table(
+    "retypings",
+    metadata,
+    Column("song", String(36), primary_key=True),
+    Column("bundle", String(64), primary_key=True),
+    # features, clip: what it was made from; unheard: in the clip that bundle finds no song that this could be.
+    Column("source", String(8), nullable=False),
+    # None where it is unheard, as all that follows.
+    Column("type_id", String(16)),
+    Column("kind", String(8)),
+    Column("similarity", Float),
+    Column("novelty_score", Float),
+    Column("p_value", Float),
+    Column("is_novel", Boolean),
+    # Embedding, float32, little-endian.
+    Column("vector", LargeBinary),
+    Index("retypings_by_bundle", "bundle", "song"),
 )

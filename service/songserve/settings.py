@@ -33,6 +33,8 @@ class ServeSettings(BaseSettings):
     """Directory of the bundle to serve."""
     data_dir: Path
     """Directory of the database and the clips; one server owns it."""
+    models_dir: Path | None = None
+    """Further bundles, each in a directory called by its digest; None for `models` in the data directory."""
     database_url: SecretStr | None = None
     """PostgreSQL to use in place of the SQLite file, ``postgresql+psycopg://user:password@host/database``."""
     listen: str = "127.0.0.1:50051"
@@ -128,6 +130,11 @@ class ServeSettings(BaseSettings):
         if not self.insecure:
             self._check_public(host)
         return self
+
+    @property
+    def bundles_dir(self) -> Path:
+        """Where bundles that may be activated are."""
+        return self.models_dir or self.data_dir / "models"
 
     @property
     def protected(self) -> bool:

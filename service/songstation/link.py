@@ -10,10 +10,10 @@ from typing import Any
 
 import grpc
 
+from songcore.credentials import CallMetadata, Credentials
 from songcore.errors import ConfigError
 from songserve.v1.ingest_pb2_grpc import IngestServiceStub
 from songserve.v1.songs_pb2_grpc import SongServiceStub
-from songstation.credentials import CallMetadata, Credentials
 from songstation.endings import ending, failure, quietly
 from songstation.outbox import Outbox, SessionBrokenError
 from songstation.recovery import Action, Backoff, Failure, action_for

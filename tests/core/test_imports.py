@@ -42,6 +42,7 @@ PLACES: dict[str, dict[str, str]] = {
     "faiss": {"songcore.assign": "nearest prototypes and neighbours", "songtrain": "neighbours among all songs"},
     "grpc": {
         "songserve.v1": "generated",
+        "songserve.clients": "asks a server",
         "songserve.server": "the port",
         "songserve.servicers": "adapters from calls to the domain",
         "songserve.status": "reasons to codes",

@@ -10,8 +10,8 @@ import pytest
 
 from certificates import Authority
 from serving import ServerProcess
+from songcore.credentials import credentials_for
 from songcore.errors import ConfigError
-from songstation.credentials import credentials_for
 from tokens import add_token
 
 SONGSTREAM = str(Path(sys.executable).with_name("songstream"))

@@ -18,7 +18,7 @@ from rich.table import Table
 from songcore.errors import ConfigError
 
 if TYPE_CHECKING:
-    from songstation.credentials import Credentials
+    from songcore.credentials import Credentials
     from songstation.listening import Account, Station
     from songstation.recovery import Failure
     from songstation.sources import Source
@@ -72,7 +72,7 @@ def listen(  # noqa: PLR0913, PLR0917 - one argument per option of the command
 
     Exit status: 0 everything was committed; 1 the source or the server ended it before; 2 wrong usage.
     """
-    from songstation.credentials import credentials_for
+    from songcore.credentials import credentials_for
     from songstation.link import LinkSettings
     from songstation.listening import Station
     from songstation.microphone import Microphone

@@ -117,8 +117,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
 async def _run(settings: "StationSettings", *, as_json: bool) -> None:
     from random import SystemRandom
 
+    from songcore.credentials import credentials_for
     from songstation.clock_kernel import clock_quality
-    from songstation.credentials import credentials_for
     from songstation.link import LinkSettings, open_channel
     from songstation.spool import Spool
     from songstation.station import FieldStation, StationPlan

@@ -1,4 +1,4 @@
-"""What a station shows a server, and how it knows the server: files of certificates and of a token."""
+"""What a client shows a server, and how it knows the server: files of certificates and of a token."""
 
 import logging
 import ssl
@@ -56,7 +56,7 @@ def credentials_for(
     token_file: Path | None = None,
     insecure: bool = False,
 ) -> Credentials:
-    """Return what a station needs for ``host:port``: TLS, but on loopback without a CA or certificate, or when insecure.
+    """Return what a client needs for ``host:port``: TLS, but on loopback without a CA or certificate, or when insecure.
 
     Raises ConfigError TLS_UNREADABLE, TLS_UNWANTED, TOKEN_UNREADABLE or TOKEN_EXPOSED.
     """

@@ -1,0 +1,86 @@
+"""A connection to a server, and its refusals as errors that a command can print."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+from google.rpc.error_details_pb2 import ErrorInfo
+from grpc_status import rpc_status
+
+from songcore.credentials import credentials_for
+from songcore.errors import ConfigError
+
+__all__ = ["Connection", "Server"]
+
+Stub = TypeVar("Stub")
+Response = TypeVar("Response")
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where a server is, and what it wants to see."""
+
+    address: str = "127.0.0.1:50051"
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    token_file: Path | None = None
+    insecure: bool = False
+
+
+class Connection:
+    """A context manager; inside it `call` asks the server.
+
+    Raises ConfigError TLS_UNREADABLE, TLS_UNWANTED, TOKEN_UNREADABLE or TOKEN_EXPOSED.
+    """
+
+    def __init__(self, server: Server, *, timeout_s: float = 60.0) -> None:
+        self._address, self._timeout_s = server.address, timeout_s
+        self._credentials = credentials_for(
+            server.address,
+            ca=server.ca,
+            certificate=server.certificate,
+            key=server.key,
+            token_file=server.token_file,
+            insecure=server.insecure,
+        )
+        tls = self._credentials.tls
+        if tls is None:
+            self._channel = grpc.insecure_channel(server.address)
+        else:
+            secure = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
+            self._channel = grpc.secure_channel(server.address, secure)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._channel.close()
+
+    def stub(self, kind: Callable[[grpc.Channel], Stub]) -> Stub:
+        """Return a service of the server, by the class of its stub."""
+        return kind(self._channel)
+
+    def call(self, method: Callable[..., Response], request: object, *, timeout_s: float | None = None) -> Response:
+        """Return the answer; raises ConfigError with the server's reason, or SERVER_UNREACHABLE."""
+        try:
+            return method(request, timeout=timeout_s or self._timeout_s, metadata=self._credentials.metadata())
+        except grpc.RpcError as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: Any) -> ConfigError:
+        status = rpc_status.from_call(error)
+        for detail in status.details if status else ():
+            info = ErrorInfo()
+            if detail.Unpack(info):
+                return ConfigError(error.details(), reason=info.reason)
+        return ConfigError(
+            f"{self._address} does not answer ({error.code().name}: {error.details()}); is it the address of a server, "
+            "started with the same kind of encryption, and of this version?",
+            reason="SERVER_UNREACHABLE",
+        )

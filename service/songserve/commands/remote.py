@@ -1,0 +1,43 @@
+"""The options of commands that ask a running server: given once, before the sub-command."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from songserve.clients.connection import Connection, Server
+
+__all__ = ["add_connection", "connect"]
+
+
+def add_connection(commands: typer.Typer) -> None:
+    """Give a group of commands the options by which `connect` finds and convinces the server."""
+    commands.callback()(_options)
+
+
+def connect(context: typer.Context) -> Connection:
+    """Return the connection that the options of the command's group describe."""
+    return Connection(context.ensure_object(Server))
+
+
+def _options(
+    context: typer.Context,
+    server: Annotated[str, typer.Option(envvar="SONGSTREAM_SERVER", help="host:port of the server.")] = (
+        Server.address
+    ),
+    ca: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="Authority of the server's certificate, PEM [default: the public ones]."),
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(exists=True, help="A client certificate, PEM.", show_default=False)
+    ] = None,
+    key: Annotated[Path | None, typer.Option(exists=True, help="Its key, PEM.", show_default=False)] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(exists=True, envvar="SONGSTREAM_TOKEN_FILE", help="File with a token.", show_default=False),
+    ] = None,
+    *,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Do not encrypt beyond this machine.")] = False,
+) -> None:
+    context.obj = Server(server, ca, certificate, key, token_file, insecure)
