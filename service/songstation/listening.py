@@ -48,6 +48,8 @@ class Account:
     """Songs by type id, novel ones and noise left out."""
     problem: str = ""
     """Why the source ended early."""
+    is_stuck: bool = False
+    """The sound system holds on to the device, and to this program if it is let."""
 
     def count(self, song: HeardSong) -> None:
         """Add a song."""
@@ -102,12 +104,20 @@ async def listen(  # noqa: PLR0913 - collaborators, each by name
     finally:
         feeding.cancel()
         await asyncio.gather(feeding, return_exceptions=True)
-        source.close()
+        account.is_stuck = not _released(source)
     account.problem = feeding.result()
     rate = source.sample_rate_hz
     account.captured_s, account.committed_s = link.n_captured / rate, link.n_committed / rate
     account.lost_s, account.n_streams = outbox.n_lost / rate, link.n_streams
     return account
+
+
+def _released(source: Source) -> bool:
+    try:
+        source.close()
+    except SongError:
+        return False
+    return True
 
 
 async def _run_beside(link: Link, feeding: "asyncio.Task[str]") -> None:

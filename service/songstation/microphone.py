@@ -8,6 +8,7 @@ from typing import Any
 
 from songcore.errors import ConfigError
 from songcore.resample import check_sample_rate
+from songstation.device_calls import STUCK, came_back
 from songstation.outbox import LossReason
 from songstation.ring import Int16Array, RingBuffer, lost_between
 from songstation.sources import Lost, chunk_samples
@@ -16,8 +17,8 @@ __all__ = ["InputDevice", "Microphone", "input_devices", "look_for_devices"]
 
 RING_S = 10.0
 """So long may the rest of the program stand still."""
-SILENT_S = 10.0
-"""A device that delivers nothing for so long is gone."""
+RELEASE_S = 2.0
+"""A device that is not stopped within this never will be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,8 @@ def look_for_devices() -> None:
 class Microphone:
     """A capture device by name, part of a name, or number; the system's default without one.
 
-    Records one channel, or as many as it takes to pick ``channel``, counted from 1. Raises ConfigError DEVICE_MISSING
-    when there is no such device or it refuses the rate.
+    Records one channel, or as many as it takes to pick ``channel``, counted from 1. A device that delivers nothing for
+    ``silent_s`` is gone. Raises ConfigError DEVICE_MISSING when there is no such device or it refuses the rate.
     """
 
     can_wait = False
@@ -65,6 +66,7 @@ class Microphone:
         sample_rate_hz: int | None = None,
         channel: int | None = None,
         chunk_s: float = 0.5,
+        silent_s: float = 10.0,
     ) -> None:
         sounddevice = _sounddevice()
         wanted = int(device) if device and device.isdecimal() else device
@@ -91,7 +93,7 @@ class Microphone:
             ) from error
         self.name = str(found["name"])
         self._n_chunk = chunk_samples(chunk_s, self.sample_rate_hz)
-        self._poll_s = chunk_s / 4
+        self._poll_s, self._silent_s, self._is_stuck = chunk_s / 4, silent_s, False
 
     def begin(self, now: Callable[[], datetime]) -> datetime:
         """Start the device; the first sample is now, to within the device's latency."""
@@ -109,7 +111,7 @@ class Microphone:
                 yield chunk
             if self._ring.n_read > n_before:
                 heard_s = loop.time()
-            elif loop.time() - heard_s > SILENT_S or not is_active:
+            elif loop.time() - heard_s > self._silent_s or not is_active:
                 for chunk in self.finish():
                     yield chunk
                 raise ConfigError(f"the device {self.name} delivers no more sound", reason="DEVICE_LOST")
@@ -117,12 +119,18 @@ class Microphone:
 
     def finish(self) -> list[bytes | Lost]:
         """Stop the device, and return what it gave that was not yielded, the last chunk shorter than the others."""
-        self._stream.stop()
+        self._release(self._stream.stop)
         return [*self._take(), *self._flush()]
 
     def close(self) -> None:
-        """Stop the device."""
-        self._stream.close()
+        """Let go of the device; raises ConfigError DEVICE_STUCK when the sound system does not."""
+        self._release(self._stream.close)
+        if self._is_stuck:
+            raise ConfigError(f"the sound system holds on to the device {self.name}", reason=STUCK)
+
+    def _release(self, call: Callable[[], object]) -> None:
+        # What holds one call would hold the next as well.
+        self._is_stuck = self._is_stuck or not came_back(call, RELEASE_S)
 
     def _take(self) -> Iterator[bytes | Lost]:
         """Empty the ring: yield whole chunks and losses, and keep what is shorter than a chunk."""

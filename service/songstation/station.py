@@ -13,6 +13,7 @@ from uuid import UUID
 
 from songcore.errors import SongError
 from songstation.clock import SampleClock
+from songstation.device_calls import STUCK, answered
 from songstation.dialogue import ClockQuality, HeardSong
 from songstation.link import Channel, LinkSettings
 from songstation.listening import uuid7
@@ -45,6 +46,8 @@ class StationPlan:
     clock_limit_s: float = 2.0
     """When the wall clock is further than this from the session's samples, a new session begins with the right time."""
     device_retry_s: float = 5.0
+    device_answer_s: float = 60.0
+    """A sound system that takes longer to open the device is stuck."""
     stop_grace_s: float = 10.0
     """So long the rest may take that is to be sent when the station is stopped."""
 
@@ -84,7 +87,8 @@ class FieldStation:
     async def run(self, stop: asyncio.Event) -> None:
         """Listen and send until ``stop`` is set, or a recording is over and all of it committed; the spool is closed then.
 
-        When stopped, the rest has the plan's grace to be sent; what is left stays in the spool for the next time.
+        When stopped, the rest has the plan's grace to be sent; what is left stays in the spool for the next time. Raises
+        ConfigError DEVICE_STUCK when the sound system holds on to a call, of which only a new process is free.
         """
         beside = [
             asyncio.create_task(self._sender.backfill(lambda uuid: self._live is not None and self._live.uuid == uuid)),
@@ -130,8 +134,10 @@ class FieldStation:
     async def _capture(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             try:
-                source = await asyncio.to_thread(self._open_source)
+                source = await answered(self._open_source, stop, self._plan.device_answer_s)
             except SongError as error:
+                if error.reason == STUCK:
+                    raise
                 await self._wait_for_device(error, stop)
                 continue
             try:

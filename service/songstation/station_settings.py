@@ -56,6 +56,8 @@ class StationSettings(BaseModel):
     clock_limit_s: float = Field(2.0, gt=0)
     """With the wall clock further than this from the samples a new session begins."""
     device_retry_s: float = Field(5.0, gt=0)
+    device_silent_s: float = Field(10.0, gt=0)
+    device_answer_s: float = Field(60.0, gt=0)
     answer_s: float = Field(30.0, gt=0)
     """Without any answer for so long while one is due, the connection counts as dead."""
     heartbeat_s: float = Field(10.0, gt=0)

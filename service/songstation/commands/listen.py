@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import signal
+import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -95,6 +97,9 @@ def listen(  # noqa: PLR0913, PLR0917 - one argument per option of the command
     who = Station(station, f"songstream {version('songstream')}", buffer_mb * 10**6, settings)
     account = asyncio.run(_listen(server, credentials, source, who, _Printer(as_json=as_json)))
     _print_account(account, as_json=as_json)
+    if account.is_stuck:
+        sys.stdout.flush()
+        os._exit(1 if account.problem else 0)  # PortAudio would wait for its threads
     if account.problem:
         raise ConfigError(f"stopped early: {account.problem}", reason="SOURCE_ENDED")
 

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from enum import Enum, auto
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,11 +18,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from songcore.errors import ConfigError, InputError
+from songcore.errors import ConfigError, InputError, SongError
 
 if TYPE_CHECKING:
     from songstation.dialogue import HeardSong
     from songstation.sources import Source
+    from songstation.station import FieldStation
     from songstation.station_settings import StationSettings
 
 __all__ = ["station"]
@@ -111,10 +113,24 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         "metrics_port": metrics_port,
         "insecure": insecure or None,
     }
-    asyncio.run(_run(load_settings(given, environment=os.environ, file=config), as_json=as_json))
+    match asyncio.run(_run(load_settings(given, environment=os.environ, file=config), as_json=as_json)):
+        case _Ending.STUCK:
+            # The spool is closed; threads that the sound system holds end with this program, which starts in its place.
+            logging.getLogger(__name__).warning("starting anew")
+            sys.stdout.flush()
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - itself, as it was started
+        case _Ending.STUCK_AT_THE_STOP:
+            sys.stdout.flush()
+            os._exit(0)  # PortAudio would wait for its threads
 
 
-async def _run(settings: "StationSettings", *, as_json: bool) -> None:
+class _Ending(Enum):
+    IN_ORDER = auto()
+    STUCK = auto()
+    STUCK_AT_THE_STOP = auto()
+
+
+async def _run(settings: "StationSettings", *, as_json: bool) -> "_Ending":
     from random import SystemRandom
 
     from songcore.credentials import credentials_for
@@ -144,6 +160,7 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> None:
         settings.outage_s,
         settings.clock_limit_s,
         settings.device_retry_s,
+        settings.device_answer_s,
         settings.stop_grace_s,
     )
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
@@ -170,7 +187,7 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> None:
         telling = asyncio.create_task(_tell(field, settings.spool / STATE_FILE, watchdog, address))
         telling.add_done_callback(lambda _: stop.set())
         try:
-            await field.run(stop)
+            return await _to_the_end(field, stop)
         finally:
             watchdog.stopping()
             telling.cancel()
@@ -180,6 +197,19 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> None:
             _write_state(field, settings.spool / STATE_FILE, address)
 
 
+async def _to_the_end(field: "FieldStation", stop: asyncio.Event) -> "_Ending":
+    from songstation.device_calls import STUCK
+
+    try:
+        await field.run(stop)
+    except SongError as error:
+        if error.reason != STUCK:
+            raise
+        logging.getLogger(__name__).warning("%s", error)
+        return _Ending.STUCK_AT_THE_STOP if stop.is_set() else _Ending.STUCK
+    return _Ending.IN_ORDER
+
+
 def _source(settings: "StationSettings") -> "Source":
     from songstation.microphone import Microphone, look_for_devices
     from songstation.sources import Playback
@@ -187,7 +217,13 @@ def _source(settings: "StationSettings") -> "Source":
     if settings.play is not None:
         return Playback(settings.play, channel=settings.channel, chunk_s=settings.chunk_s)
     look_for_devices()
-    return Microphone(settings.device, sample_rate_hz=settings.rate, channel=settings.channel, chunk_s=settings.chunk_s)
+    return Microphone(
+        settings.device,
+        sample_rate_hz=settings.rate,
+        channel=settings.channel,
+        chunk_s=settings.chunk_s,
+        silent_s=settings.device_silent_s,
+    )
 
 
 async def _tell(field: Any, path: Path, watchdog: Any, address: str) -> None:
