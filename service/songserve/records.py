@@ -130,6 +130,8 @@ class StoredSong:
     snr_db: float
     bundle: str
     """Digest of the bundle that decided."""
+    placed_in: str | None = None
+    """The type that people made by a split and this song is of, whatever the bundle decided."""
 
     def row(self) -> dict[str, Any]:
         """Return the fields by name, as a table wants them."""

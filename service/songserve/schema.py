@@ -27,6 +27,7 @@ __all__ = [
     "buckets",
     "bundle_events",
     "clips",
+    "decisions",
     "identity",
     "metadata",
     "retypings",
@@ -35,7 +36,7 @@ __all__ = [
     "songs",
 ]
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest revision; the names of revisions are numbers, so that an older program knows a newer schema."""
 
 HOUR_MS = 3_600_000
@@ -97,12 +98,33 @@ songs = Table(
     Column("forced_cut", Boolean, nullable=False),
     Column("snr_db", Float, nullable=False),
     Column("bundle", String(64), nullable=False),
+    # The type that people made by a split and this song is of, whatever the columns above say; null for most.
+    Column("placed_in", String(16)),
     # Every filter of a list has an index in the list's order.
     Index("songs_by_time", "start_ms", "uid"),
     Index("songs_by_session", "session", "start_ms", "uid"),
     Index("songs_by_station", "station", "start_ms", "uid"),
     Index("songs_by_type", "type_id", "start_ms", "uid"),
     Index("songs_novel", "start_ms", "uid", sqlite_where=text("is_novel = 1"), postgresql_where=text("is_novel")),
+    Index(
+        "songs_placed",
+        "placed_in",
+        "start_ms",
+        "uid",
+        sqlite_where=text("placed_in IS NOT NULL"),
+        postgresql_where=text("placed_in IS NOT NULL"),
+    ),
+)
+
+# What people decided about song types; rows are only ever added. `songcore.decisions` says what they mean together.
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("time_ms", BigInteger, nullable=False),
+    Column("who", String(80), nullable=False),
+    # JSON of `songcore.decisions`.
+    Column("action", Text, nullable=False),
 )
 
 # One row per station and hour, day, or in total, written in the transaction that stores songs or seconds: adding up a

@@ -206,7 +206,7 @@ def test_an_old_store_is_upgraded_by_hand(tmp_path: Path) -> None:
     (problem,) = place.check()["problems"]
     assert "songstream db upgrade" in problem
     assert place.run("backup", str(tmp_path / "copy")).exit_code == 0
-    assert place.run("upgrade").stdout == "schema 0002\n"
+    assert place.run("upgrade").stdout == "schema 0004\n"
     assert place.check()["problems"] == []
     assert place.run("restore", str(tmp_path / "copy")).exit_code == 0
     assert place.check()["problems"] == []

@@ -19,6 +19,7 @@ _READ: frozenset[Role] = frozenset({"read", "admin"})
 _ADMIN: frozenset[Role] = frozenset({"admin"})
 
 _INGEST, _SONGS = "/songserve.v1.IngestService", "/songserve.v1.SongService"
+_CATALOGUE = "/songserve.v1.CatalogueService"
 _MODELS, _CLASSIFICATION = "/songserve.v1.ModelService", "/songserve.v1.ClassificationService"
 
 ROLES: Mapping[str, frozenset[Role]] = {
@@ -34,6 +35,13 @@ ROLES: Mapping[str, frozenset[Role]] = {
     f"{_SONGS}/KeepSongClip": _ADMIN,
     f"{_SONGS}/ListSongTypes": _READ,
     f"{_SONGS}/QueryFrequencies": _READ,
+    f"{_CATALOGUE}/GetSongType": _READ,
+    f"{_CATALOGUE}/NameSongType": _ADMIN,
+    f"{_CATALOGUE}/MergeSongTypes": _ADMIN,
+    f"{_CATALOGUE}/SplitSongType": _ADMIN,
+    f"{_CATALOGUE}/MarkSongType": _ADMIN,
+    f"{_CATALOGUE}/UndoDecision": _ADMIN,
+    f"{_CATALOGUE}/ListDecisions": _READ,
     f"{_MODELS}/GetModel": _READ,
     f"{_MODELS}/ListModels": _READ,
 }

@@ -54,6 +54,8 @@ class ListSongsRequest(_message.Message):
     SONG_TYPE_FIELD_NUMBER: _builtins.int
     ONLY_NOVEL_FIELD_NUMBER: _builtins.int
     INCLUDE_NOISE_FIELD_NUMBER: _builtins.int
+    NEWEST_FIRST_FIELD_NUMBER: _builtins.int
+    ONLY_WITH_CLIP_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most 1,000; 0 for 100."""
     page_token: _builtins.str
@@ -63,11 +65,15 @@ class ListSongsRequest(_message.Message):
     session: _builtins.str
     """`stations/{station}/sessions/{uuid}`."""
     song_type: _builtins.str
-    """`songTypes/{id}`: songs of the type, novel ones excluded."""
+    """`songTypes/{id}`: songs of the type, novel ones excluded. This and the next two go by people's decisions."""
     only_novel: _builtins.bool
     """Only novel songs."""
     include_noise: _builtins.bool
     """Known noise too; it is left out otherwise."""
+    newest_first: _builtins.bool
+    """In falling order of start time. A song that comes in late may then be missed."""
+    only_with_clip: _builtins.bool
+    """Only songs whose sound is kept."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Songs that begin in [start_time, end_time); unset for no bound."""
@@ -86,10 +92,12 @@ class ListSongsRequest(_message.Message):
         song_type: _builtins.str = ...,
         only_novel: _builtins.bool = ...,
         include_noise: _builtins.bool = ...,
+        newest_first: _builtins.bool = ...,
+        only_with_clip: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "include_noise", b"include_noise", "only_novel", b"only_novel", "page_size", b"page_size", "page_token", b"page_token", "session", b"session", "song_type", b"song_type", "start_time", b"start_time", "station", b"station"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "include_noise", b"include_noise", "newest_first", b"newest_first", "only_novel", b"only_novel", "only_with_clip", b"only_with_clip", "page_size", b"page_size", "page_token", b"page_token", "session", b"session", "song_type", b"song_type", "start_time", b"start_time", "station", b"station"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -166,8 +174,13 @@ class WatchSongsResponse(_message.Message):
 
     SONGS_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    LAST_DECISION_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
     """To be stored by the client together with what it makes of the songs."""
+    last_decision: _builtins.str
+    """`decisions/{number}` of the last decision that `decided` of the songs rests on; empty when there is none. When people decide, a
+    response comes at once, so that a client that counts songs by type knows when its counts are no longer those of the service.
+    """
     @_builtins.property
     def songs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Song]: ...
     def __init__(
@@ -175,10 +188,11 @@ class WatchSongsResponse(_message.Message):
         *,
         songs: _abc.Iterable[_types_pb2.Song] | None = ...,
         resume_token: _builtins.str = ...,
+        last_decision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_token", b"resume_token", "songs", b"songs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_decision", b"last_decision", "resume_token", b"resume_token", "songs", b"songs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -308,12 +322,21 @@ Global___SongClip: _TypeAlias = SongClip  # noqa: Y015
 class ListSongTypesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most 1,000; 0 for 1,000."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before."""
     def __init__(
         self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -324,16 +347,20 @@ class ListSongTypesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SONG_TYPES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
     @_builtins.property
     def song_types(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.SongType]: ...
     def __init__(
         self,
         *,
         song_types: _abc.Iterable[_types_pb2.SongType] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["song_types", b"song_types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "song_types", b"song_types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -124,7 +124,8 @@ class SongServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListSongTypes(self, request, context):
-        """Lists the catalogue of the bundle being served, with how many songs of each type are stored.
+        """Lists the catalogue with how many songs of each type are stored: the types of the bundle being served and those that people
+        made, without those that people merged into others. Decisions are made with CatalogueService.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -60,7 +60,9 @@ class SongServiceStub:
     Idempotent. NOT_FOUND: SONG_UNKNOWN, CLIP_UNKNOWN. RESOURCE_EXHAUSTED, DISK_LOW.
     """
     ListSongTypes: _grpc.UnaryUnaryMultiCallable[_songs_pb2.ListSongTypesRequest, _songs_pb2.ListSongTypesResponse]
-    """Lists the catalogue of the bundle being served, with how many songs of each type are stored."""
+    """Lists the catalogue with how many songs of each type are stored: the types of the bundle being served and those that people
+    made, without those that people merged into others. Decisions are made with CatalogueService.
+    """
     QueryFrequencies: _grpc.UnaryUnaryMultiCallable[_songs_pb2.QueryFrequenciesRequest, _songs_pb2.QueryFrequenciesResponse]
     """Counts songs by type, station and time, beside the seconds recorded, so that rates per hour of effort are right: a
     bucket in which a station recorded and heard nothing is there, with no counts.
@@ -97,7 +99,9 @@ class SongServiceAsyncStub(SongServiceStub):
     Idempotent. NOT_FOUND: SONG_UNKNOWN, CLIP_UNKNOWN. RESOURCE_EXHAUSTED, DISK_LOW.
     """
     ListSongTypes: _aio.UnaryUnaryMultiCallable[_songs_pb2.ListSongTypesRequest, _songs_pb2.ListSongTypesResponse]  # type: ignore[assignment]
-    """Lists the catalogue of the bundle being served, with how many songs of each type are stored."""
+    """Lists the catalogue with how many songs of each type are stored: the types of the bundle being served and those that people
+    made, without those that people merged into others. Decisions are made with CatalogueService.
+    """
     QueryFrequencies: _aio.UnaryUnaryMultiCallable[_songs_pb2.QueryFrequenciesRequest, _songs_pb2.QueryFrequenciesResponse]  # type: ignore[assignment]
     """Counts songs by type, station and time, beside the seconds recorded, so that rates per hour of effort are right: a
     bucket in which a station recorded and heard nothing is there, with no counts.
@@ -167,7 +171,9 @@ class SongServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _songs_pb2.ListSongTypesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_songs_pb2.ListSongTypesResponse, _abc.Awaitable[_songs_pb2.ListSongTypesResponse]]:
-        """Lists the catalogue of the bundle being served, with how many songs of each type are stored."""
+        """Lists the catalogue with how many songs of each type are stored: the types of the bundle being served and those that people
+        made, without those that people merged into others. Decisions are made with CatalogueService.
+        """
 
     @_abc_1.abstractmethod
     def QueryFrequencies(

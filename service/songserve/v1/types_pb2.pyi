@@ -6,7 +6,7 @@ What several services speak of: songs, song types, and how things are named.
 Conventions, for every file of this package
 
 - Things have resource names: `stations/{station}`, `stations/{station}/sessions/{uuid}`, `songs/{uuid}`,
-  `songTypes/{id}`, `modelBundles/{digest}`. Station ids match `[a-z0-9][a-z0-9-]{0,62}`.
+  `songTypes/{id}`, `modelBundles/{digest}`, `decisions/{number}`. Station ids match `[a-z0-9][a-z0-9-]{0,62}`.
 - Samples are counted per channel, from 0 at the session's or recording's first sample; ranges are half-open. Input
   samples (`start_sample`, `committed_sample`) count at the rate the sender declared, `onset_sample` and
   `offset_sample` at the rate of the bundle, which `sample_rate_hz` beside them repeats.
@@ -16,9 +16,11 @@ Conventions, for every file of this package
   know in a response. The service refuses an unknown enum value or an empty arm in a request, INVALID_ARGUMENT.
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -82,6 +84,7 @@ class Song(_message.Message):
     FORCED_CUT_FIELD_NUMBER: _builtins.int
     SNR_DB_FIELD_NUMBER: _builtins.int
     MODEL_BUNDLE_FIELD_NUMBER: _builtins.int
+    DECIDED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`songs/{uuid}`; empty for songs of ClassifyRecording, which are not stored."""
     station: _builtins.str
@@ -119,6 +122,10 @@ class Song(_message.Message):
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def decided(self) -> Global___Verdict:
+        """What people made of it; unset for songs that are not stored."""
+
     def __init__(
         self,
         *,
@@ -141,18 +148,54 @@ class Song(_message.Message):
         forced_cut: _builtins.bool = ...,
         snr_db: _builtins.float = ...,
         model_bundle: _builtins.str = ...,
+        decided: Global___Verdict | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "forced_cut", b"forced_cut", "is_novel", b"is_novel", "kind", b"kind", "model_bundle", b"model_bundle", "name", b"name", "novelty_score", b"novelty_score", "offset_s", b"offset_s", "offset_sample", b"offset_sample", "onset_s", b"onset_s", "onset_sample", b"onset_sample", "p_value", b"p_value", "sample_rate_hz", b"sample_rate_hz", "session", b"session", "similarity", b"similarity", "snr_db", b"snr_db", "song_type", b"song_type", "start_time", b"start_time", "station", b"station"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "end_time", b"end_time", "forced_cut", b"forced_cut", "is_novel", b"is_novel", "kind", b"kind", "model_bundle", b"model_bundle", "name", b"name", "novelty_score", b"novelty_score", "offset_s", b"offset_s", "offset_sample", b"offset_sample", "onset_s", b"onset_s", "onset_sample", b"onset_sample", "p_value", b"p_value", "sample_rate_hz", b"sample_rate_hz", "session", b"session", "similarity", b"similarity", "snr_db", b"snr_db", "song_type", b"song_type", "start_time", b"start_time", "station", b"station"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Song: _TypeAlias = Song  # noqa: Y015
 
 @_typing.final
+class Verdict(_message.Message):
+    """What a song is by the decisions of people, as they are when it is asked for. Where they decided nothing, it is what the model said."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SONG_TYPE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    IS_NOVEL_FIELD_NUMBER: _builtins.int
+    BY_PEOPLE_FIELD_NUMBER: _builtins.int
+    song_type: _builtins.str
+    """`songTypes/{id}`; for a novel song, the nearest type."""
+    kind: Global___SoundKind.ValueType
+    is_novel: _builtins.bool
+    """Not of a type yet. A novel song ceases to be when people split it off, or say that the type nearest to it is noise."""
+    by_people: _builtins.bool
+    """It differs from what the model said."""
+    def __init__(
+        self,
+        *,
+        song_type: _builtins.str = ...,
+        kind: Global___SoundKind.ValueType = ...,
+        is_novel: _builtins.bool = ...,
+        by_people: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_people", b"by_people", "is_novel", b"is_novel", "kind", b"kind", "song_type", b"song_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+@_typing.final
 class SongType(_message.Message):
-    """One entry of the catalogue of the bundle being served. Ids are stable across retraining."""
+    """One entry of the catalogue: of the bundle being served, or made by people. Ids are stable across retraining; those that people make
+    begin with P. Name, kind and counts are by people's decisions.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -160,12 +203,34 @@ class SongType(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     N_SONGS_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
+    MERGED_FIELD_NUMBER: _builtins.int
+    MERGED_INTO_FIELD_NUMBER: _builtins.int
+    SPLIT_FROM_FIELD_NUMBER: _builtins.int
+    EXEMPLARS_FIELD_NUMBER: _builtins.int
+    N_TRAINING_SONGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`songTypes/{id}`, for example `songTypes/T0042`."""
     display_name: _builtins.str
     kind: Global___SoundKind.ValueType
     n_songs: _builtins.int
-    """Songs of this type that this service has stored, novel ones excluded."""
+    """Songs of this type that this service has stored, merged types included, novel ones excluded."""
+    etag: _builtins.str
+    """Changes with every decision about the type; to be given back with the next one."""
+    merged_into: _builtins.str
+    """`songTypes/{id}`: where its songs are counted, for a type that was merged or whose split was undone."""
+    split_from: _builtins.str
+    """`songTypes/{id}`: what a type that people made was split from."""
+    n_training_songs: _builtins.int
+    """Songs that the bundle was trained on."""
+    @_builtins.property
+    def merged(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """`songTypes/{id}`: types that people merged into this one."""
+
+    @_builtins.property
+    def exemplars(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Typical songs of the training set, `recording@onset_s-offset_s`, the most typical first."""
+
     def __init__(
         self,
         *,
@@ -173,10 +238,16 @@ class SongType(_message.Message):
         display_name: _builtins.str = ...,
         kind: Global___SoundKind.ValueType = ...,
         n_songs: _builtins.int = ...,
+        etag: _builtins.str = ...,
+        merged: _abc.Iterable[_builtins.str] | None = ...,
+        merged_into: _builtins.str = ...,
+        split_from: _builtins.str = ...,
+        exemplars: _abc.Iterable[_builtins.str] | None = ...,
+        n_training_songs: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "kind", b"kind", "n_songs", b"n_songs", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "etag", b"etag", "exemplars", b"exemplars", "kind", b"kind", "merged", b"merged", "merged_into", b"merged_into", "n_songs", b"n_songs", "n_training_songs", b"n_training_songs", "name", b"name", "split_from", b"split_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
