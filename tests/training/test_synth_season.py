@@ -19,6 +19,7 @@ from songtrain.commands.synth import synth
 from songtrain.synth.config import PRESETS, SeasonConfig, season_config
 from songtrain.synth.repertoire import zipf_weights
 from songtrain.synth.season import open_season, render_layers, render_recording
+from songtrain.synth.singer import play
 from songtrain.synth.write import simulate
 
 SMALL = SeasonConfig(n_types=6, n_songs=24, n_singers=3, n_stations=2, n_sites=1, recording_s=30.0, overlap_share=0.2)
@@ -89,6 +90,28 @@ def test_a_recording_is_the_same_whenever_it_is_rendered() -> None:
     assert truth == truth_again
     other, _ = render_recording(SMALL.model_copy(update={"seed": 2}), 1)
     assert other.tobytes() != first.tobytes()
+
+
+def test_days_share_birds_and_differ_in_what_they_sing() -> None:
+    """Another day has the same types, singers and stations, another plan, and recordings with names of its own."""
+    today, tomorrow = (open_season(SMALL.model_copy(update={"day": day})) for day in (0, 1))
+    assert (today.types, today.singers) == (tomorrow.types, tomorrow.singers)
+    assert [s.noise_db for s in today.stations] == [s.noise_db for s in tomorrow.stations]
+    plans = [[(r.station, r.parts) for r in season.recordings] for season in (today, tomorrow)]
+    assert plans[0] != plans[1]
+    assert not {r.name for r in today.recordings} & {r.name for r in tomorrow.recordings}
+
+
+def test_a_drifting_type_moves_day_by_day() -> None:
+    """The drifting type is sung so many octaves higher for every day, another type is not."""
+    types, singer = open_season(SMALL).types, open_season(SMALL).singers[0]
+
+    def pitch(index: int, day: int) -> float:
+        config = SMALL.model_copy(update={"day": day, "drifting": 2, "drift_octaves": 0.01})
+        return play(types[index], singer, config, np.random.default_rng(1))[0].octaves
+
+    assert pitch(2, 30) - pitch(2, 0) == pytest.approx(0.3)
+    assert pitch(1, 30) == pitch(1, 0)
 
 
 def test_parallel_and_serial_seasons_are_the_same_files(tmp_path: Path) -> None:

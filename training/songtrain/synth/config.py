@@ -19,6 +19,9 @@ class SeasonConfig(BaseModel):
     type_seed: int = Field(default=1, ge=0)
     """The song types: seasons that share it share their types, whoever sings them."""
 
+    day: int = Field(default=0, ge=0, le=10_000)
+    """Days share singers, stations and types, and differ in who sings what, how, and in what weather."""
+
     n_types: int = Field(default=40, ge=1, le=2000)
     near_variant_share: float = Field(default=0.2, ge=0, le=0.9)
     """Share of types that are another type with one or two sections exchanged or altered."""
@@ -26,6 +29,11 @@ class SeasonConfig(BaseModel):
     """Type i of n (counted from 0) is sung in proportion to 1 / (i + 1) ** zipf_exponent."""
     withheld: tuple[int, ...] = ()
     """Types that nobody sings this season, by index; the others keep their proportions."""
+
+    drifting: int | None = Field(default=None, ge=0)
+    """A type, by index, that is sung a little higher every day."""
+    drift_octaves: float = Field(default=0.0, ge=-0.1, le=0.1)
+    """Each day, against the day before."""
 
     n_songs: int = Field(default=2000, ge=1, le=1_000_000)
     n_singers: int = Field(default=4, ge=1, le=1000)
@@ -63,6 +71,10 @@ class SeasonConfig(BaseModel):
     duty: float = Field(default=0.4, ge=0.1, le=0.6)
     """Share of the time in which the singer of a recording sings."""
 
+    def spawn_key(self, *key: int) -> tuple[int, ...]:
+        """Return the key of a random stream that each day has for itself; the first day's keys are those of old."""
+        return (*key, self.day) if self.day else key
+
     @field_validator("withheld")
     @classmethod
     def _sorted(cls, withheld: tuple[int, ...]) -> tuple[int, ...]:
@@ -76,6 +88,8 @@ class SeasonConfig(BaseModel):
         wrong = [i for i in self.withheld if not 0 <= i < self.n_types]
         if wrong:
             raise ValueError(f"withheld types {wrong} do not exist: types are 0 to {self.n_types - 1}")
+        if self.drifting is not None and self.drifting >= self.n_types:
+            raise ValueError(f"drifting type {self.drifting} does not exist: types are 0 to {self.n_types - 1}")
         if len(self.withheld) == self.n_types:
             raise ValueError("every type is withheld: nothing is left to sing")
         if self.n_sites > self.n_stations:

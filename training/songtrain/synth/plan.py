@@ -28,7 +28,7 @@ class RecordingPlan:
 
 def plan_season(config: SeasonConfig, singers: tuple[Singer, ...]) -> tuple[RecordingPlan, ...]:
     """Return the recordings of a season: draw all songs by Zipf's law, give each to a bird that knows it, cut."""
-    rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(2,)))
+    rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=config.spawn_key(2)))
     drawn = rng.choice(config.n_types, size=config.n_songs, p=zipf_weights(config))
     # A bird sings some of its songs more than its neighbours do.
     taste = rng.gamma(2.0, size=(config.n_singers, config.n_types))
@@ -84,6 +84,7 @@ def _name(
 ) -> tuple[RecordingPlan, ...]:
     """Give every recording a station of its singer's site and a name."""
     plans: list[RecordingPlan] = []
+    day = f"D{config.day:02d}_" if config.day else ""
     for lead, recordings in enumerate(leads):
         site = singers[lead].site
         stations = [s for s in range(config.n_stations) if s % config.n_sites == site]
@@ -91,5 +92,6 @@ def _name(
         for number, songs in enumerate(recordings):
             guest, extra = seats[lead, number]
             parts = ((lead, songs), (guest, extra)) if extra else ((lead, songs),)
-            plans.append(RecordingPlan(f"S{home + 1:02d}_{singers[lead].name}_{number + 1:04d}", home, parts))
+            name = f"{day}S{home + 1:02d}_{singers[lead].name}_{number + 1:04d}"
+            plans.append(RecordingPlan(name, home, parts))
     return tuple(plans)

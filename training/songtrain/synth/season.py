@@ -85,7 +85,7 @@ def render_layers(config: SeasonConfig, index: int) -> tuple[Layers, list[TrueSo
     season = open_season(config)
     plan, rate = season.recordings[index], config.sample_rate_hz
     station = season.stations[plan.station]
-    rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(3, index)))
+    rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=config.spawn_key(3, index)))
     parts = [
         (season.singers[singer], [(t, perform(season.types[t], season.singers[singer], config, rng)) for t in types])
         for singer, types in plan.parts

@@ -99,6 +99,8 @@ def play(song_type: SongType, singer: Singer, config: SeasonConfig, rng: Rng) ->
     """Return the notes of one rendition in order of time, the first at 0 s."""
     pace = float(np.exp(singer.log_pace + rng.normal(0, config.tempo_sd)))
     octaves = singer.octaves + rng.normal(0, config.pitch_sd_octaves)
+    if song_type.index == config.drifting:
+        octaves += config.day * config.drift_octaves
     played: list[PlayedNote] = []
     now = 0.0
     for place, section in _kept_sections(song_type, config, rng):
