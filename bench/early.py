@@ -131,7 +131,7 @@ def hear_season(model: Bundle, season: Path, *, strange: bool) -> tuple[list[Hea
 def songs_in(model: Bundle, recording: Path, guesses: dict[int, list[Song]]) -> Iterator[Song]:
     """Yield the songs of a recording; collect the open song after each chunk, by its onset."""
     with open_recording(recording) as sound:
-        stream = model.new_stream(sound.sample_rate_hz, resumable=False)
+        stream = model.new_stream(sound.sample_rate_hz)
         for block in sound.blocks(CHUNK_S):
             yield from stream.push(block)
             if song := stream.open_song():

@@ -68,7 +68,7 @@ def random_bundle(path: Path) -> None:
 
 def expected_songs(pcm: Any, bundle: Bundle, rate_hz: int) -> set[tuple[int, int]]:
     """Return onset and offset of every song of 16-bit samples, found offline."""
-    stream = bundle.new_stream(rate_hz, resumable=False)
+    stream = bundle.new_stream(rate_hz)
     songs = stream.push(pcm.astype(np.float32) / np.float32(32768)) + stream.finish()
     return {(song.onset, song.offset) for song in songs}
 

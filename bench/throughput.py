@@ -95,7 +95,7 @@ def write_default_bundle(path: Path, encoder: Any) -> None:
     parts = bundle_parts()
     frontend, features = parts.stream.frontend, parts.stream.features
     onnx = export_onnx(encoder, frontend.n_mels, features.bucket_frames)
-    stream = SongStream(parts.stream, frontend.sample_rate_hz, resumable=False)
+    stream = SongStream(parts.stream, frontend.sample_rate_hz)
     songs = stream.push(soundscape([0, 1, 2, 3, 4] * 6, 1)[0]) + stream.finish()
     embeddings = Embedder(onnx, device="cpu").embed([song.features for song in songs])
     info = EncoderInfo(
@@ -177,7 +177,7 @@ def stage_times(path: Path, bundle: Bundle) -> dict[str, float]:
         yield
         spent[stage] = spent.get(stage, 0.0) + time.process_time() - began
 
-    stream = bundle.new_stream(RATE_HZ, resumable=False)
+    stream = bundle.new_stream(RATE_HZ)
     songs = []
     with open_recording(path) as opened:
         blocks = opened.blocks(10.0)

@@ -85,7 +85,7 @@ def bundle_parts(seed: int = 0) -> BundleParts:
 
     def embed(seed: int, n_each: int) -> FloatArray:
         samples, _ = soundscape(known * n_each, seed)
-        stream = SongStream(config, 24_000, resumable=False)
+        stream = SongStream(config, 24_000)
         songs = stream.push(samples) + stream.finish()
         assert len(songs) == len(known) * n_each, f"{len(songs)} songs found of {len(known) * n_each}"
         return embedder.embed([song.features for song in songs]).reshape(n_each, len(known), -1)

@@ -71,9 +71,9 @@ class Bundle:
         """What decides which songs a stream holds."""
         return self.manifest.stream
 
-    def new_stream(self, rate_in: int, *, resumable: bool = True) -> SongStream:
+    def new_stream(self, rate_in: int) -> SongStream:
         """Return a stream that takes samples at ``rate_in`` Hz from their beginning."""
-        return SongStream(self.stream_config, rate_in, resumable=resumable)
+        return SongStream(self.stream_config, rate_in)
 
     def resume_stream(self, rate_in: int, state: bytes) -> SongStream:
         """Return a stream taken up at a checkpoint's state."""

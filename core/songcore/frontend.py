@@ -4,6 +4,7 @@ Segmenter and encoder both read these frames, so nothing is computed twice and t
 Frame k is centred at sample ``k * hop``; before the first and after the last sample the signal counts as zero.
 """
 
+from functools import lru_cache
 from math import ceil
 from typing import Self
 
@@ -18,9 +19,13 @@ __all__ = ["DB_PER_UNIT", "FrontendConfig", "LogMel", "mel_matrix"]
 DB_PER_UNIT = 10 / np.log(10)
 """Decibels in one unit of the frames, which are natural logarithms of power."""
 
-# Frames are always computed in blocks of this many, at fixed absolute frame indices (missing ones as zeros), because FFT
-# and matrix libraries choose other instructions, and so other last bits, for other shapes.
+# FFT and matrix libraries choose other instructions, and so other last bits, for other shapes. Therefore bands are always
+# summed in blocks of this many frames, at fixed absolute frame indices (missing ones as zeros), and frames transformed in
+# multiples of the most that a processor's vectors hold, as then all take the same way.
 BLOCK_FRAMES = 32
+VECTOR_FRAMES = 16
+PIECE_FRAMES = 3 * BLOCK_FRAMES
+"""At once: the frames of a second and what is missing to whole blocks stay in the processor's cache."""
 
 
 class FrontendConfig(BaseModel):
@@ -91,12 +96,7 @@ class LogMel:
         self.config = config
         self.next_frame = start_frame
         """Absolute index of the next frame to come out."""
-        window = np.hanning(config.n_fft + 1)[:-1]
-        # A full-scale sine then has power 1 in its bin.
-        self._window = (window * 2 / window.sum()).astype(np.float32)
-        self._mel = mel_matrix(config)
-        self._bins = np.flatnonzero(self._mel.any(axis=1))[[0, -1]]
-        self._mel = np.ascontiguousarray(self._mel[self._bins[0] : self._bins[1] + 1])
+        self._window, self._bins, self._mel = _weights(config)
         self._floor = np.float32(10 ** (config.floor_db / 10))
         self._tail = np.zeros(max(0, -self._start(start_frame)), np.float32)
         self._tail_start = self._start(start_frame)
@@ -142,16 +142,34 @@ class LogMel:
 
     def _transform(self, windows: FloatArray, first: int) -> FloatArray:
         """Log-mel of windows (n, n_fft) whose first is the absolute frame ``first``."""
-        out = np.empty((len(windows), self.config.n_mels), np.float32)
-        block = np.zeros((BLOCK_FRAMES, self.config.n_fft), np.float32)
-        low, high = self._bins
-        begin = 0
-        while begin < len(windows):
-            row = (first + begin) % BLOCK_FRAMES
-            n = min(BLOCK_FRAMES - row, len(windows) - begin)
-            np.multiply(windows[begin : begin + n], self._window, out=block[row : row + n])
-            spectrum = rfft(block)[:, low : high + 1]
-            power = np.ascontiguousarray(spectrum.real**2 + spectrum.imag**2)
-            out[begin : begin + n] = np.log(power @ self._mel + self._floor)[row : row + n]
-            begin += n
-        return out
+        pieces = []
+        while len(windows):
+            row = first % BLOCK_FRAMES
+            piece, windows = windows[: PIECE_FRAMES - row], windows[PIECE_FRAMES - row :]
+            first += len(piece)
+            pieces.append(np.log(self._band_power(piece, row) + self._floor))
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def _band_power(self, windows: FloatArray, row: int) -> FloatArray:
+        """Power in the bands, (n, n_mels), of windows (n, n_fft) whose first is the ``row``-th frame of its block."""
+        n = len(windows)
+        padded = np.empty((-(-n // VECTOR_FRAMES) * VECTOR_FRAMES, self.config.n_fft), np.float32)
+        np.multiply(windows, self._window, out=padded[:n])
+        padded[n:] = 0
+        parts = rfft(padded)[:n, self._bins].view(np.float32)  # real and imaginary by turns
+        squares = parts * parts
+        power = np.zeros((-(-(row + n) // BLOCK_FRAMES), BLOCK_FRAMES, len(self._mel)), np.float32)
+        np.add(squares[:, ::2], squares[:, 1::2], out=power.reshape(-1, len(self._mel))[row : row + n])
+        bands: FloatArray = (power @ self._mel).reshape(-1, self.config.n_mels)
+        return bands[row : row + n]
+
+
+@lru_cache(maxsize=8)
+def _weights(config: FrontendConfig) -> tuple[FloatArray, slice, FloatArray]:
+    """Return window (n_fft,), the bins that lie in a band, and their weights: all streams share them."""
+    window = np.hanning(config.n_fft + 1)[:-1]
+    mel = mel_matrix(config)
+    low, high = np.flatnonzero(mel.any(axis=1))[[0, -1]]
+    # A full-scale sine then has power 1 in its bin.
+    scaled = (window * 2 / window.sum()).astype(np.float32)
+    return scaled, slice(low, high + 1), np.ascontiguousarray(mel[low : high + 1])

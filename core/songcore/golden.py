@@ -103,7 +103,7 @@ def _songs(recordings: Sequence[Any], config: StreamConfig) -> tuple[list[Song],
     songs: list[Song] = []
     recording: list[int] = []
     for index, samples in enumerate(recordings):
-        stream = SongStream(config, config.frontend.sample_rate_hz, resumable=False)
+        stream = SongStream(config, config.frontend.sample_rate_hz)
         found = stream.push(samples.astype(np.float32) / np.float32(_PCM16)) + stream.finish()
         songs += found
         recording += [index] * len(found)

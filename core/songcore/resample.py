@@ -71,13 +71,13 @@ class Resampler:
 
     def push(self, samples: FloatArray) -> FloatArray:
         """Take samples (n,) float32 and return the output samples that have become certain, (m,) float32."""
-        # A copy: the caller may fill the same buffer again.
-        self._pending.append(np.array(samples, np.float32))
         self._n_in += len(samples)
         n_needed = (self._boundary(self._block + 1) + self._context_steps) * self._step_in
         if self._n_in < n_needed:
+            # A copy: the caller may fill the same buffer again.
+            self._pending.append(np.array(samples, np.float32))
             return np.empty(0, np.float32)
-        signal = np.concatenate(self._pending)
+        signal = np.concatenate([*self._pending, samples], dtype=np.float32)
         out = []
         while self._n_in >= n_needed:
             out.append(self._convert(signal, n_needed, self._boundary(self._block + 1) * self._step_out))

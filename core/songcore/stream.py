@@ -21,9 +21,6 @@ from songcore.segment import Segment, Segmenter, SegmenterConfig
 
 __all__ = ["Checkpoint", "Song", "SongStream", "StreamConfig"]
 
-SNAPSHOT_S = 1.0
-"""Segmenter states are kept this often; a finer grid would move the watermark sooner, at more work per second."""
-
 _HEADER = struct.Struct("<16sqqq")
 """Fingerprint of the parameters, input rate, first frame that is needed again, segmenter's next frame."""
 
@@ -61,16 +58,13 @@ class Checkpoint:
     input_sample: int
     """Absolute index, at the input rate, of the first sample that must be pushed again."""
     state: bytes
-    """Opaque; 5 to 20 kB, up to 50 kB within a song of the longest kind."""
+    """Opaque; 5 to 20 kB, up to 65 kB within a song of the longest kind."""
 
 
 class SongStream:
-    """Push mono samples at ``rate_in`` Hz, get songs.
+    """Push mono samples at ``rate_in`` Hz, get songs."""
 
-    With ``resumable=False`` no checkpoints are kept, which is a little faster.
-    """
-
-    def __init__(self, config: StreamConfig, rate_in: int, *, resumable: bool = True) -> None:
+    def __init__(self, config: StreamConfig, rate_in: int) -> None:
         self.config = config
         self._resampler = Resampler(rate_in, config.frontend.sample_rate_hz)
         self._log_mel = LogMel(config.frontend)
@@ -78,11 +72,9 @@ class SongStream:
         self._frames = np.empty((0, config.frontend.n_mels), np.float32)
         self._first_frame = 0  # absolute index of _frames[0]
         self._n_skip = 0  # resampled samples before the first that the log-mel needs
-        self._grid = config.frontend.n_frames(SNAPSHOT_S) if resumable else 0
-        self._snapshot = (0, b"")  # first frame that is needed again, and the state that goes on from there
         self._fingerprint = config.fingerprint()
-        if resumable:
-            self._take_snapshot(0)
+        # First frame that is needed again, and the state that goes on from there.
+        self._snapshot = (0, self._state(0))
 
     @classmethod
     def resume(cls, config: StreamConfig, rate_in: int, state: bytes) -> Self:
@@ -122,6 +114,10 @@ class SongStream:
 
     def checkpoint(self) -> Checkpoint:
         """Return the latest point from which every song not yet returned would be found again."""
+        needed = self._segmenter.needed_from
+        # A state that needs no less of the past would gain nothing.
+        if needed > self._snapshot[0]:
+            self._snapshot = (needed, self._state(needed))
         frame, state = self._snapshot
         return Checkpoint(self._resampler_for(frame)[0].input_start, state)
 
@@ -147,27 +143,16 @@ class SongStream:
 
     def _segment(self, frames: FloatArray) -> list[Song]:
         self._frames = np.concatenate([self._frames, frames]) if len(self._frames) else frames
-        segments: list[Segment] = []
         # After a restart within a song, the segmenter knows its first frames already; they are here for the features.
-        begin = min(len(frames), self._segmenter.next_frame - (self._log_mel.next_frame - len(frames)))
-        while begin < len(frames):
-            end = len(frames)
-            if self._grid:
-                end = min(end, begin + self._grid - self._segmenter.next_frame % self._grid)
-            segments += self._segmenter.push(frames[begin:end])
-            begin = end
-            needed = self._segmenter.needed_from
-            # A state that needs no less of the past would gain nothing.
-            if self._grid and self._segmenter.next_frame % self._grid == 0 and needed > self._snapshot[0]:
-                self._take_snapshot(needed)
-        songs = self._songs(segments)
+        known = max(0, self._segmenter.next_frame - (self._log_mel.next_frame - len(frames)))
+        songs = self._songs(self._segmenter.push(frames[known:])) if known < len(frames) else []
         keep = self._segmenter.needed_from
         self._frames, self._first_frame = self._frames[keep - self._first_frame :].copy(), keep
         return songs
 
-    def _take_snapshot(self, frame: int) -> None:
+    def _state(self, frame: int) -> bytes:
         header = _HEADER.pack(self._fingerprint, self._resampler.rate_in, frame, self._segmenter.next_frame)
-        self._snapshot = (frame, header + self._segmenter.state().tobytes())
+        return header + self._segmenter.state().tobytes()
 
     def _songs(self, segments: list[Segment]) -> list[Song]:
         songs = []

@@ -41,7 +41,7 @@ def offline(bundle: Bundle, path: Path) -> list[Row]:
     """Return the songs of a file, found without a server, all samples at once."""
     with open_recording(path) as recording:
         samples = np.concatenate(list(recording.blocks()))
-        stream = bundle.new_stream(recording.sample_rate_hz, resumable=False)
+        stream = bundle.new_stream(recording.sample_rate_hz)
     songs = stream.push(samples) + stream.finish()
     names = bundle.classify(songs)
     return [(song.onset, song.offset, name.type_id, name.is_novel) for song, name in zip(songs, names, strict=True)]

@@ -136,7 +136,7 @@ def _hear(bundle: "Bundle", channel: int | None, found: FoundRecording) -> Recor
 
 def _songs(bundle: "Bundle", recording: Recording) -> tuple[int, list[FoundSong], Problem | None]:
     """Return samples heard, songs, and why the recording broke off, if it did: what came before that is good."""
-    stream = bundle.new_stream(recording.sample_rate_hz, resumable=False)
+    stream = bundle.new_stream(recording.sample_rate_hz)
     n_samples, found, problem = 0, [], None
     waiting: list[Song] = []
     try:

@@ -117,7 +117,7 @@ class _Songs(Iterator[list[Song]]):
 
     def __init__(self, recording: Recording, bundle: Bundle) -> None:
         self._blocks = recording.blocks()
-        self._stream = bundle.new_stream(recording.sample_rate_hz, resumable=False)
+        self._stream = bundle.new_stream(recording.sample_rate_hz)
         self._finished = False
         self.n_samples = 0
         self.error: InputError | None = None

@@ -64,7 +64,7 @@ def _cut(path: Path, place: SongPlace, stream: StreamConfig, channel: int | None
 
 
 def _has_song(piece: FloatArray, stream: StreamConfig) -> bool:
-    songs = SongStream(stream, stream.frontend.sample_rate_hz, resumable=False)
+    songs = SongStream(stream, stream.frontend.sample_rate_hz)
     # As 16-bit samples, which is how they are kept.
     quantised = np.clip(np.round(piece * 32768), -32768, 32767).astype(np.float32) / np.float32(32768)
     return bool(songs.push(quantised) + songs.finish())
