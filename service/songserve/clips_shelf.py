@@ -63,9 +63,7 @@ class ClipShelf:
         try:
             path = self.path(song.start_ms, song.uid)
             outcome: WritingOutcome = "kept" if path.exists() else "written"
-            if outcome == "written":
-                _write_file(path, song, sound)
-            clip = self._row(song, path)
+            clip = self._found(song, path) if outcome == "kept" else self._written(song, sound, path)
         except (OSError, OverflowError, ValueError, soundfile.LibsndfileError) as error:
             log.warning("song %s is stored without its clip: %s", song.uid, error)
             self._observe("failed")
@@ -73,18 +71,18 @@ class ClipShelf:
         self._observe(outcome)
         return clip
 
-    def _row(self, song: StoredSong, path: Path) -> StoredClip:
+    def _written(self, song: StoredSong, sound: ClipSound, path: Path) -> StoredClip:
+        n_bytes = _write_file(path, song, sound)
+        return self._row(song, sound.start_sample, len(sound.samples), sound.sample_rate_hz, n_bytes)
+
+    def _found(self, song: StoredSong, path: Path) -> StoredClip:
         """Return what a finished file says of itself."""
         with soundfile.SoundFile(path) as file:
-            return StoredClip(
-                song=song.uid,
-                shelf=self.shelf,
-                song_start_ms=song.start_ms,
-                start_sample=int(file.comment.removeprefix(_START_SAMPLE)),
-                n_samples=file.frames,
-                sample_rate_hz=file.samplerate,
-                n_bytes=path.stat().st_size,
-            )
+            start_sample = int(file.comment.removeprefix(_START_SAMPLE))
+            return self._row(song, start_sample, file.frames, file.samplerate, path.stat().st_size)
+
+    def _row(self, song: StoredSong, start_sample: int, n_samples: int, rate_hz: int, n_bytes: int) -> StoredClip:
+        return StoredClip(song.uid, self.shelf, song.start_ms, start_sample, n_samples, rate_hz, n_bytes)
 
     def path(self, song_start_ms: int, uid: str) -> Path:
         """Return where a song's clip is. Both values are a row's: nothing that a caller sent becomes part of a path."""
@@ -150,8 +148,8 @@ def adopt_clips(folder: Path, store: str) -> None:
     (folder / OWNER_NAME).write_text(f"{store}\n")
 
 
-def _write_file(path: Path, song: StoredSong, sound: ClipSound) -> None:
-    """Make the file appear whole or not at all; it is on the disk when this returns."""
+def _write_file(path: Path, song: StoredSong, sound: ClipSound) -> int:
+    """Make the file appear whole or not at all; it is on the disk when this returns its size in bytes."""
     encoded = io.BytesIO()  # a file of Python's would be called back for every block
     with soundfile.SoundFile(encoded, "w", sound.sample_rate_hz, 1, "PCM_16", format="FLAC") as file:
         # Who finds the file without the database learns what it is.
@@ -170,6 +168,7 @@ def _write_file(path: Path, song: StoredSong, sound: ClipSound) -> None:
         unfinished.unlink(missing_ok=True)
         raise
     _flush(path.parent)
+    return encoded.getbuffer().nbytes
 
 
 def _flush(folder: Path) -> None:
