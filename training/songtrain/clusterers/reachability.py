@@ -25,6 +25,7 @@ from songcore.arrays import FloatArray, IntArray
 __all__ = [
     "N_NEIGHBOURS",
     "Edges",
+    "Lengths",
     "Neighbours",
     "clusters_of_tree",
     "density_labels",
