@@ -34,13 +34,13 @@ from songcore.assign import Assignment, Catalogue
 from songcore.embed import Device, Embedder
 from songcore.errors import BundleError, ConfigError
 from songcore.frontend import FrontendConfig
-from songcore.golden import check_golden, expected_results
+from songcore.golden import check_golden, expected_results, golden_audio
 from songcore.lineage import TypeChange
 from songcore.manifest import SCHEMA_VERSION, EncoderInfo, GateCheck, Manifest, SongType, manifest_digest
 from songcore.novelty import NoveltyConfig
 from songcore.stream import Song, SongStream, StreamConfig
 
-__all__ = ["Bundle", "BundleParts", "load_bundle", "read_training", "write_bundle"]
+__all__ = ["Bundle", "BundleParts", "load_bundle", "read_parts", "read_training", "write_bundle"]
 
 FILES = ("encoder.onnx", "types.npz", "types.json", "golden.npz")
 TRAINING = "training.npz"
@@ -140,6 +140,29 @@ def read_training(path: Path | str) -> bytes | None:
     path = Path(path)
     manifest = _read_manifest(path)
     return _read_verified(path, TRAINING, manifest) if TRAINING in manifest.sha256 else None
+
+
+def read_parts(path: Path | str) -> BundleParts:
+    """Return what the bundle at ``path`` was written from, for another to be made of it; raises BundleError as `load_bundle`.
+
+    What a retraining goes on with is left out, see `read_training`.
+    """
+    path = Path(path)
+    bundle = load_bundle(path, device="cpu")
+    manifest = bundle.manifest
+    arrays = _load_arrays(_read_verified(path, "types.npz", manifest), "types.npz")
+    return BundleParts(
+        **{
+            name: getattr(manifest, name)
+            for name in ("name", "created_by", "created_at", "stream", "novelty", "report")
+        },
+        **{name: getattr(manifest, name) for name in ("parent_digest", "lineage", "gate")},
+        **arrays,
+        encoder=_read_verified(path, "encoder.onnx", manifest),
+        encoder_info=manifest.encoder,
+        types=bundle.types,
+        golden_recordings=golden_audio(_load_arrays(_read_verified(path, "golden.npz", manifest), "golden.npz")),
+    )
 
 
 def write_bundle(path: Path | str, parts: BundleParts, *, overwrite: bool = False) -> Bundle:

@@ -14,7 +14,7 @@ from songcore.embed import Embedder
 from songcore.errors import BundleError
 from songcore.stream import Song, SongStream, StreamConfig
 
-__all__ = ["check_golden", "expected_results"]
+__all__ = ["check_golden", "expected_results", "golden_audio"]
 
 # Other processors round differently; more than this is another result.
 MAX_FEATURE_DIFFERENCE = 0.01  # of 10 dB
@@ -82,6 +82,11 @@ def check_golden(expected: Mapping[str, Any], config: StreamConfig, embedder: Em
     types = [assignment.type_id for assignment in catalogue.assign(embeddings)]
     if types != expected["type_id"].tolist():
         raise _drift(f"they are named {types}, expected {expected['type_id'].tolist()}")
+
+
+def golden_audio(expected: Mapping[str, Any]) -> list[FloatArray]:
+    """Return the recordings (n,) float32 of golden.npz; raises BundleError GOLDEN_INVALID for other arrays."""
+    return [samples.astype(np.float32) / np.float32(_PCM16) for samples in _audio(expected)]
 
 
 def _audio(expected: Mapping[str, Any]) -> list[Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bundles import make_test_bundle, random_encoder
-from songcore.bundle import FILES, BundleParts, load_bundle, write_bundle
+from songcore.bundle import FILES, BundleParts, load_bundle, read_parts, write_bundle
 from songcore.errors import BundleError, ConfigError, SongError
 from songcore.manifest import SongType
 
@@ -35,6 +35,11 @@ def test_odd_scores_do_not_spoil_a_bundle(parts: BundleParts, report: dict[str, 
     bundle = write_bundle(tmp_path / "bundle", replace(parts, report=report))
     expected = {key: value if np.isfinite(value) else None for key, value in report.items()}
     assert bundle.manifest.report == expected
+
+
+def test_a_bundle_gives_back_what_it_was_written_from(pristine: Path, tmp_path: Path) -> None:
+    """Written again from its own parts a bundle is the same model, to the digest."""
+    assert write_bundle(tmp_path / "again", read_parts(pristine)).digest == load_bundle(pristine).digest
 
 
 def entries(directory: Path) -> dict[str, bytes]:
