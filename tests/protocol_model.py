@@ -7,13 +7,13 @@ session should find can be written down, and a run of the machine takes millisec
 from collections import deque
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from types import SimpleNamespace
 from typing import Self, cast
 from uuid import UUID
 
 import numpy as np
 from google_crc32c import value as crc32c
 
+from fake_models import FakeModel
 from songcore.arrays import FloatArray
 from songcore.assign import Assignment
 from songcore.stream import Checkpoint, Song, SongStream
@@ -32,8 +32,6 @@ N_CLOSING = 2
 
 class FakeStream:
     """Listens as `SongStream` does: songs once they are over, and checkpoints before the song that is open."""
-
-    config = SimpleNamespace(frontend=SimpleNamespace(sample_rate_hz=RATE))
 
     def __init__(self, position: int = 0) -> None:
         self._position = position  # of the next sample
@@ -143,7 +141,7 @@ class Server:
         self._store, self._acks_early = store, acks_early
         record = store.open()
         limits = SessionLimits(max_chunk_bytes=2**16, commit_interval_s=1.0, max_chunks_per_commit=3)
-        self.session = Session(record, FakeStream.make, bundle="b", segmenter_version="v", limits=limits)
+        self.session = Session(record, FakeModel(FakeStream.make, sample_rate_hz=RATE), limits=limits)
         self.answers = deque(
             [
                 Ack(

@@ -60,11 +60,18 @@ class Bundle:
         self.manifest, self.types = manifest, tuple(types)
         self.embedder, self.catalogue = embedder, catalogue
         self.type_by_id = {song_type.id: song_type for song_type in types}
+        self.songs_version = self.stream_config.fingerprint().hex()
+        """Bundles with the same one hear the same songs, bit for bit."""
 
     @property
     def digest(self) -> str:
         """SHA-256 that names this model on every result."""
         return self.manifest.digest
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """At which it hears, and counts samples."""
+        return self.manifest.frontend.sample_rate_hz
 
     @property
     def stream_config(self) -> StreamConfig:

@@ -6,7 +6,7 @@ batch runs the next one gathers.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self
@@ -14,13 +14,11 @@ from typing import Literal, Protocol, Self
 from songcore.assign import Assignment
 from songcore.stream import Song
 from songserve.gathering import BACKFILL_WEIGHT
+from songserve.hearing import Model
 
-__all__ = ["BatchLimits", "BatchObserver", "Batcher", "Classify"]
+__all__ = ["BatchLimits", "BatchObserver", "Batcher", "Lane"]
 
 Lane = Literal["live", "backfill"]
-
-Classify = Callable[[Sequence[Song]], list[Assignment]]
-"""The model: songs to assignments, one each. Called in one thread at a time."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +49,19 @@ class BatchObserver(Protocol):
 @dataclass(frozen=True)
 class _Request:
     songs: Sequence[Song]
+    model: Model
     future: "asyncio.Future[list[Assignment]]"
     arrived: float
 
 
 class Batcher:
-    """An async context manager; inside it, `name` gives songs their assignments."""
+    """An async context manager; inside it, `name` gives songs their assignments.
 
-    def __init__(self, classify: Classify, executor: Executor, limits: BatchLimits, observer: BatchObserver) -> None:
-        self._classify, self._executor, self._limits, self._observer = classify, executor, limits, observer
+    The executor has one thread: models run one at a time.
+    """
+
+    def __init__(self, executor: Executor, limits: BatchLimits, observer: BatchObserver) -> None:
+        self._executor, self._limits, self._observer = executor, limits, observer
         self._waiting: dict[Lane, deque[_Request]] = {"live": deque(), "backfill": deque()}
         self._arrived = asyncio.Event()
         self._n_pending = 0
@@ -81,8 +83,8 @@ class Batcher:
         """From 0, idle, to 1 and more: how full the queue is."""
         return self._n_pending / self._limits.max_pending
 
-    async def name(self, songs: Sequence[Song], *, lane: Lane = "live") -> list[Assignment]:
-        """Return the songs' assignments, one each; waits while too many songs are pending.
+    async def name(self, songs: Sequence[Song], model: Model, *, lane: Lane = "live") -> list[Assignment]:
+        """Return what the model that heard the songs makes of them, one each; waits while too many songs are pending.
 
         Songs of a backlog may fill only a part of the queue, and of a batch with live ones.
         """
@@ -93,7 +95,7 @@ class Batcher:
             await self._room.wait_for(lambda: self._n_pending < most)
             self._change_pending(len(songs))
         loop = asyncio.get_running_loop()
-        request = _Request(songs, loop.create_future(), loop.time())
+        request = _Request(songs, model, loop.create_future(), loop.time())
         self._waiting[lane].append(request)
         self._arrived.set()
         try:
@@ -111,7 +113,8 @@ class Batcher:
         while True:
             batch = await self._gather()
             try:
-                await self._name_batch(batch)
+                for part in _by_model(batch):
+                    await self._name_batch(part)
             finally:
                 for request in batch:
                     request.future.cancel()  # no effect on those that have a result
@@ -142,7 +145,7 @@ class Batcher:
         began = loop.time()
         songs = [song for request in batch for song in request.songs]
         try:
-            names = await loop.run_in_executor(self._executor, self._classify, songs)
+            names = await loop.run_in_executor(self._executor, batch[0].model.classify, songs)
         except Exception as error:  # noqa: BLE001 - any failure of the model belongs to those who wait for it
             if len(batch) > 1:
                 # One poisoned song must not fail the others.
@@ -159,6 +162,17 @@ class Batcher:
             if not request.future.done():
                 request.future.set_result(names[position : position + len(request.songs)])
             position += len(request.songs)
+
+
+def _by_model(batch: list[_Request]) -> list[list[_Request]]:
+    """Return the requests of each model; but for the moment of a swap there is one."""
+    model = batch[0].model
+    if all(request.model is model for request in batch):
+        return [batch]
+    parts: dict[int, list[_Request]] = {}
+    for request in batch:
+        parts.setdefault(id(request.model), []).append(request)
+    return list(parts.values())
 
 
 def _n_songs(requests: Iterable[_Request]) -> int:

@@ -39,7 +39,7 @@ ClipSounds = Mapping[tuple[int, int], ClipSound]
 
 
 class ClipTape:
-    """Follows one stream; songs count at ``song_rate_hz``, the bundle's.
+    """Follows one stream.
 
     A clip has ``pre_roll_s`` before the song and ``post_roll_s`` after it, less where the sound begins, where a gap lies, or
     where more has not come in when the song is decided. Not ``recording``, it holds nothing and gives nothing.
@@ -48,13 +48,12 @@ class ClipTape:
     def __init__(
         self,
         audio_format: AudioFormat,
-        song_rate_hz: int,
         *,
         pre_roll_s: float,
         post_roll_s: float,
         recording: bool = True,
     ) -> None:
-        self._format, self._song_rate_hz, self._recording = audio_format, song_rate_hz, recording
+        self._format, self._recording = audio_format, recording
         self._pre_roll, self._post_roll = (round(s * audio_format.sample_rate_hz) for s in (pre_roll_s, post_roll_s))
         self._pieces: deque[tuple[int, PcmArray]] = deque()
 
@@ -70,13 +69,16 @@ class ClipTape:
         for item in heard.step.work.items:
             if isinstance(item, Chunk):
                 self._pieces.append((item.start_sample, _pcm(item.data, self._format)))
-        sounds = {(song.onset, song.offset): self._cut(song) for song in heard.songs}
+        sounds = {
+            (song.onset, song.offset): self._cut(song, model.sample_rate_hz)
+            for song, model in zip(heard.songs, heard.models, strict=True)
+        }
         while self._pieces and _end(self._pieces[0]) <= heard.needed_sample - self._pre_roll:
             self._pieces.popleft()
         return {song: sound for song, sound in sounds.items() if len(sound.samples)}
 
-    def _cut(self, song: Song) -> ClipSound:
-        ratio = self._format.sample_rate_hz / self._song_rate_hz
+    def _cut(self, song: Song, song_rate_hz: int) -> ClipSound:
+        ratio = self._format.sample_rate_hz / song_rate_hz
         onset, offset = floor(song.onset * ratio), ceil(song.offset * ratio)
         begin, end = onset - self._pre_roll, offset + self._post_roll
         parts: list[PcmArray] = []

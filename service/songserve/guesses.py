@@ -9,22 +9,21 @@ EVERY_S = 1.0
 
 
 class Guesses:
-    """Follows the open song of one stream at ``sample_rate_hz``, the bundle's."""
+    """Follows the open song of one stream."""
 
-    def __init__(self, sample_rate_hz: int) -> None:
-        self._rate_hz = sample_rate_hz
+    def __init__(self) -> None:
         self._onset = -1
         self._guessed_at = 0
         self._revision = 0
 
-    def due(self, song: Song | None) -> bool:
-        """Whether a guess at the open song is worth its while now."""
+    def due(self, song: Song | None, sample_rate_hz: int) -> bool:
+        """Whether a guess at the open song, of so many samples a second, is worth its while now."""
         if song is None:
             return False
         n_samples = song.offset - song.onset
         if song.onset != self._onset:
-            return n_samples >= FIRST_S * self._rate_hz
-        return n_samples - self._guessed_at >= EVERY_S * self._rate_hz
+            return n_samples >= FIRST_S * sample_rate_hz
+        return n_samples - self._guessed_at >= EVERY_S * sample_rate_hz
 
     def take(self, song: Song) -> int:
         """Note that a guess is made now and return its revision."""

@@ -2,8 +2,8 @@
 
 from songcore.assign import Assignment
 from songcore.bundle import Bundle
-from songcore.stream import Song
 from songserve.credit import Credit
+from songserve.hearing import Found
 from songserve.intake import Gap
 from songserve.notices import Notice
 from songserve.records import SessionRecord, StoredSong
@@ -72,9 +72,9 @@ def song_event(song: StoredSong) -> Response:
     return Response(song=ingest_pb2.SongEvent(song=song_message(song), state=ingest_pb2.SongEvent.STATE_FINAL))
 
 
-def partial_event(song: Song, name: Assignment, record: SessionRecord, bundle: Bundle, *, revision: int) -> Response:
+def partial_event(song: Found, name: Assignment, record: SessionRecord, *, revision: int) -> Response:
     """Return a guess at a song that is being sung."""
-    opening, message = record.opening, named_song(song, name, bundle)
+    opening, message = record.opening, named_song(song[0], name, song[1])
     message.station, message.session = f"stations/{opening.name.station}", str(opening.name)
     message.start_time.CopyFrom(timestamp(opening.capture_start_ms + round(message.onset_s * 1000)))
     message.end_time.CopyFrom(timestamp(opening.capture_start_ms + round(message.offset_s * 1000)))

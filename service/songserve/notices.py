@@ -6,7 +6,7 @@ from typing import Literal
 
 from songserve.sound import Level
 
-__all__ = ["ClockWatch", "Notice", "NoticeKind", "SoundWatch"]
+__all__ = ["ClockWatch", "Notice", "NoticeKind", "SoundWatch", "bundle_changed"]
 
 NoticeKind = Literal["silence", "sound", "clipping", "clock", "gap", "bundle_changed", "rewound"]
 
@@ -28,6 +28,11 @@ class Notice:
     n_samples: int = 0
     gap_reason: str = "unspecified"
     clock_offset_s: float = 0.0
+
+
+def bundle_changed(digest: str, start_sample: int) -> Notice:
+    """Return that another bundle listens to a session now."""
+    return Notice("bundle_changed", f"the session goes on with bundle {digest}", start_sample)
 
 
 class SoundWatch:

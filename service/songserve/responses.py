@@ -11,6 +11,7 @@ from songcore.assign import Assignment
 from songcore.bundle import Bundle
 from songcore.stream import Song
 from songserve.frequencies import Frequency
+from songserve.hearing import Model
 from songserve.queries import Position
 from songserve.records import StoredClip, StoredSong
 from songserve.v1 import classification_pb2, models_pb2, songs_pb2, types_pb2
@@ -63,14 +64,14 @@ def song_message(song: StoredSong) -> types_pb2.Song:
     )
 
 
-def recording_song(song: Song, name: Assignment, bundle: Bundle) -> classification_pb2.ClassifyRecordingResponse:
+def recording_song(song: Song, name: Assignment, model: Model) -> classification_pb2.ClassifyRecordingResponse:
     """Return a song of a recording."""
-    return classification_pb2.ClassifyRecordingResponse(song=named_song(song, name, bundle))
+    return classification_pb2.ClassifyRecordingResponse(song=named_song(song, name, model))
 
 
-def named_song(song: Song, name: Assignment, bundle: Bundle) -> types_pb2.Song:
-    """Return a song that is not stored."""
-    rate = bundle.manifest.frontend.sample_rate_hz
+def named_song(song: Song, name: Assignment, model: Model) -> types_pb2.Song:
+    """Return a song that is not stored, and which bundle heard and named it."""
+    rate = model.sample_rate_hz
     return types_pb2.Song(
         onset_sample=song.onset,
         offset_sample=song.offset,
@@ -85,7 +86,7 @@ def named_song(song: Song, name: Assignment, bundle: Bundle) -> types_pb2.Song:
         is_novel=name.is_novel,
         forced_cut=song.forced_cut,
         snr_db=song.snr_db,
-        model_bundle=bundle_name(bundle.digest),
+        model_bundle=bundle_name(model.digest),
     )
 
 

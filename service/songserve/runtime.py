@@ -4,13 +4,15 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
+from songcore.assign import Assignment
 from songcore.bundle import Bundle
-from songcore.stream import SongStream
-from songserve.batching import Batcher
+from songserve.batching import Batcher, Lane
 from songserve.clips import ClipSounds, ClipTape
 from songserve.clips_shelf import ClipShelf
 from songserve.credit import Credit, granted
@@ -21,7 +23,7 @@ from songserve.queries import SongQueries
 from songserve.records import AudioFormat, Commit
 from songserve.refusal import Refusal
 from songserve.security.stations import StationLimits
-from songserve.session import SessionLimits
+from songserve.session import Heard, SessionLimits
 from songserve.settings import ServeSettings
 from songserve.store import Store
 
@@ -59,6 +61,7 @@ class Runtime:
 
     settings: ServeSettings
     bundle: Bundle
+    """Active: what begins now is heard and named by it. A swap puts another one here."""
     store: Store
     queries: SongQueries
     batcher: Batcher
@@ -118,20 +121,22 @@ class Runtime:
         self.n_in_flight_bytes += n
         self.metrics.ingest_in_flight_bytes.set(self.n_in_flight_bytes)
 
-    def make_stream(self, rate_in: int, state: bytes | None) -> SongStream:
-        """Return the bundle's stream, new or from a checkpoint."""
-        return self.bundle.new_stream(rate_in) if state is None else self.bundle.resume_stream(rate_in, state)
-
     def clip_tape(self, audio_format: AudioFormat) -> ClipTape:
         """Return what remembers a stream's latest sound."""
         settings = self.settings
         return ClipTape(
             audio_format,
-            self.bundle.manifest.frontend.sample_rate_hz,
             pre_roll_s=settings.clip_pre_roll_s,
             post_roll_s=settings.clip_post_roll_s,
             recording=settings.clips != "none",
         )
+
+    async def name(self, heard: Heard, *, lane: Lane = "live") -> list[Assignment]:
+        """Return what the songs of a step are, one each, every one named by the bundle that heard it."""
+        names: list[Assignment] = []
+        for model, group in groupby(zip(heard.songs, heard.models, strict=True), key=itemgetter(1)):
+            names += await self.batcher.name([song for song, _ in group], model, lane=lane)
+        return names
 
     async def with_clips(self, commit: Commit, sounds: ClipSounds) -> Commit:
         """Write the clips of a commit's songs; return the commit with the rows that name them."""

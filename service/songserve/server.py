@@ -149,7 +149,7 @@ async def _runtime(
         ThreadPoolExecutor(4, "read") as reading,
     ):
         try:
-            async with Batcher(bundle.classify, naming, limits, metrics) as batcher:
+            async with Batcher(naming, limits, metrics) as batcher:
                 yield Runtime(
                     settings=settings,
                     bundle=bundle,

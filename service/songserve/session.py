@@ -12,7 +12,6 @@ The caller drives it in a circle, one step at a time::
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 from uuid import uuid5
 
 import numpy as np
@@ -20,12 +19,13 @@ import numpy as np
 from songcore.arrays import FloatArray
 from songcore.assign import Assignment
 from songcore.errors import InputError
-from songcore.stream import Checkpoint, Song, SongStream
+from songcore.stream import Checkpoint, Song
+from songserve.hearing import Found, Hearing, Model
 from songserve.intake import Chunk, Intake, Work
 from songserve.records import AudioFormat, Commit, SessionRecord, StoredSong
 from songserve.sound import Level, decoded, decoded_format, level_of, samples_of
 
-__all__ = ["Heard", "Session", "SessionLimits", "Step", "StreamMaker"]
+__all__ = ["Heard", "Session", "SessionLimits", "Step"]
 
 HOUR_MS = 3_600_000
 
@@ -56,6 +56,10 @@ class Heard:
     step: Step
     songs: tuple[Song, ...]
     """Counted from the session's start."""
+    models: tuple[Model, ...]
+    """Of each song the bundle that heard it, which alone can name it."""
+    model: Model
+    """The bundle that hears now."""
     origin_sample: int
     """Input sample at which the stream that made the checkpoint begins."""
     checkpoint: Checkpoint | None
@@ -65,14 +69,8 @@ class Heard:
     open_song: Song | None = None
     """The song that is being sung, as far as it has been heard; None also when guesses are not wanted."""
     levels: tuple[Level, ...] = ()
-
-
-class StreamMaker(Protocol):
-    """Makes the bundle's streams."""
-
-    def __call__(self, rate_in: int, state: bytes | None) -> SongStream:
-        """Return a new stream, or one from a checkpoint; raises InputError CHECKPOINT_FOREIGN for another bundle's."""
-        ...
+    heard_until_ms: int = 0
+    """Songs of the checkpoint's stream that begin earlier were heard by the bundle before; since the session's start."""
 
 
 @dataclass(frozen=True)
@@ -86,39 +84,31 @@ class _Extent:
 
 
 class Session:
-    """Order, listen, commit: everything that decides about one session.
+    """Order, listen, commit: everything that decides about one session."""
 
-    ``bundle`` is the digest for the songs' rows; ``segmenter_version`` names the parameters that decide where songs
-    are, and goes into the songs' ids.
-    """
-
-    def __init__(
-        self,
-        record: SessionRecord,
-        make_stream: StreamMaker,
-        *,
-        bundle: str,
-        segmenter_version: str,
-        limits: SessionLimits,
-        guessing: bool = False,
-    ) -> None:
-        self._bundle, self._segmenter_version, self._limits = bundle, segmenter_version, limits
-        self._guessing = guessing
+    def __init__(self, record: SessionRecord, model: Model, *, limits: SessionLimits, guessing: bool = False) -> None:
+        self._limits, self._guessing = limits, guessing
         self.format: AudioFormat = record.opening.audio_format
         self.sound_format: AudioFormat = decoded_format(self.format)
         """Of the chunks in `Heard`: FLAC is decoded there."""
-        self._make_stream = make_stream
-        self.record, self._stream = _resume(record, make_stream)
+        self.record, self._hearing = _resume(record, model)
         self.bundle_changed = self.record.state is None and record.state is not None
         """Another bundle had listened before."""
-        self._origin_sample = self.record.origin_sample
         self.intake = Intake(self.record, max_chunk_bytes=limits.max_chunk_bytes)
         self._skip = self.record.input_sample - self.record.committed_sample
-        self._rate_out = self.song_rate_hz = self._stream.config.frontend.sample_rate_hz
         self.received_sequence_number = record.committed_sequence_number
         """Of the last chunk that was listened to."""
         self._samples_since, self._chunks_since = 0, 0
         self._extents: deque[_Extent] = deque()
+
+    @property
+    def model(self) -> Model:
+        """The bundle that hears now."""
+        return self._hearing.model
+
+    def follow(self, model: Model) -> bool:
+        """Let a bundle take over from the next step on; False when it has, or is about to. Not while a step is listened to."""
+        return self._hearing.follow(model)
 
     def next_step(self, *, due: bool = False, most_samples: int | None = None) -> Step | None:
         """Return what there is to do, or None; ``due`` asks for a checkpoint in any case."""
@@ -137,8 +127,8 @@ class Session:
         A gap ends the song that is open, and behind it listening begins anew: silence put in its place would make the
         return of the background sound like a song.
         """
-        step = self._decoded(step)
-        songs: list[Song] = []
+        step, hearing = self._decoded(step), self._hearing
+        found: list[Found] = []
         chunks: list[FloatArray] = []
         levels: list[Level] = []
         for item in step.work.items:
@@ -147,21 +137,28 @@ class Session:
                 levels.append(level_of(samples, item.start_sample))
                 chunks.append(self._drop_skipped(samples))
                 continue
-            songs += self._push(chunks) + self._placed(self._stream.finish())
+            found += self._push(chunks) + hearing.finish()
             chunks = []
-            self._origin_sample = item.start_sample + item.sample_count
             self._skip = 0  # a resumed stream wanted the end of what is lost now
-            self._stream = self._make_stream(self.format.sample_rate_hz, None)
-        songs += self._push(chunks)
-        checkpoint = None
+            hearing.restart(item.start_sample + item.sample_count)
+        found += self._push(chunks)
+        origin, checkpoint = 0, None
         if step.work.finish:
-            songs += self._placed(self._stream.finish())
-        elif songs or step.due:
-            checkpoint = self._stream.checkpoint()
-        open_since = self._origin_sample + self._stream.open_since * self.format.sample_rate_hz // self._rate_out
-        guess = self._stream.open_song() if self._guessing and not step.work.finish else None
-        open_song = self._placed([guess])[0] if guess else None
-        return Heard(step, tuple(songs), self._origin_sample, checkpoint, open_since, open_song, tuple(levels))
+            found += hearing.finish()
+        elif found or step.due:
+            origin, checkpoint = hearing.checkpoint()
+        return Heard(
+            step,
+            songs=tuple(song for song, _ in found),
+            models=tuple(model for _, model in found),
+            model=hearing.model,
+            origin_sample=origin,
+            checkpoint=checkpoint,
+            needed_sample=hearing.open_since,
+            open_song=hearing.open_song() if self._guessing and not step.work.finish else None,
+            levels=tuple(levels),
+            heard_until_ms=hearing.heard_until_ms,
+        )
 
     def decide(self, heard: Heard, names: Sequence[Assignment]) -> Commit | None:
         """Return what to store now that the songs have names, one each, or None when nothing would change."""
@@ -182,7 +179,7 @@ class Session:
             moved = replace(
                 moved, committed_sequence_number=last.last_sequence_number, committed_sample=last.end_sample
             )
-        rows = (self._row(song, name) for song, name in zip(heard.songs, names, strict=True))
+        rows = (self._row(*song) for song in zip(heard.songs, heard.models, names, strict=True))
         # What an earlier bundle heard stays as it heard it.
         songs = tuple(row for row in rows if row.start_ms - self._start_ms >= self.record.heard_until_ms)
         if not songs and not released and not work.finish:
@@ -204,21 +201,15 @@ class Session:
         return replace(
             self.record,
             origin_sample=heard.origin_sample,
+            heard_until_ms=max(self.record.heard_until_ms, heard.heard_until_ms),
             input_sample=heard.origin_sample + heard.checkpoint.input_sample,
             state=heard.checkpoint.state,
         )
 
-    def _push(self, chunks: list[FloatArray]) -> list[Song]:
+    def _push(self, chunks: list[FloatArray]) -> list[Found]:
         if not chunks:
             return []
-        return self._placed(self._stream.push(chunks[0] if len(chunks) == 1 else np.concatenate(chunks)))
-
-    def _placed(self, songs: list[Song]) -> list[Song]:
-        """Return songs counted from the session's start rather than from the stream's."""
-        shift = round(self._origin_sample * self._rate_out / self.format.sample_rate_hz)
-        return (
-            [replace(song, onset=song.onset + shift, offset=song.offset + shift) for song in songs] if shift else songs
-        )
+        return self._hearing.push(chunks[0] if len(chunks) == 1 else np.concatenate(chunks))
 
     def _decoded(self, step: Step) -> Step:
         if self.format.encoding != "flac":
@@ -237,18 +228,18 @@ class Session:
         self._skip -= n
         return samples[n:]
 
-    def _row(self, song: Song, name: Assignment) -> StoredSong:
-        onset, offset = song.onset, song.offset
+    def _row(self, song: Song, model: Model, name: Assignment) -> StoredSong:
+        onset, offset, rate = song.onset, song.offset, model.sample_rate_hz
         session = self.record.opening.name
         return StoredSong(
-            uid=str(uuid5(session.uuid, f"{self._segmenter_version}:{onset}:{offset}")),
+            uid=str(uuid5(session.uuid, f"{model.songs_version}:{onset}:{offset}")),
             station=session.station,
             session=str(session.uuid),
-            start_ms=self._start_ms + round(onset * 1000 / self._rate_out),
-            end_ms=self._start_ms + round(offset * 1000 / self._rate_out),
+            start_ms=self._start_ms + round(onset * 1000 / rate),
+            end_ms=self._start_ms + round(offset * 1000 / rate),
             onset=onset,
             offset=offset,
-            sample_rate_hz=self._rate_out,
+            sample_rate_hz=rate,
             type_id=name.type_id,
             kind=name.kind,
             similarity=name.similarity,
@@ -257,7 +248,7 @@ class Session:
             is_novel=name.is_novel,
             forced_cut=song.forced_cut,
             snr_db=song.snr_db,
-            bundle=self._bundle,
+            bundle=model.digest,
         )
 
     def _recorded_s(self, extents: list[_Extent]) -> dict[int, float]:
@@ -277,16 +268,20 @@ class Session:
         return seconds
 
 
-def _resume(record: SessionRecord, make_stream: StreamMaker) -> tuple[SessionRecord, SongStream]:
-    """Take up the stream where the record says, or begin a new one there when another bundle made the state."""
+def _resume(record: SessionRecord, model: Model) -> tuple[SessionRecord, Hearing]:
+    """Take up listening where the record says, or begin anew there when another bundle made the state."""
     rate = record.opening.audio_format.sample_rate_hz
-    if record.state is None:
-        return record, make_stream(rate, None)
-    try:
-        return record, make_stream(rate, record.state)
-    except InputError as error:
-        if error.reason != "CHECKPOINT_FOREIGN":
-            raise
-    # The sound before the checkpoint was heard in full; songs after it that are stored must not be found twice.
-    fresh = replace(record, origin_sample=record.input_sample, heard_until_ms=record.songs_until_ms, state=None)
-    return fresh, make_stream(rate, None)
+    stream = None
+    if record.state is not None:
+        try:
+            stream = model.resume_stream(rate, record.state)
+        except InputError as error:
+            if error.reason != "CHECKPOINT_FOREIGN":
+                raise
+            # The sound before the checkpoint was heard in full; songs after it that are stored must not be found twice.
+            record = replace(
+                record, origin_sample=record.input_sample, heard_until_ms=record.songs_until_ms, state=None
+            )
+    stream = stream or model.new_stream(rate)
+    at = {"origin_sample": record.origin_sample, "input_sample": record.input_sample}
+    return record, Hearing(model, rate, stream, **at)

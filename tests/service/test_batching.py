@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 import pytest
 
+from fake_models import FakeModel
 from songcore.assign import Assignment
 from songcore.stream import Song
 from songserve.batching import Batcher, BatchLimits
@@ -19,10 +20,11 @@ from songserve.runtime import finished
 T = TypeVar("T")
 
 
-class Model:
+class Model(FakeModel):
     """Names a song by its onset; fails on a negative one; remembers its batches."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.batches: list[list[int]] = []
         self.go = threading.Event()
         self.go.set()
@@ -70,7 +72,7 @@ def run(limits: BatchLimits, use: Callable[[Batcher, Model], Awaitable[T]]) -> t
 
     async def main() -> T:
         with ThreadPoolExecutor(1) as executor:
-            async with Batcher(model.classify, executor, limits, observed) as batcher:
+            async with Batcher(executor, limits, observed) as batcher:
                 return await use(batcher, model)
 
     return asyncio.run(main()), model, observed
@@ -79,8 +81,8 @@ def run(limits: BatchLimits, use: Callable[[Batcher, Model], Awaitable[T]]) -> t
 def test_songs_of_many_callers_share_a_pass() -> None:
     """Fifty callers at once get their own names, in few batches."""
 
-    async def use(batcher: Batcher, _: Model) -> list[list[Assignment]]:
-        return await asyncio.gather(*(batcher.name(songs(i, i + 1000)) for i in range(50)))
+    async def use(batcher: Batcher, model: Model) -> list[list[Assignment]]:
+        return await asyncio.gather(*(batcher.name(songs(i, i + 1000), model) for i in range(50)))
 
     found, model, observed = run(BatchLimits(max_batch=32, max_delay_s=0.05), use)
     assert [[name.type_id for name in names] for names in found] == [[str(i), str(i + 1000)] for i in range(50)]
@@ -92,8 +94,8 @@ def test_songs_of_many_callers_share_a_pass() -> None:
 def test_no_songs_need_no_pass() -> None:
     """Naming nothing gives nothing without asking the model."""
 
-    async def use(batcher: Batcher, _: Model) -> list[Assignment]:
-        return await batcher.name([])
+    async def use(batcher: Batcher, model: Model) -> list[Assignment]:
+        return await batcher.name([], model)
 
     found, model, _ = run(BatchLimits(), use)
     assert found == []
@@ -103,8 +105,8 @@ def test_no_songs_need_no_pass() -> None:
 def test_a_poisoned_song_fails_alone() -> None:
     """The caller of the song that the model cannot take gets the error, its neighbours in the batch their names."""
 
-    async def use(batcher: Batcher, _: Model) -> list[list[Assignment] | BaseException]:
-        calls = [batcher.name(songs(onset)) for onset in (1, -1, 2)]
+    async def use(batcher: Batcher, model: Model) -> list[list[Assignment] | BaseException]:
+        calls = [batcher.name(songs(onset), model) for onset in (1, -1, 2)]
         return await asyncio.gather(*calls, return_exceptions=True)
 
     found, _, observed = run(BatchLimits(max_delay_s=0.05), use)
@@ -113,12 +115,26 @@ def test_a_poisoned_song_fails_alone() -> None:
     assert observed.n_failed == 1
 
 
+def test_each_model_names_the_songs_that_it_heard() -> None:
+    """Songs of two models that come together are named in two passes, each by its own model."""
+    other = Model()
+
+    async def use(batcher: Batcher, model: Model) -> list[list[Assignment]]:
+        return await asyncio.gather(*(batcher.name(songs(i), other if i % 2 else model) for i in range(6)))
+
+    found, model, observed = run(BatchLimits(max_delay_s=0.05), use)
+    assert [names[0].type_id for names in found] == [str(i) for i in range(6)]
+    assert {onset % 2 for batch in model.batches for onset in batch} == {0}
+    assert {onset % 2 for batch in other.batches for onset in batch} == {1}
+    assert observed.n_songs == 6
+
+
 def test_waiting_songs_are_bounded() -> None:
     """While the model is stuck no more than the limit wait; afterwards everyone is served."""
 
     async def use(batcher: Batcher, model: Model) -> int:
         model.go.clear()
-        calls = [asyncio.create_task(batcher.name(songs(i))) for i in range(30)]
+        calls = [asyncio.create_task(batcher.name(songs(i), model)) for i in range(30)]
         await asyncio.sleep(0.1)
         model.go.set()
         return sum(len(names) for names in await asyncio.gather(*calls))
@@ -135,8 +151,8 @@ def test_nobody_waits_for_a_closed_batcher() -> None:
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as executor:
-            async with Batcher(model.classify, executor, BatchLimits(), Observed()) as batcher:
-                call = asyncio.create_task(batcher.name(songs(1)))
+            async with Batcher(executor, BatchLimits(), Observed()) as batcher:
+                call = asyncio.create_task(batcher.name(songs(1), model))
                 await asyncio.sleep(0.05)
             with pytest.raises(asyncio.CancelledError):
                 await call

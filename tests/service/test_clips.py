@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from fake_models import FakeModel
 from songcore.stream import Song
 from songserve.clips import ClipSound, ClipTape
 from songserve.clips_retention import ClipRetention
@@ -19,6 +20,7 @@ from songserve.session import Heard, Step
 from stores import PCM, RATE, START_MS, Opened, Shelf, song
 
 SONG_RATE = 24_000
+MODEL = FakeModel(sample_rate_hz=SONG_RATE)
 MONO = AudioFormat("linear16", RATE, 1, None)
 
 
@@ -30,12 +32,12 @@ def chunk(first: int, last: int) -> Chunk:
 def heard(items: Sequence[Chunk | Gap], songs: Sequence[tuple[int, int]] = (), needed: int = 0) -> Heard:
     """Return a step's result; songs at the bundle's rate, ``needed`` at the sender's."""
     found = tuple(Song(onset, offset, False, 20.0, np.empty((0, 64), np.float32)) for onset, offset in songs)
-    return Heard(Step(Work(tuple(items)), due=False), found, 0, None, needed)
+    return Heard(Step(Work(tuple(items)), due=False), found, (MODEL,) * len(found), MODEL, 0, None, needed)
 
 
 def tape(audio_format: AudioFormat = MONO) -> ClipTape:
     """Return a tape with half a second before and a quarter after."""
-    return ClipTape(audio_format, SONG_RATE, pre_roll_s=0.5, post_roll_s=0.25)
+    return ClipTape(audio_format, pre_roll_s=0.5, post_roll_s=0.25)
 
 
 @pytest.mark.parametrize("size", [997, 24_000, 20 * RATE])
@@ -89,7 +91,7 @@ def test_other_formats_become_16_bit_mono() -> None:
 
 def test_without_recording_nothing_is_held() -> None:
     """Where no clips are wanted a tape costs nothing."""
-    recorder = ClipTape(MONO, SONG_RATE, pre_roll_s=0.5, post_roll_s=0.5, recording=False)
+    recorder = ClipTape(MONO, pre_roll_s=0.5, post_roll_s=0.5, recording=False)
     assert recorder.follow(heard([chunk(0, RATE)], [(0, SONG_RATE)])) == {}
     assert recorder.n_held == 0
 

@@ -7,13 +7,16 @@ from typing import Any, cast
 
 import numpy as np
 
+from fake_models import FakeModel
 from songcore.assign import Assignment
 from songcore.stream import Song
+from songserve.hearing import Model
 from songserve.intake import Work
 from songserve.servicers.guesser import Guesser
 from songserve.session import Heard, Step
 
 RATE = 1000
+MODEL = FakeModel(sample_rate_hz=RATE)
 NAME = Assignment("T0001", "song", 0.9, 0.1, 0.5, is_novel=False)
 
 
@@ -24,7 +27,7 @@ def song(onset: int, offset: int) -> Song:
 
 def heard(open_song: Song | None, *ended: Song) -> Heard:
     """Return what listening gave."""
-    return Heard(Step(Work(), due=False), ended, 0, None, 0, open_song)
+    return Heard(Step(Work(), due=False), ended, (MODEL,) * len(ended), MODEL, 0, None, 0, open_song)
 
 
 class Fake:
@@ -36,8 +39,8 @@ class Fake:
         self.batcher = SimpleNamespace(name=self._name)
         self.metrics = SimpleNamespace(ingest_guesses_total=SimpleNamespace(inc=lambda: None))
 
-    async def _name(self, songs: Sequence[Song], *, lane: str) -> list[Assignment]:
-        assert len(songs) == 1
+    async def _name(self, songs: Sequence[Song], model: Model, *, lane: str) -> list[Assignment]:
+        assert (len(songs), model) == (1, MODEL)
         assert lane == "backfill"
         self.answers.append(asyncio.get_running_loop().create_future())
         return await self.answers[-1]
@@ -49,7 +52,7 @@ def run(use: Callable[[Guesser, Fake], Awaitable[None]]) -> int:
 
     async def main() -> None:
         fake = Fake()
-        guesser = Guesser(cast("Any", fake), RATE, wake=lambda: woken.append(None))
+        guesser = Guesser(cast("Any", fake), wake=lambda: woken.append(None))
         await use(guesser, fake)
         await guesser.close()
         await asyncio.sleep(0)
@@ -78,7 +81,7 @@ def test_a_guess_is_ready_when_the_model_has_answered() -> None:
         await settle()
         guess = guesser.take()
         assert guess is not None
-        assert (guess[0].offset, guess[1:]) == (1100, (NAME, 1))
+        assert (guess[0][0].offset, guess[1:]) == (1100, (NAME, 1))
         assert guesser.take() is None
 
     assert run(use) == 1

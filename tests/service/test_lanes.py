@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fake_models import FakeModel
 from songcore.assign import Assignment
 from songcore.stream import Song
 from songserve.batching import Batcher, BatchLimits
@@ -92,11 +93,13 @@ def test_live_songs_are_named_first() -> None:
         batches.append([one.onset for one in songs])
         return [Assignment("T", "song", 1.0, 0.0, 1.0, is_novel=False)] * len(songs)
 
+    model = FakeModel(names=classify)
+
     async def run(executor: ThreadPoolExecutor) -> None:
         limits = BatchLimits(max_batch=16, max_delay_s=0.05, max_pending=1000)
-        async with Batcher(classify, executor, limits, Silent()) as batcher:
-            backlog = [asyncio.create_task(batcher.name([song(-1, 0)], lane="backfill")) for _ in range(24)]
-            live = [asyncio.create_task(batcher.name([song(1, 2)])) for _ in range(8)]
+        async with Batcher(executor, limits, Silent()) as batcher:
+            backlog = [asyncio.create_task(batcher.name([song(-1, 0)], model, lane="backfill")) for _ in range(24)]
+            live = [asyncio.create_task(batcher.name([song(1, 2)], model)) for _ in range(8)]
             await asyncio.gather(*backlog, *live)
 
     with ThreadPoolExecutor(1) as executor:
@@ -142,11 +145,11 @@ def test_a_wrong_clock_is_told_when_it_is_wrong_in_another_way() -> None:
 
 def test_a_song_is_guessed_at_each_second() -> None:
     """The first guess comes after a second, the next a second later, and a new song begins anew at revision 1."""
-    guesses = Guesses(RATE)
+    guesses = Guesses()
     made = []
     for onset, length in ((0, 900), (0, 1000), (0, 1500), (0, 2100), (0, 3000), (0, 3200), (9000, 1100), (9000, 2200)):
         one = song(onset, onset + length)
-        if guesses.due(one):
+        if guesses.due(one, RATE):
             made.append((onset, length, guesses.take(one)))
     assert made == [(0, 1000, 1), (0, 2100, 2), (0, 3200, 3), (9000, 1100, 1), (9000, 2200, 2)]
-    assert not guesses.due(None)
+    assert not guesses.due(None, RATE)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bundles import soundscape
+from fake_models import FakeModel
 from songcore.assign import Assignment
 from songcore.bundle import Bundle
 from songcore.stream import SongStream
@@ -30,7 +31,8 @@ class Memory:
     """What a store remembers of one session, and a way to drive the session."""
 
     def __init__(self, bundle: Bundle, *, version: str = "v1") -> None:
-        self.bundle, self.version = bundle, version
+        self.bundle = bundle
+        self.model = FakeModel(self.make_stream, songs_version=version)
         self.record = SessionRecord(OPENING, writer_epoch=1)
         self.rows: dict[str, StoredSong] = {}
         self.recorded_s = 0.0
@@ -44,7 +46,7 @@ class Memory:
         until = max((row.end_ms for row in self.rows.values()), default=OPENING.capture_start_ms)
         record = replace(self.record, songs_until_ms=until - OPENING.capture_start_ms)
         limits = SessionLimits(max_chunk_bytes=2**22, commit_interval_s=0.5)
-        return Session(record, self.make_stream, bundle="digest", segmenter_version=self.version, limits=limits)
+        return Session(record, self.model, limits=limits)
 
     def step(self, session: Session) -> None:
         """Go one turn and store its commit."""
@@ -137,6 +139,81 @@ def test_another_bundle_goes_on_where_the_last_one_was(bundle: Bundle, uninterru
         assert np.abs(np.subtract(found, wanted)).max() < 0.2 * 24_000
 
 
+def take_over(bundle: Bundle, chunks: list[Chunk], at: int, crash: int, *models: FakeModel) -> Memory:
+    """Return what is stored when the models take over one after another from a chunk on, and a crash follows."""
+    memory = Memory(bundle)
+    session = memory.session()
+    waiting = list(models)
+    while (number := session.intake.expected_sequence_number) <= len(chunks):
+        if number >= at and waiting:
+            assert session.follow(waiting.pop(0))
+        session.intake.accept(chunks[number - 1])
+        memory.step(session)
+        if number == crash:
+            memory.model, crash = models[-1], 0
+            session = memory.session()
+    session.intake.finish(Finish(len(chunks), len(SAMPLES)))
+    memory.step(session)
+    assert memory.record.finished
+    return memory
+
+
+def other_ears(bundle: Bundle, digest: str = "other") -> FakeModel:
+    """Return a model whose segmenter differs a little, and with it all that a stream remembers."""
+    parts = bundle.stream_config
+    changed = replace(parts, segmenter=parts.segmenter.model_copy(update={"post_roll_s": 0.12}))
+
+    def make(rate_in: int, state: bytes | None) -> SongStream:
+        return SongStream(changed, rate_in) if state is None else SongStream.resume(changed, rate_in, state)
+
+    return FakeModel(make, digest=digest, songs_version="v2")
+
+
+def test_a_bundle_that_hears_the_same_takes_over_unnoticed(bundle: Bundle, uninterrupted: Memory) -> None:
+    """From any chunk on, with or without a crash: the rows are those of one bundle, but for the digest, which changes once."""
+    chunks = chunks_of([RATE // 2] * 40)
+    for at in range(1, len(chunks), 2):
+        after = FakeModel(Memory(bundle).model.make, digest="other")
+        memory = take_over(bundle, chunks, at, at + 2 if at % 4 == 1 else 0, after)
+        assert {uid: replace(row, bundle="digest") for uid, row in memory.rows.items()} == uninterrupted.rows
+        digests = [row.bundle for row in sorted(memory.rows.values(), key=lambda row: row.onset)]
+        assert digests == sorted(digests)
+        assert set(digests) <= {"digest", "other"}
+
+
+@pytest.mark.parametrize("crash_after", [0, 1, 3, 6])
+def test_a_bundle_that_hears_otherwise_takes_over_between_songs(
+    bundle: Bundle, uninterrupted: Memory, crash_after: int
+) -> None:
+    """From any chunk on, in a song or not, also when the server dies soon after: each song once, by one of the two."""
+    chunks = chunks_of([RATE // 2] * 40)
+    wanted = sorted((row.onset, row.offset) for row in uninterrupted.rows.values())
+    by_other = 0
+    for at in range(1, len(chunks)):
+        memory = take_over(bundle, chunks, at, at + crash_after if crash_after else 0, other_ears(bundle))
+        rows = sorted(memory.rows.values(), key=lambda row: row.onset)
+        found = [(row.onset, row.offset) for row in rows]
+        assert len(found) == len(wanted), (at, found, wanted)
+        assert np.abs(np.subtract(found, wanted)).max() < 0.25 * 24_000, (at, found, wanted)
+        digests = [row.bundle for row in rows]
+        assert digests == sorted(digests)
+        by_other += digests.count("other")
+    assert 0 < by_other < len(chunks) * len(wanted)
+
+
+def test_bundles_that_change_faster_than_they_take_over_lose_nothing(bundle: Bundle, uninterrupted: Memory) -> None:
+    """Another front end, back again, and another one twice, a chunk apart: each song once."""
+    chunks = chunks_of([RATE // 2] * 40)
+    same = FakeModel(Memory(bundle).model.make, digest="same")
+    wanted = sorted(row.onset for row in uninterrupted.rows.values())
+    for at in range(1, len(chunks) - 4, 2):
+        storm = (other_ears(bundle), same, other_ears(bundle, "b"), other_ears(bundle, "c"))
+        memory = take_over(bundle, chunks, at, 0, *storm)
+        found = sorted(row.onset for row in memory.rows.values())
+        assert len(found) == len(wanted)
+        assert np.abs(np.subtract(found, wanted)).max() < 0.25 * 24_000
+
+
 def test_a_gap_frees_everything_before_it(bundle: Bundle) -> None:
     """A gap, even in the middle of a song, lets the watermark pass once something follows it."""
     memory = Memory(bundle)
@@ -191,9 +268,7 @@ def test_effort_is_split_at_the_hour(bundle: Bundle) -> None:
     opening = replace(OPENING, capture_start_ms=3_600_000 * 10 - 2_000)
     limits = SessionLimits()
     memory = Memory(bundle)
-    session = Session(
-        SessionRecord(opening, writer_epoch=1), memory.make_stream, bundle="d", segmenter_version="v", limits=limits
-    )
+    session = Session(SessionRecord(opening, writer_epoch=1), memory.model, limits=limits)
     data = bytes(2 * 5 * RATE)
     session.intake.accept(Chunk(1, 0, 5 * RATE, data, crc32c(data)))
     session.intake.finish(Finish(1, 5 * RATE))

@@ -13,7 +13,7 @@ from songserve.clips import ClipSounds
 from songserve.ingest_requests import Wish
 from songserve.ingest_responses import ack, go_away, notice_event, partial_event, song_event
 from songserve.intake import Chunk, Finish
-from songserve.notices import Notice, SoundWatch
+from songserve.notices import Notice, SoundWatch, bundle_changed
 from songserve.records import Commit
 from songserve.refusal import Refusal
 from songserve.runtime import Runtime
@@ -85,7 +85,7 @@ class AudioStream:
         self._reader.notices += notices
         self._tape = self._runtime.clip_tape(session.sound_format)
         self._watch = SoundWatch(session.format.sample_rate_hz)
-        self._guesser = Guesser(self._runtime, session.song_rate_hz, wake=self._wake.set)
+        self._guesser = Guesser(self._runtime, wake=self._wake.set)
         self._health.says_clock(self._wish.clock)
         self._acknowledged = session.received_sequence_number
         self._last_ack = asyncio.get_running_loop().time()
@@ -142,6 +142,7 @@ class AudioStream:
         """Do what there is to do; return whether the session is finished."""
         backfill = self._wish.lane == "backfill"
         most = round(BACKFILL_STEP_S * self._session.format.sample_rate_hz) if backfill else None
+        self._follow_bundle()
         step = None if self._fenced else self._session.next_step(due=over, most_samples=most)
         if step:
             await self._take(step)
@@ -153,6 +154,12 @@ class AudioStream:
             self._runtime.metrics.ingest_fences_total.inc()
             raise Refusal("a newer stream has taken this session over", reason="WRITER_FENCED")
         return step is not None and step.work.finish
+
+    def _follow_bundle(self) -> None:
+        """Take up a bundle that became active: no step is under way here."""
+        bundle = self._runtime.bundle
+        if self._session.follow(bundle):
+            self._reader.notices.append(bundle_changed(bundle.digest, self._session.record.input_sample))
 
     async def _woken(self) -> None:
         """Return when there is something to do, or an ack to be sent as a sign of life."""
@@ -170,7 +177,7 @@ class AudioStream:
         heard = await self._listen(step)
         sounds = self._tape.follow(heard)
         self._reader.release(sum(len(item.data) for item in step.work.items if isinstance(item, Chunk)))
-        names = await self._runtime.batcher.name(heard.songs, lane=self._wish.lane)
+        names = await self._runtime.name(heard, lane=self._wish.lane)
         commit = self._session.decide(heard, names)
         if commit:
             # Goes on when the client leaves meanwhile: what is stored is also counted.
@@ -224,7 +231,7 @@ class AudioStream:
             await self._context.write(notice_event(notice))
         if guess := self._guesser.take():
             song, name, revision = guess
-            event = partial_event(song, name, self._session.record, self._runtime.bundle, revision=revision)
+            event = partial_event(song, name, self._session.record, revision=revision)
             await self._context.write(event)
 
     def _ack_due(self) -> bool:

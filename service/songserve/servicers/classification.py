@@ -89,22 +89,23 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
             )
 
     async def _classify(self, upload: _Upload, channel: int | None, context: Context) -> None:
-        runtime = self._runtime
+        # One bundle for the whole recording, whatever becomes active meanwhile.
+        runtime, bundle = self._runtime, self._runtime.bundle
         # A SpooledTemporaryFile is a binary file in all but its declared type.
         recording = await runtime.listen(lambda: open_recording(cast("BinaryIO", upload), channel=channel))
         with recording:
             self._check_length(recording)
-            pieces = _Songs(recording, runtime.bundle)
+            pieces = _Songs(recording, bundle)
             names: list[Assignment] = []
             while (songs := await runtime.listen(next, pieces, None)) is not None:
-                for song, name in zip(songs, await runtime.batcher.name(songs), strict=True):
+                for song, name in zip(songs, await runtime.batcher.name(songs, bundle), strict=True):
                     names.append(name)
-                    await context.write(recording_song(song, name, runtime.bundle))
+                    await context.write(recording_song(song, name, bundle))
             if pieces.error:
                 raise pieces.error
             summary = recording_summary(
                 names,
-                runtime.bundle,
+                bundle,
                 sample_rate_hz=recording.sample_rate_hz,
                 n_channels=recording.n_channels,
                 n_samples=pieces.n_samples,

@@ -9,7 +9,7 @@ from functools import partial
 from songserve.ingest_requests import Wish, missing_gap, read_finish, read_setup, read_wish
 from songserve.ingest_responses import session_status, setup_ack
 from songserve.intake import Finish, Intake
-from songserve.notices import Notice
+from songserve.notices import Notice, bundle_changed
 from songserve.records import SessionName, SessionOpening, SessionRecord
 from songserve.refusal import Refusal
 from songserve.runtime import Runtime
@@ -27,7 +27,6 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._segmenter_version = runtime.bundle.stream_config.fingerprint().hex()
 
     @answering
     async def StreamAudio(  # type: ignore[override] # gRPC also takes a coroutine that writes by itself
@@ -91,7 +90,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         step = session.next_step(due=True)
         if step:
             heard = await runtime.listen(session.listen, step)
-            commit = session.decide(heard, await runtime.batcher.name(heard.songs))
+            commit = session.decide(heard, await runtime.name(heard))
             if commit:
                 new = await asyncio.wrap_future(runtime.store.commit(commit))
                 runtime.metrics.songs_stored(new)
@@ -140,9 +139,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         """Return what is worth telling about how the session stands."""
         notices = []
         if session.bundle_changed:
-            digest = self._runtime.bundle.digest
-            text = f"the session goes on with bundle {digest}"
-            notices.append(Notice("bundle_changed", text, record.input_sample))
+            notices.append(bundle_changed(session.model.digest, record.input_sample))
         if wish.seen and (wish.seen[1] > record.committed_sequence_number or wish.seen[0] >= record.writer_epoch):
             self._runtime.metrics.ingest_rewinds_total.inc()
             text = (
@@ -155,9 +152,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     def _session(self, record: SessionRecord, *, guessing: bool = False) -> Session:
         return Session(
             record,
-            self._runtime.make_stream,
-            bundle=self._runtime.bundle.digest,
-            segmenter_version=self._segmenter_version,
+            self._runtime.bundle,
             limits=self._runtime.limits,
             guessing=guessing,
         )
