@@ -81,9 +81,10 @@ def songs_of(record: SessionRecord, hour_ms: int, n_songs: int, rng: np.random.G
             similarity=0.8,
             novelty_score=0.2,
             p_value=0.4,
-            is_novel=bool(novel[index]),
+            novelty="novel" if novel[index] else "known",
             forced_cut=False,
             snr_db=20.0,
+            quality="good",
             bundle="0" * 64,
         )
         for index in range(n_songs)

@@ -25,7 +25,7 @@ from songstation.outbox import End, Loss, LossReason, Outbox, Sound
 
 RATE = 8
 OPENING = SessionOpening(SessionName("north", UUID(int=1)), AudioFormat("linear16", RATE, 1, None), 0)
-NAME = Assignment("T0001", "song", 1.0, 0.0, 1.0, is_novel=False)
+NAME = Assignment("T0001", "song", 1.0, 0.0, 1.0, novelty="known")
 NO_FEATURES: FloatArray = np.zeros((1, 1), np.float32)
 N_CLOSING = 2
 

@@ -21,6 +21,7 @@ from songserve.store import Store
 __all__ = ["HOUR_MS", "PCM", "RATE", "START_MS", "Opened", "Shelf", "commit", "opening", "reason", "song"]
 
 RATE = 48_000
+FEATURES = np.linspace(0, 4.5, 64 * 96, dtype=np.float32).reshape(96, 64)
 PCM = np.random.default_rng(0).integers(-32768, 32768, 20 * RATE).astype("<i2")
 
 HOUR_MS = 3_600_000
@@ -82,7 +83,8 @@ def song(record: SessionRecord, start_s: float, type_id: str = "T0001", **fields
         "similarity": 0.5,
         "novelty_score": 0.1,
         "p_value": 0.4,
-        "is_novel": False,
+        "novelty": "known",
+        "quality": "good",
         "forced_cut": False,
         "snr_db": 12.0,
         "bundle": "digest",
@@ -118,7 +120,7 @@ class Shelf:
 
     def store(self, *songs: StoredSong) -> list[StoredClip]:
         """Store songs with clips of half a second."""
-        sound = ClipSound(700, PCM[: RATE // 2], RATE)
+        sound = ClipSound(700, PCM[: RATE // 2], RATE, FEATURES)
         clips = [self.shelf.write(one, sound) for one in songs]
         self.number += 1
         step: Commit = commit(self.record, self.number, *songs)
@@ -126,9 +128,10 @@ class Shelf:
         return [clip for clip in clips if clip]
 
     def files(self) -> list[str]:
-        """Return the uids of the files, and names of anything else."""
-        paths = self.opened.directory.path.glob("clips/*/*/*")
-        return sorted(path.name.removesuffix(".flac") for path in paths)
+        """Return the uids of clips with their features, and names of anything else."""
+        names = {path.name for path in self.opened.directory.path.glob("clips/*/*/*")}
+        whole = {name[:-5] for name in names if name.endswith(".flac") and f"{name[:-5]}.npz" in names}
+        return sorted(whole | {name for name in names if name.rsplit(".", 1)[0] not in whole})
 
     def clean(self) -> int:
         """Clean as a start does."""

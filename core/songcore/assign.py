@@ -1,7 +1,7 @@
 """Name songs: the nearest prototype gives the type, the distance to the reference bank says whether to believe it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import faiss
@@ -9,7 +9,7 @@ import numpy as np
 
 from songcore.arrays import FloatArray, IntArray
 from songcore.errors import BundleError
-from songcore.novelty import NoveltyConfig, conformal_p_values
+from songcore.novelty import Calibration, Novelty, NoveltyConfig
 
 __all__ = ["Assignment", "Catalogue", "TypeKind"]
 
@@ -31,17 +31,26 @@ class Assignment:
     """Mean distance to the nearest songs of the reference bank; larger is stranger."""
     p_value: float
     """Share of held-out songs of known types that are at least as strange (conformal)."""
-    is_novel: bool
+    novelty: Novelty
+    """What is recognised as noise is known, however far from any song."""
+    embedding: FloatArray = field(default_factory=lambda: np.empty(0, np.float32), repr=False, compare=False)
+    """(d,) float32, unit length."""
+
+    @property
+    def is_novel(self) -> bool:
+        """Whether it is like nothing known."""
+        return self.novelty == "novel"
 
 
 class Catalogue:
     """The song types of a bundle, ready to name embeddings.
 
     ``prototypes`` (p, d) and ``bank`` (r, d) are float32 unit vectors, ``type_index`` (p,) int64 points into ``type_ids``
-    and ``kinds``, ``calibration`` (c,) float32 holds the novelty scores of held-out songs of known types.
+    and ``kinds``, ``calibration`` (c,) float32 holds the novelty scores of held-out songs of known types, which were named
+    ``calibration_type`` (c,), numbers into ``type_ids``; None calibrates all types together.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument per part of the bundle
         self,
         *,
         prototypes: FloatArray,
@@ -51,12 +60,16 @@ class Catalogue:
         bank: FloatArray,
         calibration: FloatArray,
         novelty: NoveltyConfig,
+        calibration_type: IntArray | None = None,
     ) -> None:
         _check(prototypes, type_index, type_ids, bank, calibration)
+        _check_calibration_type(calibration_type, len(calibration), len(type_ids))
         self.type_ids, self.kinds, self.novelty = tuple(type_ids), tuple(kinds), novelty
         self.dimension = prototypes.shape[1]
         self._type_index = type_index
-        self._calibration = np.sort(calibration)
+        self._calibration = Calibration(
+            calibration, calibration_type, len(type_ids), min_type_songs=novelty.min_type_songs
+        )
         self._n_neighbours = min(novelty.n_neighbours, len(bank))
         # Exact inner-product search; rebuilt from the arrays, since reading an index file would run untrusted bytes.
         self._prototypes = faiss.IndexFlatIP(prototypes.shape[1])
@@ -72,19 +85,25 @@ class Catalogue:
         """Name each of the unit embeddings (n, d) float32."""
         if len(embeddings) == 0:
             return []
-        cosines, nearest = self._prototypes.search(np.ascontiguousarray(embeddings, np.float32), 1)
+        cosines, types = self._nearest(embeddings)
         scores = self.scores(embeddings)
-        p_values = conformal_p_values(scores, self._calibration)
+        p_values = self._calibration.p_values(scores, types)
         assignments = []
-        for cosine, prototype, score, p_value in zip(cosines[:, 0], nearest[:, 0], scores, p_values, strict=True):
-            index = int(self._type_index[prototype])
+        for embedding, index, cosine, score, p_value in zip(
+            embeddings, types.tolist(), cosines.tolist(), scores.tolist(), p_values.tolist(), strict=True
+        ):
             kind = self.kinds[index]
-            # What is recognised as noise is known, however far from any song.
-            is_novel = bool(p_value <= self.novelty.alpha) and kind == "song"
-            assignments.append(
-                Assignment(self.type_ids[index], kind, float(cosine), float(score), float(p_value), is_novel)
-            )
+            novelty = "known" if kind == "noise" else self.novelty.state(p_value)
+            assignments.append(Assignment(self.type_ids[index], kind, cosine, score, p_value, novelty, embedding))
         return assignments
+
+    def type_numbers(self, embeddings: FloatArray) -> IntArray:
+        """Return (n,) int64: what each of the unit embeddings (n, d) is named, as numbers into ``type_ids``."""
+        return self._nearest(embeddings)[1]
+
+    def _nearest(self, embeddings: FloatArray) -> tuple[FloatArray, IntArray]:
+        cosines, nearest = self._prototypes.search(np.ascontiguousarray(embeddings, np.float32), 1)
+        return cosines[:, 0], self._type_index[nearest[:, 0]]
 
 
 def mean_neighbour_distance(bank: faiss.IndexFlatIP, embeddings: FloatArray, n_neighbours: int) -> FloatArray:
@@ -129,3 +148,16 @@ def _disagreements(
     if not all((np.abs(np.linalg.norm(vectors, axis=1) - 1) < MAX_NORM_ERROR).all() for vectors in (prototypes, bank)):
         problems.append("prototypes and bank must be vectors of length 1")
     return problems
+
+
+def _check_calibration_type(calibration_type: IntArray | None, n_scores: int, n_types: int) -> None:
+    if calibration_type is None:
+        return
+    found = f"calibration_type is {calibration_type.dtype} {calibration_type.shape}"
+    if calibration_type.dtype.kind != "i" or calibration_type.shape != (n_scores,):
+        problem = f"{found}, expected integers, one for each of {n_scores} calibration scores"
+    elif calibration_type.min() < 0 or calibration_type.max() >= n_types:
+        problem = f"{found} of {calibration_type.min()} to {calibration_type.max()} for {n_types} types"
+    else:
+        return
+    raise BundleError(f"types.npz cannot be used: {problem}", reason="TYPES_INVALID")

@@ -4,7 +4,7 @@
 
     manifest.json   parameters, hashes, digest (songcore.manifest.Manifest)
     encoder.onnx    features -> unit embedding
-    types.npz       prototypes, type_index, bank, calibration
+    types.npz       prototypes, type_index, bank, calibration and, where types have their own, calibration_type
     types.json      the song types (songcore.manifest.SongType)
     golden.npz      recordings with their expected songs, features, embeddings and types
     training.npz    not always: weights and songs that a retraining goes on with; serving never reads it
@@ -113,6 +113,8 @@ class BundleParts:
     novelty: NoveltyConfig
     golden_recordings: Sequence[FloatArray]
     """Mono float32 at the bundle's rate, each with at least one song."""
+    calibration_type: IntArray | None = None
+    """(c,) int64 into ``types``: what those songs are named; None calibrates all types together."""
     parent_digest: str | None = None
     lineage: Sequence[TypeChange] = ()
     gate: Sequence[GateCheck] = ()
@@ -229,18 +231,21 @@ def _write_files(path: Path, parts: BundleParts) -> None:
         kinds=[t.kind for t in parts.types],
         bank=parts.bank,
         calibration=parts.calibration,
+        calibration_type=parts.calibration_type,
         novelty=parts.novelty,
     )
     _check_dimensions(parts.stream.frontend, parts.encoder_info, embedder, catalogue)
     (path / "encoder.onnx").write_bytes(parts.encoder)
     (path / "types.json").write_text(json.dumps([t.model_dump(mode="json") for t in parts.types], indent=1) + "\n")
-    np.savez_compressed(
-        path / "types.npz",
-        prototypes=parts.prototypes.astype(np.float32),
-        type_index=parts.type_index.astype(np.int64),
-        bank=parts.bank.astype(np.float32),
-        calibration=parts.calibration.astype(np.float32),
-    )
+    arrays = {
+        "prototypes": parts.prototypes.astype(np.float32),
+        "type_index": parts.type_index.astype(np.int64),
+        "bank": parts.bank.astype(np.float32),
+        "calibration": parts.calibration.astype(np.float32),
+    }
+    if parts.calibration_type is not None:
+        arrays["calibration_type"] = parts.calibration_type.astype(np.int64)
+    np.savez_compressed(path / "types.npz", **arrays)
     np.savez_compressed(
         path / "golden.npz", **expected_results(parts.golden_recordings, parts.stream, embedder, catalogue)
     )
@@ -260,6 +265,7 @@ def _write_files(path: Path, parts: BundleParts) -> None:
         "novelty": parts.novelty,
         "lineage": parts.lineage,
         "gate": parts.gate,
+        "quality": parts.stream.quality,
         "report": dict(parts.report),
         "sha256": {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in names},
     }
@@ -342,7 +348,7 @@ def _load_arrays(content: bytes, name: str) -> dict[str, Any]:
 
 def _catalogue(manifest: Manifest, types: Sequence[SongType], arrays: Mapping[str, Any]) -> Catalogue:
     names = {"prototypes", "type_index", "bank", "calibration"}
-    if set(arrays) != names:
+    if set(arrays) - {"calibration_type"} != names:
         raise BundleError(f"types.npz holds {sorted(arrays)}, expected {sorted(names)}", reason="TYPES_INVALID")
     if len({t.id for t in types}) != len(types):
         raise BundleError("types.json gives one id to two types", reason="TYPES_INVALID")

@@ -13,15 +13,18 @@ Sounds that never pause, such as rain or an engine, are themselves their noise f
 stretch is the reference instead of the floor: one level for all bands and frames.
 """
 
+from io import BytesIO
 from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from songcore.arrays import FloatArray
+from songcore.errors import InputError
 from songcore.frontend import DB_PER_UNIT, FrontendConfig
 
-__all__ = ["FeatureConfig", "song_features"]
+__all__ = ["FeatureConfig", "pack_features", "song_features", "unpack_features"]
 
 SCALE_DB = 10.0
 """Decibels in one unit of the features: a constant, so that a song's features depend on that song alone."""
@@ -64,6 +67,31 @@ def song_features(frames: FloatArray, floor: FloatArray, frontend: FrontendConfi
     features = np.clip(above_db, 0, config.range_db) / np.float32(SCALE_DB)
     n_padded = max(1, -(-len(frames) // config.bucket_frames)) * config.bucket_frames
     return np.pad(features, ((0, n_padded - len(frames)), (0, 0))).astype(np.float32, copy=False)
+
+
+def pack_features(features: FloatArray) -> bytes:
+    """Return features (n_frames, n_mels) as an npz file, float16: a unit is 10 dB, so that is exact to 0.03 dB."""
+    file = BytesIO()
+    np.savez_compressed(file, features=features.astype("<f2"))
+    return file.getvalue()
+
+
+def unpack_features(content: bytes) -> FloatArray:
+    """Return the features (n_frames, n_mels) float32 of what `pack_features` gave; raises InputError FEATURES_DAMAGED."""
+    try:
+        with np.load(BytesIO(content), allow_pickle=False) as arrays:
+            features = arrays["features"]
+    except (BadZipFile, EOFError, KeyError, OSError, ValueError) as error:
+        raise InputError(
+            f"the features cannot be read ({error}); delete the file, the sound is in the clip beside it",
+            reason="FEATURES_DAMAGED",
+        ) from error
+    if features.dtype != np.dtype("<f2") or features.ndim != 2:
+        raise InputError(
+            f"the features are {features.dtype} {features.shape}, expected float16 along frames and bands; delete the file",
+            reason="FEATURES_DAMAGED",
+        )
+    return np.asarray(features, np.float32)
 
 
 def _steady_db(above_db: FloatArray, share: float, below_db: float) -> FloatArray:

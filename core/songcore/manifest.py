@@ -12,6 +12,7 @@ from songcore.features import FeatureConfig
 from songcore.frontend import FrontendConfig
 from songcore.lineage import TYPE_ID_PATTERN, TypeChange, retired_ids
 from songcore.novelty import NoveltyConfig
+from songcore.quality import QualityConfig
 from songcore.segment import SegmenterConfig
 from songcore.stream import StreamConfig
 
@@ -83,6 +84,7 @@ class Manifest(BaseModel):
     """What every retraining since the first bundle did to the types, the oldest first."""
     gate: tuple[GateCheck, ...] = ()
     """What a retrained bundle showed; none for one trained from nothing."""
+    quality: QualityConfig = QualityConfig()
     report: dict[str, float | int | str | None] = {}
     """Scores of the evaluation, for people and for release gates."""
     sha256: dict[str, str]
@@ -102,7 +104,7 @@ class Manifest(BaseModel):
     @property
     def stream(self) -> StreamConfig:
         """What decides which songs a stream holds."""
-        return StreamConfig(self.frontend, self.segmenter, self.features)
+        return StreamConfig(self.frontend, self.segmenter, self.features, self.quality)
 
 
 def manifest_digest(content: Mapping[str, object]) -> str:

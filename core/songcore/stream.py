@@ -6,7 +6,7 @@ of an uninterrupted run.
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Self
 
@@ -16,6 +16,7 @@ from songcore.arrays import FloatArray
 from songcore.errors import InputError
 from songcore.features import FeatureConfig, song_features
 from songcore.frontend import FrontendConfig, LogMel
+from songcore.quality import FullScale, Quality, QualityConfig, grade
 from songcore.resample import Resampler
 from songcore.segment import Segment, Segmenter, SegmenterConfig
 
@@ -32,9 +33,11 @@ class StreamConfig:
     frontend: FrontendConfig
     segmenter: SegmenterConfig
     features: FeatureConfig
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    """Grades songs and moves none of them."""
 
     def fingerprint(self) -> bytes:
-        """Return 16 bytes that differ whenever any parameter does."""
+        """Return 16 bytes that differ whenever a parameter does that moves songs or changes their features."""
         text = "\n".join(part.model_dump_json() for part in (self.frontend, self.segmenter, self.features))
         return blake2b(text.encode(), digest_size=16).digest()
 
@@ -49,6 +52,7 @@ class Song:
     snr_db: float
     features: FloatArray
     """(n_frames, n_mels) float32, the encoder's input."""
+    quality: Quality = "ungraded"
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class SongStream:
         self._frames = np.empty((0, config.frontend.n_mels), np.float32)
         self._first_frame = 0  # absolute index of _frames[0]
         self._n_skip = 0  # resampled samples before the first that the log-mel needs
+        self._full_scale = self._full_scale_from(0)
         self._fingerprint = config.fingerprint()
         # First frame that is needed again, and the state that goes on from there.
         self._snapshot = (0, self._state(0))
@@ -91,6 +96,7 @@ class SongStream:
         _, _, frame, next_frame = _HEADER.unpack_from(state)
         stream._log_mel = LogMel(config.frontend, start_frame=frame)
         stream._resampler, stream._n_skip = stream._resampler_for(frame)
+        stream._full_scale = stream._full_scale_from(stream._resampler.input_start)
         stream._first_frame = frame
         stream._segmenter.restore(np.frombuffer(state, np.float64, offset=_HEADER.size), next_frame)
         stream._snapshot = (frame, state)
@@ -98,6 +104,7 @@ class SongStream:
 
     def push(self, samples: FloatArray) -> list[Song]:
         """Take samples (n,) float32 in [-1, 1] at the input rate and return the songs that ended."""
+        self._full_scale.push(samples)
         resampled = self._resampler.push(samples)
         if self._n_skip:
             n = min(self._n_skip, len(resampled))
@@ -108,7 +115,7 @@ class SongStream:
         """Return the last songs; the stream ends here."""
         resampled = self._resampler.finish()[self._n_skip :]
         songs = self._segment(np.concatenate([self._log_mel.push(resampled), self._log_mel.finish()]))
-        songs += self._songs(self._segmenter.finish())
+        songs += self._songs(self._segmenter.finish(), graded=True)
         end = self._log_mel.n_in
         return [song for song in (_clip(song, end) for song in songs) if song.offset > song.onset]
 
@@ -124,10 +131,11 @@ class SongStream:
     def open_song(self) -> Song | None:
         """Return the song that is being sung, as far as it has been heard; nothing of the stream is changed by asking.
 
-        Its onset stays; once it is over, and nobody knows that yet, it is the song that `push` will return.
+        Its onset stays; once it is over, and nobody knows that yet, it is the song that `push` will return,
+        but for its grade.
         """
         segment = self._segmenter.open_segment()
-        return self._songs([segment])[0] if segment else None
+        return self._songs([segment], graded=False)[0] if segment else None
 
     @property
     def open_since(self) -> int:
@@ -145,23 +153,40 @@ class SongStream:
         self._frames = np.concatenate([self._frames, frames]) if len(self._frames) else frames
         # After a restart within a song, the segmenter knows its first frames already; they are here for the features.
         known = max(0, self._segmenter.next_frame - (self._log_mel.next_frame - len(frames)))
-        songs = self._songs(self._segmenter.push(frames[known:])) if known < len(frames) else []
+        songs = self._songs(self._segmenter.push(frames[known:]), graded=True) if known < len(frames) else []
         keep = self._segmenter.needed_from
         self._frames, self._first_frame = self._frames[keep - self._first_frame :].copy(), keep
+        self._full_scale.forget(keep - 1)
         return songs
 
     def _state(self, frame: int) -> bytes:
         header = _HEADER.pack(self._fingerprint, self._resampler.rate_in, frame, self._segmenter.next_frame)
         return header + self._segmenter.state().tobytes()
 
-    def _songs(self, segments: list[Segment]) -> list[Song]:
+    def _songs(self, segments: list[Segment], *, graded: bool) -> list[Song]:
         songs = []
         for segment in segments:
             first, last = (self._frame_at(sample) - self._first_frame for sample in (segment.onset, segment.offset))
             frames = self._frames[first:last]
             features = song_features(frames, segment.floor, self.config.frontend, self.config.features)
-            songs.append(Song(segment.onset, segment.offset, segment.forced_cut, segment.snr_db, features))
+            quality = self._grade(segment, frames) if graded else "ungraded"
+            songs.append(Song(segment.onset, segment.offset, segment.forced_cut, segment.snr_db, features, quality))
         return songs
+
+    def _grade(self, segment: Segment, frames: FloatArray) -> Quality:
+        return grade(
+            frames,
+            segment.floor,
+            self.config.quality,
+            duration_s=(segment.offset - segment.onset) / self.config.frontend.sample_rate_hz,
+            snr_db=segment.snr_db,
+            clipped_share=self._full_scale.share(segment.onset, segment.offset),
+            forced_cut=segment.forced_cut,
+        )
+
+    def _full_scale_from(self, input_sample: int) -> FullScale:
+        frontend = self.config.frontend
+        return FullScale(self._resampler.rate_in, frontend.sample_rate_hz, frontend.hop, start=input_sample)
 
     def _frame_at(self, sample: int) -> int:
         """Return the frame that begins at a segment's border; borders lie half a hop before the frames' centres."""
@@ -173,4 +198,4 @@ def _clip(song: Song, end: int) -> Song:
     """Return the song without what lies behind the end of the recording; a last frame reaches past it."""
     if song.offset <= end:
         return song
-    return Song(song.onset, end, song.forced_cut, song.snr_db, song.features)
+    return replace(song, offset=end)

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, exists, func, select
 from sqlalchemy.exc import DatabaseError, DBAPIError
 
 from songcore.errors import ConfigError
-from songserve.clips_shelf import ClipShelf
+from songserve.clips_shelf import ClipShelf, features_path
 from songserve.database import CLIPS_FOLDER, DATABASE_NAME, check_revision, found_revision, unusable
 from songserve.engines import postgresql_engines, postgresql_url, sqlite_reader
 from songserve.records import StoredClip
@@ -163,7 +163,7 @@ def _check_effort(connection: Connection, report: StoreReport) -> Iterator[str]:
 def _check_clips(connection: Connection, report: StoreReport, *, data_dir: Path) -> Iterator[str]:
     """Look for the file of every clip that is in this data directory, and for the song of every clip."""
     totals = connection.execute(
-        select(func.count(), func.coalesce(func.sum(clips.c.n_bytes), 0)).select_from(clips)
+        select(func.count(), func.coalesce(func.sum(clips.c.n_bytes + clips.c.feature_bytes), 0)).select_from(clips)
     ).one()
     report.n_clips, report.clip_bytes = int(totals[0]), int(totals[1])
     n_strangers = connection.execute(
@@ -178,10 +178,11 @@ def _check_clips(connection: Connection, report: StoreReport, *, data_dir: Path)
     for row in connection.execute(mine).mappings():
         clip = StoredClip(**row)
         path = files.path(clip.song_start_ms, clip.song)
-        size = path.stat().st_size if path.is_file() else None
-        if size != clip.n_bytes:
-            found = "is missing" if size is None else f"has {size} bytes, not {clip.n_bytes}"
-            yield f"{path.relative_to(data_dir)} {found}"
+        for file, expected in ((path, clip.n_bytes), (features_path(path), clip.feature_bytes)):
+            size = file.stat().st_size if file.is_file() else None
+            if size != (expected or None):
+                found = "is missing" if size is None else f"has {size} bytes, not {expected}"
+                yield f"{file.relative_to(data_dir)} {found}"
 
 
 def _name(key: tuple[int, int]) -> str:

@@ -12,6 +12,7 @@ from math import ceil, floor
 import numpy as np
 from numpy.typing import NDArray
 
+from songcore.arrays import FloatArray
 from songcore.stream import Song
 from songserve.intake import Chunk
 from songserve.records import AudioFormat
@@ -32,6 +33,8 @@ class ClipSound:
     samples: PcmArray
     """(n,) int16, mono."""
     sample_rate_hz: int
+    features: FloatArray
+    """(n_frames, n_mels) float32, what the encoder saw of the song."""
 
 
 ClipSounds = Mapping[tuple[int, int], ClipSound]
@@ -94,7 +97,7 @@ class ClipTape:
             parts.append(samples[max(0, begin - first) : end - first])
             following = _end(piece)
         sound = np.concatenate(parts) if parts else np.empty(0, np.int16)
-        return ClipSound(start, sound, self._format.sample_rate_hz)
+        return ClipSound(start, sound, self._format.sample_rate_hz, song.features)
 
 
 def _end(piece: tuple[int, PcmArray]) -> int:

@@ -42,7 +42,7 @@ class ClipRetention:
                 if n_over <= 0:
                     break
                 surplus.append(clip)
-                n_over -= clip.n_bytes
+                n_over -= clip.total_bytes
             n_bytes -= self._delete(surplus, "quota")
         return n_bytes
 
@@ -56,4 +56,4 @@ class ClipRetention:
         for clip in deleted:
             self.shelf.delete(clip)
         self.observe(why, len(deleted))
-        return sum(clip.n_bytes for clip in deleted)
+        return sum(clip.total_bytes for clip in deleted)

@@ -1,4 +1,6 @@
-"""Clips as files: one FLAC per song, in a folder per hour. A file is on the disk before the row that names it.
+"""Clips as files: one FLAC per song, in a folder per hour, and beside it what the encoder saw of the song, in an npz file.
+
+Both are on the disk before the row that names them.
 
 So a row always has its file; a crash in between leaves a file without a row, which the next start deletes. When a clip is
 deleted the row goes first, for the same reason.
@@ -14,15 +16,17 @@ from typing import BinaryIO, Literal
 
 import soundfile
 
+from songcore.features import pack_features
 from songserve.clips import ClipSound
 from songserve.records import ClipChoice, StoredClip, StoredSong
 
-__all__ = ["ClipShelf", "WritingOutcome", "adopt_clips"]
+__all__ = ["ClipShelf", "WritingOutcome", "adopt_clips", "features_path"]
 
 log = logging.getLogger(__name__)
 
 WritingOutcome = Literal["written", "kept", "disk_low", "failed"]
 QUERY_SIZE = 500
+CLIP_SUFFIX, FEATURES_SUFFIX = ".flac", ".npz"
 OWNER_NAME = "store"
 _START_SAMPLE = "start_sample="
 
@@ -50,7 +54,7 @@ class ClipShelf:
         """Return whether a song shall have a clip."""
         if self._choice == "songs":
             return song.kind == "song"
-        return self._choice == "all" or (self._choice == "novel" and song.is_novel and song.kind == "song")
+        return self._choice == "all" or (self._choice == "novel" and song.novelty != "known")
 
     def write(self, song: StoredSong, sound: ClipSound) -> StoredClip | None:
         """Put a clip on the disk and return its row; None, and a line in the log, when that fails: the song goes on.
@@ -72,22 +76,40 @@ class ClipShelf:
         return clip
 
     def _written(self, song: StoredSong, sound: ClipSound, path: Path) -> StoredClip:
-        n_bytes = _write_file(path, song, sound)
-        return self._row(song, sound.start_sample, len(sound.samples), sound.sample_rate_hz, n_bytes)
+        feature_bytes = _write_file(features_path(path), pack_features(sound.features))
+        # Last, as it is the sound that says that all is there.
+        n_bytes = _write_file(path, _as_flac(song, sound))
+        _flush(path.parent)
+        return StoredClip(
+            song=song.uid,
+            shelf=self.shelf,
+            song_start_ms=song.start_ms,
+            start_sample=sound.start_sample,
+            n_samples=len(sound.samples),
+            sample_rate_hz=sound.sample_rate_hz,
+            n_bytes=n_bytes,
+            feature_bytes=feature_bytes,
+        )
 
     def _found(self, song: StoredSong, path: Path) -> StoredClip:
         """Return what a finished file says of itself."""
+        features = features_path(path)
         with soundfile.SoundFile(path) as file:
-            start_sample = int(file.comment.removeprefix(_START_SAMPLE))
-            return self._row(song, start_sample, file.frames, file.samplerate, path.stat().st_size)
-
-    def _row(self, song: StoredSong, start_sample: int, n_samples: int, rate_hz: int, n_bytes: int) -> StoredClip:
-        return StoredClip(song.uid, self.shelf, song.start_ms, start_sample, n_samples, rate_hz, n_bytes)
+            return StoredClip(
+                song=song.uid,
+                shelf=self.shelf,
+                song_start_ms=song.start_ms,
+                start_sample=int(file.comment.removeprefix(_START_SAMPLE)),
+                n_samples=file.frames,
+                sample_rate_hz=file.samplerate,
+                n_bytes=path.stat().st_size,
+                feature_bytes=features.stat().st_size if features.exists() else 0,
+            )
 
     def path(self, song_start_ms: int, uid: str) -> Path:
         """Return where a song's clip is. Both values are a row's: nothing that a caller sent becomes part of a path."""
         start = datetime.fromtimestamp(song_start_ms / 1000, UTC)
-        return self._folder / f"{start:%Y-%m-%d}" / f"{start:%H}" / f"{uid}.flac"
+        return self._folder / f"{start:%Y-%m-%d}" / f"{start:%H}" / f"{uid}{CLIP_SUFFIX}"
 
     def open(self, clip: StoredClip) -> BinaryIO:
         """Return the file of a clip; raises OSError when it is not there."""
@@ -96,9 +118,10 @@ class ClipShelf:
         return os.fdopen(handle, "rb")
 
     def delete(self, clip: StoredClip) -> None:
-        """Delete the file of a clip whose row is gone, and folders that it leaves empty."""
+        """Delete the files of a clip whose row is gone, and folders that they leave empty."""
         path = self.path(clip.song_start_ms, clip.song)
         path.unlink(missing_ok=True)
+        features_path(path).unlink(missing_ok=True)
         for folder in (path.parent, path.parent.parent):
             try:
                 folder.rmdir()
@@ -127,13 +150,13 @@ class ClipShelf:
         for path in left:
             path.unlink(missing_ok=True)
         if left:
-            log.info("deleted %d clips that a crash left without their songs", len(left))
+            log.info("deleted %d files that a crash left without their songs", len(left))
         return len(left)
 
     def _files(self) -> Iterator[list[Path]]:
-        """Give all finished clips, some hundreds at a time."""
+        """Give all finished files, some hundreds at a time."""
         for hour in sorted(self._folder.glob("*/*")):
-            found = sorted(path for path in hour.iterdir() if path.suffix == ".flac")
+            found = sorted(path for path in hour.iterdir() if path.suffix in {CLIP_SUFFIX, FEATURES_SUFFIX})
             for first in range(0, len(found), QUERY_SIZE):
                 yield found[first : first + QUERY_SIZE]
 
@@ -148,27 +171,35 @@ def adopt_clips(folder: Path, store: str) -> None:
     (folder / OWNER_NAME).write_text(f"{store}\n")
 
 
-def _write_file(path: Path, song: StoredSong, sound: ClipSound) -> int:
-    """Make the file appear whole or not at all; it is on the disk when this returns its size in bytes."""
+def features_path(clip: Path) -> Path:
+    """Return where the features of a clip's song are."""
+    return clip.with_suffix(FEATURES_SUFFIX)
+
+
+def _as_flac(song: StoredSong, sound: ClipSound) -> bytes:
     encoded = io.BytesIO()  # a file of Python's would be called back for every block
     with soundfile.SoundFile(encoded, "w", sound.sample_rate_hz, 1, "PCM_16", format="FLAC") as file:
         # Who finds the file without the database learns what it is.
         file.title, file.artist = f"songs/{song.uid}", f"stations/{song.station}"
         file.comment = f"{_START_SAMPLE}{sound.start_sample}"
         file.write(sound.samples)
+    return encoded.getvalue()
+
+
+def _write_file(path: Path, content: bytes) -> int:
+    """Make the file appear whole or not at all, and return its bytes; it is on the disk once its folder is flushed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
     try:
         with unfinished.open("wb") as raw:
-            raw.write(encoded.getbuffer())
+            raw.write(content)
             raw.flush()
             os.fsync(raw.fileno())
         unfinished.rename(path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-    _flush(path.parent)
-    return encoded.getbuffer().nbytes
+    return len(content)
 
 
 def _flush(folder: Path) -> None:

@@ -17,9 +17,17 @@ from songserve.writing import read_session
 
 __all__ = ["Position", "SongFilter", "SongQueries"]
 
-_SONG_COLUMNS = tuple(column for column in songs.c if column.name != "seq")
+_SONG_COLUMNS = tuple(column for column in songs.c if column.name not in {"seq", "is_novel"})
 _SONG_KEYS = tuple(column.name for column in _SONG_COLUMNS)
 _LAST_SEQ = select(func.coalesce(func.max(songs.c.seq), 0))
+_CLIP_BYTES = clips.c.n_bytes + clips.c.feature_bytes
+
+_IN_POOL = (
+    songs.c.novelty.in_(("uncertain", "novel")),
+    songs.c.quality == "good",
+    songs.c.placed_in.is_(None),
+)
+"""Songs that new types may come from: the index `songs_pool`."""
 
 Position = tuple[int, str]
 """Start time in milliseconds and uid of a song: where a page ends."""
@@ -35,6 +43,7 @@ class SongFilter:
     session: str | None = None
     type_id: str | None = None
     only_novel: bool = False
+    only_pool: bool = False
     include_noise: bool = False
 
 
@@ -100,7 +109,7 @@ class SongQueries:
 
     def clip_totals(self, shelf: str) -> tuple[int, int]:
         """Return how many clips a data directory holds, and their bytes."""
-        totals = select(func.count().label("n"), func.coalesce(func.sum(clips.c.n_bytes), 0).label("n_bytes"))
+        totals = select(func.count().label("n"), func.coalesce(func.sum(_CLIP_BYTES), 0).label("n_bytes"))
         (row,) = self._all(totals.where(clips.c.shelf == shelf))
         return int(row["n"]), int(row["n_bytes"])
 
@@ -116,6 +125,15 @@ class SongQueries:
         for row in rows:
             tally.merge(Tally.read(row["tally"]))
         return tally, {row["station"]: row["recorded_s"] for row in rows}
+
+    def pool(self) -> tuple[int, int | None]:
+        """Return how many songs are in the pool, and when the oldest began, UTC milliseconds."""
+        (row,) = self._all(
+            select(func.count().label("n"), func.min(songs.c.start_ms).label("oldest_ms"))
+            .select_from(songs)
+            .where(*_IN_POOL)
+        )
+        return int(row["n"]), row["oldest_ms"]
 
     def frequencies(self, wanted: FrequencyFilter) -> list[Frequency]:
         """Return counts and recorded seconds by station and bucket, ordered by both."""
@@ -146,6 +164,8 @@ def _song_conditions(wanted: SongFilter) -> list[ColumnElement[bool]]:
         conditions += [songs.c.type_id == wanted.type_id, songs.c.is_novel.is_(False)]
     if wanted.only_novel:
         conditions.append(songs.c.is_novel.is_(True))
+    if wanted.only_pool:
+        conditions += _IN_POOL
     if not wanted.include_noise:
         conditions.append(songs.c.kind == "song")
     return conditions

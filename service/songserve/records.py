@@ -4,10 +4,13 @@ Plain values without behaviour of their own; sessions make them, the store keeps
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 from uuid import UUID
 
+from songcore.novelty import Novelty
+from songcore.quality import Quality
 from songserve.refusal import Refusal
 
 __all__ = [
@@ -24,7 +27,7 @@ __all__ = [
 
 Encoding = Literal["linear16", "float32", "flac"]
 ClipChoice = Literal["none", "novel", "songs", "all"]
-"""Which songs have clips: none, only novel ones, all songs, or known noise too."""
+"""Which songs have clips: none, only novel and uncertain ones, all songs, or known noise too."""
 
 _STATION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
@@ -125,17 +128,23 @@ class StoredSong:
     similarity: float
     novelty_score: float
     p_value: float
-    is_novel: bool
+    novelty: Novelty
     forced_cut: bool
     snr_db: float
+    quality: Quality
     bundle: str
     """Digest of the bundle that decided."""
     placed_in: str | None = None
     """The type that people made by a split and this song is of, whatever the bundle decided."""
 
+    @property
+    def is_novel(self) -> bool:
+        """Whether it is like nothing that the bundle knows."""
+        return self.novelty == "novel"
+
     def row(self) -> dict[str, Any]:
         """Return the fields by name, as a table wants them."""
-        return dict(self.__dict__)
+        return {**self.__dict__, "is_novel": self.is_novel}
 
 
 @dataclass(frozen=True)
@@ -151,8 +160,15 @@ class StoredClip:
     n_samples: int
     sample_rate_hz: int
     n_bytes: int
+    feature_bytes: int = 0
+    """Of the file beside it, with the song's features; 0 for none."""
     kept: bool = False
     """Never deleted by age or quota."""
+
+    @property
+    def total_bytes(self) -> int:
+        """What it takes of the quota."""
+        return self.n_bytes + self.feature_bytes
 
 
 @dataclass(frozen=True)
@@ -166,3 +182,5 @@ class Commit:
     """Newly committed seconds of audio, by the hour (UTC, milliseconds since 1970) they were recorded in."""
     clips: tuple[StoredClip, ...] = ()
     """Files that are on the disk already, of some of the songs."""
+    embeddings: Mapping[str, bytes] = field(default_factory=dict)
+    """Of the songs, by uid: float32, little-endian."""

@@ -49,6 +49,7 @@ def read_page(request: songs_pb2.ListSongsRequest) -> tuple[SongFilter, Position
         session=str(session.uuid) if session else None,
         type_id=_id_in(request.song_type, "songTypes") if request.song_type else None,
         only_novel=request.only_novel,
+        only_pool=request.only_pool,
         include_noise=request.include_noise,
     )
     after = None
@@ -71,6 +72,7 @@ def read_watch(request: songs_pb2.WatchSongsRequest, *, store: str, last_seq: in
         station=_id_in(request.station, "stations") if request.station else None,
         type_id=_id_in(request.song_type, "songTypes") if request.song_type else None,
         only_novel=request.only_novel,
+        only_pool=request.only_pool,
         include_noise=request.include_noise,
     )
     if not request.resume_token:

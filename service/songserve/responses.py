@@ -37,6 +37,19 @@ __all__ = [
 ]
 
 _KINDS = {"song": types_pb2.SOUND_KIND_SONG, "noise": types_pb2.SOUND_KIND_NOISE}
+_NOVELTY = {
+    "known": types_pb2.NOVELTY_KNOWN,
+    "uncertain": types_pb2.NOVELTY_UNCERTAIN,
+    "novel": types_pb2.NOVELTY_NOVEL,
+}
+_QUALITY = {
+    "ungraded": types_pb2.SONG_QUALITY_UNSPECIFIED,
+    "good": types_pb2.SONG_QUALITY_GOOD,
+    "short": types_pb2.SONG_QUALITY_SHORT,
+    "clipped": types_pb2.SONG_QUALITY_CLIPPED,
+    "faint": types_pb2.SONG_QUALITY_FAINT,
+    "overlapped": types_pb2.SONG_QUALITY_OVERLAPPED,
+}
 
 
 def song_message(song: StoredSong) -> types_pb2.Song:
@@ -58,8 +71,10 @@ def song_message(song: StoredSong) -> types_pb2.Song:
         novelty_score=song.novelty_score,
         p_value=song.p_value,
         is_novel=song.is_novel,
+        novelty=_NOVELTY[song.novelty],
         forced_cut=song.forced_cut,
         snr_db=song.snr_db,
+        quality=_QUALITY[song.quality],
         model_bundle=bundle_name(song.bundle),
     )
 
@@ -84,8 +99,10 @@ def named_song(song: Song, name: Assignment, model: Model) -> types_pb2.Song:
         novelty_score=name.novelty_score,
         p_value=name.p_value,
         is_novel=name.is_novel,
+        novelty=_NOVELTY[name.novelty],
         forced_cut=song.forced_cut,
         snr_db=song.snr_db,
+        quality=_QUALITY[song.quality],
         model_bundle=bundle_name(model.digest),
     )
 
@@ -101,6 +118,7 @@ def recording_summary(
             duration_s=n_samples / sample_rate_hz,
             n_songs=len(names),
             n_novel=sum(name.is_novel for name in names),
+            n_uncertain=sum(name.novelty == "uncertain" for name in names),
             n_noise=sum(name.kind == "noise" for name in names),
             model_bundle=bundle_name(bundle.digest),
         )

@@ -28,6 +28,7 @@ __all__ = [
     "bundle_events",
     "clips",
     "decisions",
+    "embeddings",
     "identity",
     "metadata",
     "retypings",
@@ -36,7 +37,7 @@ __all__ = [
     "songs",
 ]
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest revision; the names of revisions are numbers, so that an older program knows a newer schema."""
 
 HOUR_MS = 3_600_000
@@ -76,6 +77,8 @@ sessions = Table(
     Column("finished", Boolean, nullable=False),
 )
 
+_POOL = "novelty IN ('uncertain', 'novel') AND quality = 'good' AND placed_in IS NULL"
+
 songs = Table(
     "songs",
     metadata,
@@ -100,6 +103,10 @@ songs = Table(
     Column("bundle", String(64), nullable=False),
     # The type that people made by a split and this song is of, whatever the columns above say; null for most.
     Column("placed_in", String(16)),
+    # known, uncertain or novel; is_novel is the last of these.
+    Column("novelty", String(12), nullable=False, server_default="known"),
+    # songcore.quality.Quality
+    Column("quality", String(12), nullable=False, server_default="ungraded"),
     # Every filter of a list has an index in the list's order.
     Index("songs_by_time", "start_ms", "uid"),
     Index("songs_by_session", "session", "start_ms", "uid"),
@@ -114,6 +121,7 @@ songs = Table(
         sqlite_where=text("placed_in IS NOT NULL"),
         postgresql_where=text("placed_in IS NOT NULL"),
     ),
+    Index("songs_pool", "start_ms", "uid", sqlite_where=text(_POOL), postgresql_where=text(_POOL)),
 )
 
 # What people decided about song types; rows are only ever added. `songcore.decisions` says what they mean together.
@@ -125,6 +133,17 @@ decisions = Table(
     Column("who", String(80), nullable=False),
     # JSON of `songcore.decisions`.
     Column("action", Text, nullable=False),
+)
+
+# What the encoder made of a song, written with it: what looks for types and for songs that are alike need not listen again.
+embeddings = Table(
+    "embeddings",
+    metadata,
+    Column("song", String(36), primary_key=True),
+    # Vectors of different bundles cannot be compared.
+    Column("bundle", String(64), nullable=False),
+    # Float32, little-endian, of length 1.
+    Column("vector", LargeBinary, nullable=False),
 )
 
 # One row per station and hour, day, or in total, written in the transaction that stores songs or seconds: adding up a
@@ -152,6 +171,8 @@ clips = Table(
     Column("n_samples", BigInteger, nullable=False),
     Column("sample_rate_hz", Integer, nullable=False),
     Column("n_bytes", BigInteger, nullable=False),
+    # Of the file beside it that holds the encoder's input; 0 for none.
+    Column("feature_bytes", BigInteger, nullable=False, server_default="0"),
     # Never deleted by age or quota.
     Column("kept", Boolean, nullable=False),
     Index("clips_by_age", "shelf", "kept", "song_start_ms", "song"),

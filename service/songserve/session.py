@@ -179,12 +179,15 @@ class Session:
             moved = replace(
                 moved, committed_sequence_number=last.last_sequence_number, committed_sample=last.end_sample
             )
-        rows = (self._row(*song) for song in zip(heard.songs, heard.models, names, strict=True))
+        named = zip(heard.songs, heard.models, names, strict=True)
+        rows = [(self._row(song, model, name), name) for song, model, name in named]
         # What an earlier bundle heard stays as it heard it.
-        songs = tuple(row for row in rows if row.start_ms - self._start_ms >= self.record.heard_until_ms)
+        rows = [row for row in rows if row[0].start_ms - self._start_ms >= self.record.heard_until_ms]
+        songs = tuple(song for song, _ in rows)
         if not songs and not released and not work.finish:
             return None
-        return Commit(moved, songs, self._recorded_s(released))
+        embeddings = {song.uid: name.embedding.astype("<f4", copy=False).tobytes() for song, name in rows}
+        return Commit(moved, songs, self._recorded_s(released), embeddings=embeddings)
 
     def settle(self, commit: Commit) -> None:
         """Take note that the store has the commit."""
@@ -245,9 +248,10 @@ class Session:
             similarity=name.similarity,
             novelty_score=name.novelty_score,
             p_value=name.p_value,
-            is_novel=name.is_novel,
+            novelty=name.novelty,
             forced_cut=song.forced_cut,
             snr_db=song.snr_db,
+            quality=song.quality,
             bundle=model.digest,
         )
 

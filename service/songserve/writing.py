@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from songserve.records import AudioFormat, Commit, SessionName, SessionOpening, SessionRecord, StoredSong
 from songserve.refusal import Refusal
-from songserve.schema import WIDTHS_MS, buckets, clips, sessions, songs
+from songserve.schema import WIDTHS_MS, buckets, clips, embeddings, sessions, songs
 from songserve.tally import Tally
 
 __all__ = ["Statements", "Transaction", "bucket_start", "read_session"]
@@ -49,6 +49,7 @@ class Statements:
     add_session: Any
     add_songs: Any
     add_clips: Any
+    add_embeddings: Any
     put_buckets: Any
 
     @classmethod
@@ -60,6 +61,7 @@ class Statements:
             add_session=insert(sessions),
             add_songs=insert(songs).on_conflict_do_nothing(index_elements=["uid"]).returning(songs.c.uid),
             add_clips=insert(clips).on_conflict_do_nothing(index_elements=["song"]),
+            add_embeddings=insert(embeddings).on_conflict_do_nothing(index_elements=["song"]),
             put_buckets=new.on_conflict_do_update(
                 index_elements=list(_BUCKET_KEY.keys()),
                 set_={"recorded_s": new.excluded.recorded_s, "tally": new.excluded.tally},
@@ -119,6 +121,13 @@ class Transaction:
                 reason="WRITER_FENCED",
             )
         new = self._add_songs(commit.songs)
+        vectors = [
+            {"song": song.uid, "bundle": song.bundle, "vector": commit.embeddings[song.uid]}
+            for song in new
+            if song.uid in commit.embeddings
+        ]
+        if vectors:
+            self._connection.execute(self._statements.add_embeddings, vectors)
         if commit.clips:
             self._connection.execute(self._statements.add_clips, [asdict(clip) for clip in commit.clips])
         for hour_ms, recorded_s in commit.recorded_s.items():

@@ -124,6 +124,37 @@ def test_false_alarms_on_songs_of_the_bank() -> None:
     assert abs(alarms - 0.05) < 3 * np.sqrt(0.05 * 0.95 * (1 / 3_000 + 1 / 600))
 
 
+def test_each_type_is_promised_its_own_false_alarm_rate() -> None:
+    """With a tight type and a loose one, each is called novel for about alpha of its songs; together only the loose one is."""
+    rng, centres = np.random.default_rng(1), unit(2, 16, 0)
+
+    def sing(n: int, number: int) -> FloatArray:
+        songs = centres[number] + (0.05, 0.15)[number] * rng.standard_normal((n, 16))
+        return np.asarray(songs / np.linalg.norm(songs, axis=1, keepdims=True), np.float32)
+
+    bank, held_out = (np.concatenate([sing(n, 0), sing(n, 1)]) for n in (100, 400))
+    made = {**parts(2, 1), "prototypes": centres, "type_index": np.arange(2), "bank": bank, "kinds": ["song"] * 2}
+    made["calibration"] = Catalogue(**made).scores(held_out)
+    rates = {}
+    for name, types in (("together", None), ("apart", Catalogue(**made).type_numbers(held_out))):
+        catalogue = Catalogue(**made, calibration_type=types)
+        rates[name] = [np.mean([a.is_novel for a in catalogue.assign(sing(2_000, number))]) for number in (0, 1)]
+    assert rates["together"][0] < 0.01
+    assert rates["together"][1] > 0.07
+    assert np.abs(np.asarray(rates["apart"]) - 0.05).max() < 3 * np.sqrt(0.05 * 0.95 * (1 / 2_000 + 1 / 400))
+
+
+def test_assignments_carry_their_embeddings_and_states() -> None:
+    """Every assignment holds the embedding that it was made from; between the two levels a song is uncertain."""
+    made = {**parts(), "calibration": np.linspace(0, 2, 99, dtype=np.float32), "kinds": ["song"] * 10}
+    made["novelty"] = NoveltyConfig(alpha=0.3, uncertain_alpha=0.6)
+    songs = unit(200, 12, 3)
+    named = Catalogue(**made).assign(songs)
+    np.testing.assert_array_equal([a.embedding for a in named], songs)
+    for a in named:
+        assert a.novelty == ("novel" if a.p_value <= 0.3 else "uncertain" if a.p_value <= 0.6 else "known")
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no prototypes": ({"prototypes": np.empty((0, 12), np.float32)}, "prototypes is"),
     "one axis": ({"prototypes": unit(1, 10, 0)[0]}, "prototypes is"),

@@ -30,12 +30,13 @@ CONFIGS: dict[str, StreamConfig] = {
     ),
 }
 
-Key = tuple[int, int, bool, float, tuple[int, ...], bytes]
+Key = tuple[int, int, bool, float, str, tuple[int, ...], bytes]
 
 
 def key(song: Song) -> Key:
     """Return all of a song, comparable bit for bit."""
-    return song.onset, song.offset, song.forced_cut, song.snr_db, song.features.shape, song.features.tobytes()
+    features = song.features
+    return song.onset, song.offset, song.forced_cut, song.snr_db, song.quality, features.shape, features.tobytes()
 
 
 def trill(rate_hz: int, duration_s: float, seed: int = 0) -> FloatArray:
@@ -58,6 +59,9 @@ def signal(name: str, rate_hz: int) -> FloatArray:
             return np.concatenate([song, quiet, song, quiet, song])
         case "short":  # ends before the noise floor is first known
             return song[: int(0.8 * rate_hz)]
+        case "clipped":  # every other song
+            sounds = [np.clip(song * gain, -1, 1) for gain in (1, 20, 1, 20)]
+            return np.concatenate([part for sound in sounds for part in (sound, quiet)])
         case "endless":
             return np.concatenate([quiet, trill(rate_hz, 25), quiet])
         case "silence":
@@ -65,7 +69,7 @@ def signal(name: str, rate_hz: int) -> FloatArray:
     raise AssertionError(name)
 
 
-SIGNALS = ["songs", "borders", "short", "endless", "silence"]
+SIGNALS = ["songs", "borders", "short", "clipped", "endless", "silence"]
 
 
 def pieces(samples: FloatArray, cuts: Sequence[float]) -> Iterator[FloatArray]:
@@ -181,7 +185,7 @@ def test_a_stream_is_its_stages() -> None:
         segments = segmenter.push(frames) + segmenter.finish()
         songs = whole("songs", preset, 44_100)
         assert len(songs) == len(segments) > 0
-        for segment, (onset, offset, forced_cut, snr_db, shape, features) in zip(segments, songs, strict=True):
+        for segment, (onset, offset, forced_cut, snr_db, _, shape, features) in zip(segments, songs, strict=True):
             assert (segment.onset, min(segment.offset, len(samples))) == (onset, offset)
             assert (segment.forced_cut, segment.snr_db) == (forced_cut, snr_db)
             first, last = ceil(onset / config.frontend.hop), ceil(segment.offset / config.frontend.hop)
@@ -195,7 +199,7 @@ def test_features_of_an_endless_song_are_bounded() -> None:
     for preset, config in CONFIGS.items():
         bucket = config.features.bucket_frames
         longest = ceil(config.frontend.n_frames(config.features.max_song_s) / bucket) * bucket
-        lengths = {song[4][0] for song in whole("endless", preset, 24_000)}
+        lengths = {song[5][0] for song in whole("endless", preset, 24_000)}
         assert max(lengths) <= longest
         assert all(length % bucket == 0 for length in lengths)
     assert max(song[4][0] for song in whole("endless", "odd", 24_000)) == longest

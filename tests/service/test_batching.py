@@ -35,7 +35,7 @@ class Model(FakeModel):
         self.batches.append([song.onset for song in songs])
         if any(song.onset < 0 for song in songs):
             raise ValueError("a poisoned song")
-        return [Assignment(str(song.onset), "song", 1.0, 0.0, 1.0, is_novel=False) for song in songs]
+        return [Assignment(str(song.onset), "song", 1.0, 0.0, 1.0, novelty="known") for song in songs]
 
 
 class Observed:

@@ -80,8 +80,8 @@ def test_audiomoth_names_state_utc(name: str, time: datetime | None) -> None:
 
 def _result(recording: FoundRecording, bundle: str = "b1", channel: int | None = None) -> RecordingResult:
     song = FoundSong(
-        onset=10, offset=20, type_id="T0001", kind="song", similarity=0.1 + 0.2, p_value=0.5, novel=False,
-        forced_cut=False, snr_db=12.3,
+        onset=10, offset=20, type_id="T0001", kind="song", similarity=0.1 + 0.2, p_value=0.5, novelty="known",
+        forced_cut=False, snr_db=12.3, quality="good",
     )  # fmt: skip
     return RecordingResult(
         recording=recording.name, size_bytes=recording.size_bytes, modified_ns=recording.modified_ns, bundle=bundle,

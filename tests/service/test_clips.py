@@ -10,14 +10,17 @@ import pytest
 import soundfile
 
 from fake_models import FakeModel
+from songcore.errors import InputError
+from songcore.features import unpack_features
 from songcore.stream import Song
 from songserve.clips import ClipSound, ClipTape
 from songserve.clips_retention import ClipRetention
+from songserve.clips_shelf import features_path
 from songserve.intake import Chunk, Gap, Work
 from songserve.records import AudioFormat
 from songserve.schema import DAY_MS
 from songserve.session import Heard, Step
-from stores import PCM, RATE, START_MS, Opened, Shelf, song
+from stores import FEATURES, PCM, RATE, START_MS, Opened, Shelf, song
 
 SONG_RATE = 24_000
 MODEL = FakeModel(sample_rate_hz=SONG_RATE)
@@ -115,11 +118,24 @@ def test_a_clip_is_a_flac_that_says_what_it_is(shelf: Shelf) -> None:
     assert (clip.start_sample, clip.n_samples) == (700, RATE // 2)
 
 
+def test_what_the_encoder_saw_lies_beside_the_clip(shelf: Shelf) -> None:
+    """Features come back as they went, to half precision; another file in their place is refused with a reason."""
+    one = song(shelf.record, 5)
+    (clip,) = shelf.store(one)
+    file = features_path(shelf.shelf.path(one.start_ms, one.uid))
+    assert file.stat().st_size == clip.feature_bytes
+    np.testing.assert_allclose(unpack_features(file.read_bytes()), FEATURES, atol=0.003)
+    for damaged in (b"", file.read_bytes()[:-30], b"PK" + bytes(100)):
+        with pytest.raises(InputError) as refused:
+            unpack_features(damaged)
+        assert refused.value.reason == "FEATURES_DAMAGED"
+
+
 def test_a_song_heard_again_keeps_its_clip(shelf: Shelf) -> None:
     """After a reconnect less sound lies before a song: the longer clip stays, also when its row was not stored."""
     one = song(shelf.record, 5)
-    first = shelf.shelf.write(one, ClipSound(700, PCM[:RATE], RATE))
-    again = shelf.shelf.write(one, ClipSound(900, PCM[200:RATE], RATE))
+    first = shelf.shelf.write(one, ClipSound(700, PCM[:RATE], RATE, FEATURES))
+    again = shelf.shelf.write(one, ClipSound(900, PCM[200:RATE], RATE, FEATURES))
     assert first == again
     assert shelf.outcomes == ["written", "kept"]
 
@@ -142,14 +158,20 @@ def test_a_clip_that_cannot_be_written_leaves_the_song(shelf: Shelf) -> None:
 
 @pytest.mark.parametrize(
     ("choice", "expected"),
-    [("none", set()), ("novel", {"novel"}), ("songs", {"song", "novel"}), ("all", {"song", "novel", "noise"})],
+    [
+        ("none", set()),
+        ("novel", {"novel", "uncertain"}),
+        ("songs", {"song", "novel", "uncertain"}),
+        ("all", {"song", "novel", "uncertain", "noise"}),
+    ],
 )
 def test_the_choice_says_which_songs_have_clips(opened: Opened, choice: str, expected: set[str]) -> None:
     """Each setting takes its songs and no others."""
     shelf = Shelf(opened, choice=choice)
     kinds = {
         "song": song(shelf.record, 1),
-        "novel": song(shelf.record, 1, is_novel=True),
+        "novel": song(shelf.record, 1, novelty="novel"),
+        "uncertain": song(shelf.record, 1, novelty="uncertain"),
         "noise": song(shelf.record, 1, kind="noise"),
     }
     assert {name for name, one in kinds.items() if shelf.shelf.wants(one)} == expected
@@ -160,9 +182,9 @@ def test_what_a_crash_left_is_deleted_and_nothing_else(shelf: Shelf) -> None:
     stored = song(shelf.record, 1)
     shelf.store(stored)
     lost = song(shelf.record, 2)
-    shelf.shelf.write(lost, ClipSound(0, PCM[:RATE], RATE))
+    shelf.shelf.write(lost, ClipSound(0, PCM[:RATE], RATE, FEATURES))
     shelf.shelf.path(lost.start_ms, str(UUID(int=9))).with_suffix(".tmp").write_bytes(b"half")
-    assert shelf.clean() == 2
+    assert shelf.clean() == 3
     assert shelf.files() == [stored.uid]
     assert shelf.clean() == 0
 
@@ -170,9 +192,9 @@ def test_what_a_crash_left_is_deleted_and_nothing_else(shelf: Shelf) -> None:
 def test_clips_of_another_store_are_left_alone(shelf: Shelf) -> None:
     """A server that is started on the wrong database does not delete the clips of the right one."""
     one = song(shelf.record, 2)
-    shelf.shelf.write(one, ClipSound(0, PCM[:RATE], RATE))
-    assert shelf.shelf.clean(str(UUID(int=1)), lambda _: set()) == 1  # the first store of the folder is its owner
-    shelf.shelf.write(one, ClipSound(0, PCM[:RATE], RATE))
+    shelf.shelf.write(one, ClipSound(0, PCM[:RATE], RATE, FEATURES))
+    assert shelf.shelf.clean(str(UUID(int=1)), lambda _: set()) == 2  # the first store of the folder is its owner
+    shelf.shelf.write(one, ClipSound(0, PCM[:RATE], RATE, FEATURES))
     assert shelf.clean() == 0
     assert shelf.files() == [one.uid]
 
@@ -212,13 +234,13 @@ def test_the_oldest_clips_go_when_there_are_too_many(shelf: Shelf) -> None:
     songs = [song(shelf.record, minute * 60) for minute in range(10)]
     clips = shelf.store(*songs)
     shelf.opened.store.keep_clip(songs[0].uid, keep=True).result(10)
-    keeper, deleted = retention(shelf, max_bytes=sum(clip.n_bytes for clip in clips[4:]))
+    keeper, deleted = retention(shelf, max_bytes=sum(clip.total_bytes for clip in clips[4:]))
     left = keeper.sweep(START_MS + DAY_MS)
     assert shelf.files() == sorted(one.uid for one in (songs[0], *songs[5:]))
     assert deleted == [("quota", 4)]
-    assert left == sum(clip.n_bytes for clip in (clips[0], *clips[5:]))
+    assert left == sum(clip.total_bytes for clip in (clips[0], *clips[5:]))
     nothing, _ = retention(shelf, max_bytes=0)
-    assert nothing.sweep(START_MS + DAY_MS) == clips[0].n_bytes
+    assert nothing.sweep(START_MS + DAY_MS) == clips[0].total_bytes
     assert shelf.files() == [songs[0].uid]
 
 

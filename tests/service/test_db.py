@@ -34,7 +34,7 @@ class Place:
             shelf = Shelf(opened)
             shelf.store(*(song(shelf.record, hour * 3600.0, f"T{hour % 3:04d}") for hour in range(30)))
             step = commit(
-                shelf.record, 100_000, song(shelf.record, 7, is_novel=True), song(shelf.record, 8, kind="noise")
+                shelf.record, 100_000, song(shelf.record, 7, novelty="novel"), song(shelf.record, 8, kind="noise")
             )
             effort = {START_MS + hour * HOUR_MS: 3000.0 for hour in range(30)}
             opened.store.commit(replace(step, recorded_s=effort)).result(10)

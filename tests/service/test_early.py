@@ -21,7 +21,7 @@ RATE = 24_000
 
 def named(type_id: str, *, novel: bool = False, score: float = 0.1) -> Assignment:
     """Return an assignment."""
-    return Assignment(type_id, "song", 0.9, score, 0.5, is_novel=novel)
+    return Assignment(type_id, "song", 0.9, score, 0.5, novelty="novel" if novel else "known")
 
 
 def test_scores_count_the_latest_guess_of_each_share() -> None:

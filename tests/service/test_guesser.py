@@ -17,7 +17,7 @@ from songserve.session import Heard, Step
 
 RATE = 1000
 MODEL = FakeModel(sample_rate_hz=RATE)
-NAME = Assignment("T0001", "song", 0.9, 0.1, 0.5, is_novel=False)
+NAME = Assignment("T0001", "song", 0.9, 0.1, 0.5, novelty="known")
 
 
 def song(onset: int, offset: int) -> Song:

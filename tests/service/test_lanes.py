@@ -91,7 +91,7 @@ def test_live_songs_are_named_first() -> None:
 
     def classify(songs: Sequence[Song]) -> list[Assignment]:
         batches.append([one.onset for one in songs])
-        return [Assignment("T", "song", 1.0, 0.0, 1.0, is_novel=False)] * len(songs)
+        return [Assignment("T", "song", 1.0, 0.0, 1.0, novelty="known")] * len(songs)
 
     model = FakeModel(names=classify)
 

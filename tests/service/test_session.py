@@ -23,7 +23,7 @@ from songserve.sound import samples_of
 
 RATE = 48_000
 OPENING = SessionOpening(SessionName("north", UUID(int=1)), AudioFormat("linear16", RATE, 1, None), 1_780_000_000_000)
-NAME = Assignment("T0001", "song", 0.9, 0.1, 0.5, is_novel=False)
+NAME = Assignment("T0001", "song", 0.9, 0.1, 0.5, novelty="known")
 SAMPLES = np.round(soundscape([0, 1, 2], 3, rate_hz=RATE, gap_s=0.9)[0] * 32767).astype("<i2")
 
 

@@ -8,16 +8,40 @@ from uuid import UUID
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 
 from songcore.errors import ConfigError
 from songserve.database import DataDirectory
 from songserve.frequencies import FrequencyFilter
 from songserve.queries import SongFilter
 from songserve.records import StoredSong
-from songserve.schema import DAY_MS
+from songserve.schema import DAY_MS, embeddings
 from stores import HOUR_MS, START_MS, Opened, commit, opening, reason, song
 
 MIDNIGHT_MS = START_MS // DAY_MS * DAY_MS
+
+
+def test_a_song_is_stored_with_its_embedding(opened: Opened) -> None:
+    """What the encoder made of a song is in the same transaction as the song, once, under the bundle that made it."""
+    record = opened.store.open_session(opening()).result(10)
+    one, vector = song(record, 1, bundle="a" * 64), np.arange(3, dtype="<f4").tobytes()
+    for number, again in ((1, one), (2, replace(one, bundle="b" * 64))):
+        step = replace(commit(record, number, again), embeddings={one.uid: vector})
+        opened.store.commit(step).result(10)
+    with opened.directory.readers.connect() as connection:
+        rows = connection.execute(select(embeddings)).all()
+    assert [tuple(row) for row in rows] == [(one.uid, "a" * 64, vector)]
+
+
+def test_the_pool_is_what_new_types_may_come_from(opened: Opened) -> None:
+    """Novel and uncertain songs of good quality are in the pool, in lists and in numbers; all others are not."""
+    record = opened.store.open_session(opening()).result(10)
+    states = [(n, q) for n in ("known", "uncertain", "novel") for q in ("good", "faint", "ungraded")]
+    songs = [song(record, at, novelty=n, quality=q) for at, (n, q) in enumerate(states, 1)]
+    opened.store.commit(commit(record, 1, *songs)).result(10)
+    page, _ = opened.queries.page(SongFilter(only_pool=True), None, 100)
+    assert page == [songs[3], songs[6]]
+    assert opened.queries.pool() == (2, songs[3].start_ms)
 
 
 def test_a_commit_is_there_after_reopening(tmp_path: Path, database_url: str | None) -> None:
@@ -147,7 +171,7 @@ def test_filters_select(opened: Opened) -> None:
     """Station, session, type, novelty, kind and time each leave out the rest."""
     north = opened.store.open_session(opening()).result(10)
     south = opened.store.open_session(opening(2, "south")).result(10)
-    opened.store.commit(commit(north, 1, song(north, 1), song(north, 2, "T0002", is_novel=True))).result(10)
+    opened.store.commit(commit(north, 1, song(north, 1), song(north, 2, "T0002", novelty="novel"))).result(10)
     opened.store.commit(commit(south, 1, song(south, 3, "T0002"), song(south, 4, "N0001", kind="noise"))).result(10)
 
     def starts(wanted: SongFilter) -> list[int]:
@@ -165,7 +189,7 @@ def test_filters_select(opened: Opened) -> None:
 def test_frequencies_stand_beside_effort(opened: Opened) -> None:
     """Counts by type fall into their buckets, and hours in which nothing was heard are there with their seconds."""
     record = opened.store.open_session(opening()).result(10)
-    songs = [song(record, 10), song(record, 20), song(record, 30, "T0002"), song(record, 40, is_novel=True)]
+    songs = [song(record, 10), song(record, 20), song(record, 30, "T0002"), song(record, 40, novelty="novel")]
     songs += [song(record, 3700), song(record, 3800, "N0001", kind="noise")]
     effort = {START_MS: 3600.0, START_MS + HOUR_MS: 3600.0, START_MS + 2 * HOUR_MS: 60.0}
     opened.store.commit(replace(commit(record, 1, *songs), recorded_s=effort)).result(10)
@@ -216,7 +240,13 @@ def filled(opened: Opened) -> tuple[Opened, list[StoredSong]]:
     for number, station in enumerate(("north", "south")):
         record = opened.store.open_session(opening(number, station)).result(10)
         mine = [
-            song(record, index, f"T{rng.integers(3):04d}", start_ms=MIDNIGHT_MS + int(at), is_novel=bool(at % 7 == 0))
+            song(
+                record,
+                index,
+                f"T{rng.integers(3):04d}",
+                start_ms=MIDNIGHT_MS + int(at),
+                novelty="known" if at % 7 else "novel",
+            )
             for index, at in enumerate(rng.integers(0, 120 * HOUR_MS, 200))
         ]
         seconds = {MIDNIGHT_MS + hour * HOUR_MS: 10.0 for hour in range(120)}

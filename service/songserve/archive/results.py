@@ -16,6 +16,8 @@ from typing import Literal, TextIO
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from songcore.errors import ConfigError
+from songcore.novelty import Novelty
+from songcore.quality import Quality
 from songserve.archive.recordings import FoundRecording
 
 __all__ = ["FoundSong", "Journal", "Problem", "RecordingResult", "atomic_file", "atomic_path", "create_folder"]
@@ -32,9 +34,15 @@ class FoundSong(BaseModel):
     kind: Literal["song", "noise"]
     similarity: float
     p_value: float
-    novel: bool
+    novelty: Novelty
     forced_cut: bool
     snr_db: float
+    quality: Quality
+
+    @property
+    def novel(self) -> bool:
+        """Whether it is like nothing the bundle knows."""
+        return self.novelty == "novel"
 
 
 class Problem(BaseModel):

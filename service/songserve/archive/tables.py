@@ -40,8 +40,12 @@ class SongRow:
     similarity: float
     p_value: float
     novel: bool
+    novelty: str
+    """known, uncertain or novel."""
     forced_cut: bool
     snr_db: float
+    quality: str
+    """good, or the first thing that is wrong: short, clipped, faint, overlapped."""
     onset_utc: datetime | None
     """Where the recording's name states its start."""
     channel: int | None
@@ -72,8 +76,10 @@ def _row(result: RecordingResult, song: FoundSong, type_name: str, start: dateti
         similarity=song.similarity,
         p_value=song.p_value,
         novel=song.novel,
+        novelty=song.novelty,
         forced_cut=song.forced_cut,
         snr_db=song.snr_db,
+        quality=song.quality,
         onset_utc=None if start is None else start + timedelta(seconds=onset_s),
         channel=result.channel,
         bundle=result.bundle,

@@ -163,9 +163,10 @@ def _named(bundle: "Bundle", songs: "list[Song]") -> list[FoundSong]:
             kind=assignment.kind,
             similarity=assignment.similarity,
             p_value=assignment.p_value,
-            novel=assignment.is_novel,
+            novelty=assignment.novelty,
             forced_cut=song.forced_cut,
             snr_db=song.snr_db,
+            quality=song.quality,
         )
         for song, assignment in zip(songs, bundle.classify(songs), strict=True)
     ]

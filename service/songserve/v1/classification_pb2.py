@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from songserve.v1 import types_pb2 as songserve_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!songserve/v1/classification.proto\x12\x0csongserve.v1\x1a\x18songserve/v1/types.proto\"d\n\x18\x43lassifyRecordingRequest\x12-\n\x05setup\x18\x01 \x01(\x0b\x32\x1c.songserve.v1.RecordingSetupH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"4\n\x0eRecordingSetup\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\r\x12\x11\n\tfile_name\x18\x02 \x01(\t\"}\n\x19\x43lassifyRecordingResponse\x12\"\n\x04song\x18\x01 \x01(\x0b\x32\x12.songserve.v1.SongH\x00\x12\x31\n\x07summary\x18\x02 \x01(\x0b\x32\x1e.songserve.v1.RecordingSummaryH\x00\x42\t\n\x07message\"\x9e\x01\n\x10RecordingSummary\x12\x16\n\x0esample_rate_hz\x18\x01 \x01(\r\x12\x15\n\rchannel_count\x18\x02 \x01(\r\x12\x12\n\nduration_s\x18\x03 \x01(\x01\x12\x0f\n\x07n_songs\x18\x04 \x01(\x04\x12\x0f\n\x07n_novel\x18\x05 \x01(\x04\x12\x0f\n\x07n_noise\x18\x06 \x01(\x04\x12\x14\n\x0cmodel_bundle\x18\x07 \x01(\t2\x81\x01\n\x15\x43lassificationService\x12h\n\x11\x43lassifyRecording\x12&.songserve.v1.ClassifyRecordingRequest\x1a\'.songserve.v1.ClassifyRecordingResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!songserve/v1/classification.proto\x12\x0csongserve.v1\x1a\x18songserve/v1/types.proto\"d\n\x18\x43lassifyRecordingRequest\x12-\n\x05setup\x18\x01 \x01(\x0b\x32\x1c.songserve.v1.RecordingSetupH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"4\n\x0eRecordingSetup\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\r\x12\x11\n\tfile_name\x18\x02 \x01(\t\"}\n\x19\x43lassifyRecordingResponse\x12\"\n\x04song\x18\x01 \x01(\x0b\x32\x12.songserve.v1.SongH\x00\x12\x31\n\x07summary\x18\x02 \x01(\x0b\x32\x1e.songserve.v1.RecordingSummaryH\x00\x42\t\n\x07message\"\xb3\x01\n\x10RecordingSummary\x12\x16\n\x0esample_rate_hz\x18\x01 \x01(\r\x12\x15\n\rchannel_count\x18\x02 \x01(\r\x12\x12\n\nduration_s\x18\x03 \x01(\x01\x12\x0f\n\x07n_songs\x18\x04 \x01(\x04\x12\x0f\n\x07n_novel\x18\x05 \x01(\x04\x12\x0f\n\x07n_noise\x18\x06 \x01(\x04\x12\x14\n\x0cmodel_bundle\x18\x07 \x01(\t\x12\x13\n\x0bn_uncertain\x18\x08 \x01(\x04\x32\x81\x01\n\x15\x43lassificationService\x12h\n\x11\x43lassifyRecording\x12&.songserve.v1.ClassifyRecordingRequest\x1a\'.songserve.v1.ClassifyRecordingResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,7 +39,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLASSIFYRECORDINGRESPONSE']._serialized_start=233
   _globals['_CLASSIFYRECORDINGRESPONSE']._serialized_end=358
   _globals['_RECORDINGSUMMARY']._serialized_start=361
-  _globals['_RECORDINGSUMMARY']._serialized_end=519
-  _globals['_CLASSIFICATIONSERVICE']._serialized_start=522
-  _globals['_CLASSIFICATIONSERVICE']._serialized_end=651
+  _globals['_RECORDINGSUMMARY']._serialized_end=540
+  _globals['_CLASSIFICATIONSERVICE']._serialized_start=543
+  _globals['_CLASSIFICATIONSERVICE']._serialized_end=672
 # @@protoc_insertion_point(module_scope)

@@ -106,6 +106,7 @@ class RecordingSummary(_message.Message):
     N_NOVEL_FIELD_NUMBER: _builtins.int
     N_NOISE_FIELD_NUMBER: _builtins.int
     MODEL_BUNDLE_FIELD_NUMBER: _builtins.int
+    N_UNCERTAIN_FIELD_NUMBER: _builtins.int
     sample_rate_hz: _builtins.int
     """Of the file."""
     channel_count: _builtins.int
@@ -116,6 +117,8 @@ class RecordingSummary(_message.Message):
     n_noise: _builtins.int
     model_bundle: _builtins.str
     """`modelBundles/{digest}`."""
+    n_uncertain: _builtins.int
+    """Songs sent that are uncertain."""
     def __init__(
         self,
         *,
@@ -126,10 +129,11 @@ class RecordingSummary(_message.Message):
         n_novel: _builtins.int = ...,
         n_noise: _builtins.int = ...,
         model_bundle: _builtins.str = ...,
+        n_uncertain: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_count", b"channel_count", "duration_s", b"duration_s", "model_bundle", b"model_bundle", "n_noise", b"n_noise", "n_novel", b"n_novel", "n_songs", b"n_songs", "sample_rate_hz", b"sample_rate_hz"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_count", b"channel_count", "duration_s", b"duration_s", "model_bundle", b"model_bundle", "n_noise", b"n_noise", "n_novel", b"n_novel", "n_songs", b"n_songs", "n_uncertain", b"n_uncertain", "sample_rate_hz", b"sample_rate_hz"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from songserve.v1 import types_pb2 as songserve_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18songserve/v1/songs.proto\x12\x0csongserve.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18songserve/v1/types.proto\"\x1e\n\x0eGetSongRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xa5\x02\n\x10ListSongsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07station\x18\x05 \x01(\t\x12\x0f\n\x07session\x18\x06 \x01(\t\x12\x11\n\tsong_type\x18\x07 \x01(\t\x12\x12\n\nonly_novel\x18\x08 \x01(\x08\x12\x15\n\rinclude_noise\x18\t \x01(\x08\x12\x14\n\x0cnewest_first\x18\n \x01(\x08\x12\x16\n\x0eonly_with_clip\x18\x0b \x01(\x08\"O\n\x11ListSongsResponse\x12!\n\x05songs\x18\x01 \x03(\x0b\x32\x12.songserve.v1.Song\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x90\x01\n\x11WatchSongsRequest\x12\x14\n\x0cresume_token\x18\x01 \x01(\t\x12\x16\n\x0einclude_stored\x18\x02 \x01(\x08\x12\x0f\n\x07station\x18\x03 \x01(\t\x12\x11\n\tsong_type\x18\x04 \x01(\t\x12\x12\n\nonly_novel\x18\x05 \x01(\x08\x12\x15\n\rinclude_noise\x18\x06 \x01(\x08\"d\n\x12WatchSongsResponse\x12!\n\x05songs\x18\x01 \x03(\x0b\x32\x12.songserve.v1.Song\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x15\n\rlast_decision\x18\x03 \x01(\t\"\"\n\x12GetSongClipRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"X\n\x13GetSongClipResponse\x12&\n\x04\x63lip\x18\x01 \x01(\x0b\x32\x16.songserve.v1.SongClipH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"1\n\x13KeepSongClipRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04keep\x18\x02 \x01(\x08\"\xa1\x01\n\x08SongClip\x12\x0c\n\x04song\x18\x01 \x01(\t\x12\x16\n\x0esample_rate_hz\x18\x02 \x01(\r\x12\x14\n\x0cstart_sample\x18\x03 \x01(\x04\x12\x14\n\x0csample_count\x18\x04 \x01(\x04\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12\x0f\n\x07onset_s\x18\x06 \x01(\x01\x12\x10\n\x08offset_s\x18\x07 \x01(\x01\x12\x0c\n\x04kept\x18\x08 \x01(\x08\"=\n\x14ListSongTypesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x15ListSongTypesResponse\x12*\n\nsong_types\x18\x01 \x03(\x0b\x32\x16.songserve.v1.SongType\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc8\x01\n\x17QueryFrequenciesRequest\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06\x62ucket\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08stations\x18\x04 \x03(\t\x12\x12\n\nsong_types\x18\x05 \x03(\t\"J\n\x18QueryFrequenciesResponse\x12.\n\x07\x62uckets\x18\x01 \x03(\x0b\x32\x1d.songserve.v1.FrequencyBucket\"\xb1\x01\n\x0f\x46requencyBucket\x12\x0f\n\x07station\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrecorded_s\x18\x03 \x01(\x01\x12\'\n\x06\x63ounts\x18\x04 \x03(\x0b\x32\x17.songserve.v1.TypeCount\x12\x0f\n\x07n_novel\x18\x05 \x01(\x04\x12\x0f\n\x07n_noise\x18\x06 \x01(\x04\"/\n\tTypeCount\x12\x11\n\tsong_type\x18\x01 \x01(\t\x12\x0f\n\x07n_songs\x18\x02 \x01(\x04\x32\xc9\x04\n\x0bSongService\x12;\n\x07GetSong\x12\x1c.songserve.v1.GetSongRequest\x1a\x12.songserve.v1.Song\x12L\n\tListSongs\x12\x1e.songserve.v1.ListSongsRequest\x1a\x1f.songserve.v1.ListSongsResponse\x12Q\n\nWatchSongs\x12\x1f.songserve.v1.WatchSongsRequest\x1a .songserve.v1.WatchSongsResponse0\x01\x12T\n\x0bGetSongClip\x12 .songserve.v1.GetSongClipRequest\x1a!.songserve.v1.GetSongClipResponse0\x01\x12I\n\x0cKeepSongClip\x12!.songserve.v1.KeepSongClipRequest\x1a\x16.songserve.v1.SongClip\x12X\n\rListSongTypes\x12\".songserve.v1.ListSongTypesRequest\x1a#.songserve.v1.ListSongTypesResponse\x12\x61\n\x10QueryFrequencies\x12%.songserve.v1.QueryFrequenciesRequest\x1a&.songserve.v1.QueryFrequenciesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18songserve/v1/songs.proto\x12\x0csongserve.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18songserve/v1/types.proto\"\x1e\n\x0eGetSongRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xb8\x02\n\x10ListSongsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07station\x18\x05 \x01(\t\x12\x0f\n\x07session\x18\x06 \x01(\t\x12\x11\n\tsong_type\x18\x07 \x01(\t\x12\x12\n\nonly_novel\x18\x08 \x01(\x08\x12\x15\n\rinclude_noise\x18\t \x01(\x08\x12\x14\n\x0cnewest_first\x18\n \x01(\x08\x12\x16\n\x0eonly_with_clip\x18\x0b \x01(\x08\x12\x11\n\tonly_pool\x18\x0c \x01(\x08\"O\n\x11ListSongsResponse\x12!\n\x05songs\x18\x01 \x03(\x0b\x32\x12.songserve.v1.Song\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa3\x01\n\x11WatchSongsRequest\x12\x14\n\x0cresume_token\x18\x01 \x01(\t\x12\x16\n\x0einclude_stored\x18\x02 \x01(\x08\x12\x0f\n\x07station\x18\x03 \x01(\t\x12\x11\n\tsong_type\x18\x04 \x01(\t\x12\x12\n\nonly_novel\x18\x05 \x01(\x08\x12\x15\n\rinclude_noise\x18\x06 \x01(\x08\x12\x11\n\tonly_pool\x18\x07 \x01(\x08\"d\n\x12WatchSongsResponse\x12!\n\x05songs\x18\x01 \x03(\x0b\x32\x12.songserve.v1.Song\x12\x14\n\x0cresume_token\x18\x02 \x01(\t\x12\x15\n\rlast_decision\x18\x03 \x01(\t\"\"\n\x12GetSongClipRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"X\n\x13GetSongClipResponse\x12&\n\x04\x63lip\x18\x01 \x01(\x0b\x32\x16.songserve.v1.SongClipH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"1\n\x13KeepSongClipRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04keep\x18\x02 \x01(\x08\"\xa1\x01\n\x08SongClip\x12\x0c\n\x04song\x18\x01 \x01(\t\x12\x16\n\x0esample_rate_hz\x18\x02 \x01(\r\x12\x14\n\x0cstart_sample\x18\x03 \x01(\x04\x12\x14\n\x0csample_count\x18\x04 \x01(\x04\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\x12\x0f\n\x07onset_s\x18\x06 \x01(\x01\x12\x10\n\x08offset_s\x18\x07 \x01(\x01\x12\x0c\n\x04kept\x18\x08 \x01(\x08\"=\n\x14ListSongTypesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x15ListSongTypesResponse\x12*\n\nsong_types\x18\x01 \x03(\x0b\x32\x16.songserve.v1.SongType\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc8\x01\n\x17QueryFrequenciesRequest\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x06\x62ucket\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08stations\x18\x04 \x03(\t\x12\x12\n\nsong_types\x18\x05 \x03(\t\"J\n\x18QueryFrequenciesResponse\x12.\n\x07\x62uckets\x18\x01 \x03(\x0b\x32\x1d.songserve.v1.FrequencyBucket\"\xb1\x01\n\x0f\x46requencyBucket\x12\x0f\n\x07station\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrecorded_s\x18\x03 \x01(\x01\x12\'\n\x06\x63ounts\x18\x04 \x03(\x0b\x32\x17.songserve.v1.TypeCount\x12\x0f\n\x07n_novel\x18\x05 \x01(\x04\x12\x0f\n\x07n_noise\x18\x06 \x01(\x04\"/\n\tTypeCount\x12\x11\n\tsong_type\x18\x01 \x01(\t\x12\x0f\n\x07n_songs\x18\x02 \x01(\x04\x32\xc9\x04\n\x0bSongService\x12;\n\x07GetSong\x12\x1c.songserve.v1.GetSongRequest\x1a\x12.songserve.v1.Song\x12L\n\tListSongs\x12\x1e.songserve.v1.ListSongsRequest\x1a\x1f.songserve.v1.ListSongsResponse\x12Q\n\nWatchSongs\x12\x1f.songserve.v1.WatchSongsRequest\x1a .songserve.v1.WatchSongsResponse0\x01\x12T\n\x0bGetSongClip\x12 .songserve.v1.GetSongClipRequest\x1a!.songserve.v1.GetSongClipResponse0\x01\x12I\n\x0cKeepSongClip\x12!.songserve.v1.KeepSongClipRequest\x1a\x16.songserve.v1.SongClip\x12X\n\rListSongTypes\x12\".songserve.v1.ListSongTypesRequest\x1a#.songserve.v1.ListSongTypesResponse\x12\x61\n\x10QueryFrequencies\x12%.songserve.v1.QueryFrequenciesRequest\x1a&.songserve.v1.QueryFrequenciesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,33 +37,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSONGREQUEST']._serialized_start=133
   _globals['_GETSONGREQUEST']._serialized_end=163
   _globals['_LISTSONGSREQUEST']._serialized_start=166
-  _globals['_LISTSONGSREQUEST']._serialized_end=459
-  _globals['_LISTSONGSRESPONSE']._serialized_start=461
-  _globals['_LISTSONGSRESPONSE']._serialized_end=540
-  _globals['_WATCHSONGSREQUEST']._serialized_start=543
-  _globals['_WATCHSONGSREQUEST']._serialized_end=687
-  _globals['_WATCHSONGSRESPONSE']._serialized_start=689
-  _globals['_WATCHSONGSRESPONSE']._serialized_end=789
-  _globals['_GETSONGCLIPREQUEST']._serialized_start=791
-  _globals['_GETSONGCLIPREQUEST']._serialized_end=825
-  _globals['_GETSONGCLIPRESPONSE']._serialized_start=827
-  _globals['_GETSONGCLIPRESPONSE']._serialized_end=915
-  _globals['_KEEPSONGCLIPREQUEST']._serialized_start=917
-  _globals['_KEEPSONGCLIPREQUEST']._serialized_end=966
-  _globals['_SONGCLIP']._serialized_start=969
-  _globals['_SONGCLIP']._serialized_end=1130
-  _globals['_LISTSONGTYPESREQUEST']._serialized_start=1132
-  _globals['_LISTSONGTYPESREQUEST']._serialized_end=1193
-  _globals['_LISTSONGTYPESRESPONSE']._serialized_start=1195
-  _globals['_LISTSONGTYPESRESPONSE']._serialized_end=1287
-  _globals['_QUERYFREQUENCIESREQUEST']._serialized_start=1290
-  _globals['_QUERYFREQUENCIESREQUEST']._serialized_end=1490
-  _globals['_QUERYFREQUENCIESRESPONSE']._serialized_start=1492
-  _globals['_QUERYFREQUENCIESRESPONSE']._serialized_end=1566
-  _globals['_FREQUENCYBUCKET']._serialized_start=1569
-  _globals['_FREQUENCYBUCKET']._serialized_end=1746
-  _globals['_TYPECOUNT']._serialized_start=1748
-  _globals['_TYPECOUNT']._serialized_end=1795
-  _globals['_SONGSERVICE']._serialized_start=1798
-  _globals['_SONGSERVICE']._serialized_end=2383
+  _globals['_LISTSONGSREQUEST']._serialized_end=478
+  _globals['_LISTSONGSRESPONSE']._serialized_start=480
+  _globals['_LISTSONGSRESPONSE']._serialized_end=559
+  _globals['_WATCHSONGSREQUEST']._serialized_start=562
+  _globals['_WATCHSONGSREQUEST']._serialized_end=725
+  _globals['_WATCHSONGSRESPONSE']._serialized_start=727
+  _globals['_WATCHSONGSRESPONSE']._serialized_end=827
+  _globals['_GETSONGCLIPREQUEST']._serialized_start=829
+  _globals['_GETSONGCLIPREQUEST']._serialized_end=863
+  _globals['_GETSONGCLIPRESPONSE']._serialized_start=865
+  _globals['_GETSONGCLIPRESPONSE']._serialized_end=953
+  _globals['_KEEPSONGCLIPREQUEST']._serialized_start=955
+  _globals['_KEEPSONGCLIPREQUEST']._serialized_end=1004
+  _globals['_SONGCLIP']._serialized_start=1007
+  _globals['_SONGCLIP']._serialized_end=1168
+  _globals['_LISTSONGTYPESREQUEST']._serialized_start=1170
+  _globals['_LISTSONGTYPESREQUEST']._serialized_end=1231
+  _globals['_LISTSONGTYPESRESPONSE']._serialized_start=1233
+  _globals['_LISTSONGTYPESRESPONSE']._serialized_end=1325
+  _globals['_QUERYFREQUENCIESREQUEST']._serialized_start=1328
+  _globals['_QUERYFREQUENCIESREQUEST']._serialized_end=1528
+  _globals['_QUERYFREQUENCIESRESPONSE']._serialized_start=1530
+  _globals['_QUERYFREQUENCIESRESPONSE']._serialized_end=1604
+  _globals['_FREQUENCYBUCKET']._serialized_start=1607
+  _globals['_FREQUENCYBUCKET']._serialized_end=1784
+  _globals['_TYPECOUNT']._serialized_start=1786
+  _globals['_TYPECOUNT']._serialized_end=1833
+  _globals['_SONGSERVICE']._serialized_start=1836
+  _globals['_SONGSERVICE']._serialized_end=2421
 # @@protoc_insertion_point(module_scope)

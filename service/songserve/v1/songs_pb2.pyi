@@ -56,6 +56,7 @@ class ListSongsRequest(_message.Message):
     INCLUDE_NOISE_FIELD_NUMBER: _builtins.int
     NEWEST_FIRST_FIELD_NUMBER: _builtins.int
     ONLY_WITH_CLIP_FIELD_NUMBER: _builtins.int
+    ONLY_POOL_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most 1,000; 0 for 100."""
     page_token: _builtins.str
@@ -74,6 +75,8 @@ class ListSongsRequest(_message.Message):
     """In falling order of start time. A song that comes in late may then be missed."""
     only_with_clip: _builtins.bool
     """Only songs whose sound is kept."""
+    only_pool: _builtins.bool
+    """Only songs of the pool that new types come from: novel or uncertain, of good quality."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Songs that begin in [start_time, end_time); unset for no bound."""
@@ -94,10 +97,11 @@ class ListSongsRequest(_message.Message):
         include_noise: _builtins.bool = ...,
         newest_first: _builtins.bool = ...,
         only_with_clip: _builtins.bool = ...,
+        only_pool: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "include_noise", b"include_noise", "newest_first", b"newest_first", "only_novel", b"only_novel", "only_with_clip", b"only_with_clip", "page_size", b"page_size", "page_token", b"page_token", "session", b"session", "song_type", b"song_type", "start_time", b"start_time", "station", b"station"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "include_noise", b"include_noise", "newest_first", b"newest_first", "only_novel", b"only_novel", "only_pool", b"only_pool", "only_with_clip", b"only_with_clip", "page_size", b"page_size", "page_token", b"page_token", "session", b"session", "song_type", b"song_type", "start_time", b"start_time", "station", b"station"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -137,6 +141,7 @@ class WatchSongsRequest(_message.Message):
     SONG_TYPE_FIELD_NUMBER: _builtins.int
     ONLY_NOVEL_FIELD_NUMBER: _builtins.int
     INCLUDE_NOISE_FIELD_NUMBER: _builtins.int
+    ONLY_POOL_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
     """Of the last response received; empty to begin."""
     include_stored: _builtins.bool
@@ -146,6 +151,7 @@ class WatchSongsRequest(_message.Message):
     song_type: _builtins.str
     only_novel: _builtins.bool
     include_noise: _builtins.bool
+    only_pool: _builtins.bool
     def __init__(
         self,
         *,
@@ -155,10 +161,11 @@ class WatchSongsRequest(_message.Message):
         song_type: _builtins.str = ...,
         only_novel: _builtins.bool = ...,
         include_noise: _builtins.bool = ...,
+        only_pool: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_noise", b"include_noise", "include_stored", b"include_stored", "only_novel", b"only_novel", "resume_token", b"resume_token", "song_type", b"song_type", "station", b"station"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_noise", b"include_noise", "include_stored", b"include_stored", "only_novel", b"only_novel", "only_pool", b"only_pool", "resume_token", b"resume_token", "song_type", b"song_type", "station", b"station"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

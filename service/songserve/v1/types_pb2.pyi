@@ -55,6 +55,66 @@ SOUND_KIND_NOISE: SoundKind.ValueType  # 2
 """A sound the bundle knows and that is no song of it: wind, handling, another species. Never novel."""
 Global___SoundKind: _TypeAlias = SoundKind  # noqa: Y015
 
+class _Novelty:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NoveltyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Novelty.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NOVELTY_UNSPECIFIED: _Novelty.ValueType  # 0
+    """Songs stored before there were three states, where they were not novel, are known."""
+    NOVELTY_KNOWN: _Novelty.ValueType  # 1
+    NOVELTY_UNCERTAIN: _Novelty.ValueType  # 2
+    """Stranger than nine in ten known songs of its type, yet not strange enough to be called new."""
+    NOVELTY_NOVEL: _Novelty.ValueType  # 3
+    """Like nothing it knows."""
+
+class Novelty(_Novelty, metaclass=_NoveltyEnumTypeWrapper):
+    """Whether a song is like what the bundle knows, from its p-value and the bundle's two levels."""
+
+NOVELTY_UNSPECIFIED: Novelty.ValueType  # 0
+"""Songs stored before there were three states, where they were not novel, are known."""
+NOVELTY_KNOWN: Novelty.ValueType  # 1
+NOVELTY_UNCERTAIN: Novelty.ValueType  # 2
+"""Stranger than nine in ten known songs of its type, yet not strange enough to be called new."""
+NOVELTY_NOVEL: Novelty.ValueType  # 3
+"""Like nothing it knows."""
+Global___Novelty: _TypeAlias = Novelty  # noqa: Y015
+
+class _SongQuality:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SongQualityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SongQuality.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SONG_QUALITY_UNSPECIFIED: _SongQuality.ValueType  # 0
+    """Nobody looked: a guess, or a song that was stored before songs were graded."""
+    SONG_QUALITY_GOOD: _SongQuality.ValueType  # 1
+    SONG_QUALITY_SHORT: _SongQuality.ValueType  # 2
+    SONG_QUALITY_CLIPPED: _SongQuality.ValueType  # 3
+    """Too many of its samples are at full scale."""
+    SONG_QUALITY_FAINT: _SongQuality.ValueType  # 4
+    """Too little above the noise."""
+    SONG_QUALITY_OVERLAPPED: _SongQuality.ValueType  # 5
+    """Other sound covers it, or it never paused and had to be cut."""
+
+class SongQuality(_SongQuality, metaclass=_SongQualityEnumTypeWrapper):
+    """Whether a song shows well enough what it is to found a type; the first thing that is wrong. What it is named does not depend
+    on it.
+    """
+
+SONG_QUALITY_UNSPECIFIED: SongQuality.ValueType  # 0
+"""Nobody looked: a guess, or a song that was stored before songs were graded."""
+SONG_QUALITY_GOOD: SongQuality.ValueType  # 1
+SONG_QUALITY_SHORT: SongQuality.ValueType  # 2
+SONG_QUALITY_CLIPPED: SongQuality.ValueType  # 3
+"""Too many of its samples are at full scale."""
+SONG_QUALITY_FAINT: SongQuality.ValueType  # 4
+"""Too little above the noise."""
+SONG_QUALITY_OVERLAPPED: SongQuality.ValueType  # 5
+"""Other sound covers it, or it never paused and had to be cut."""
+Global___SongQuality: _TypeAlias = SongQuality  # noqa: Y015
+
 @_typing.final
 class Song(_message.Message):
     """One song: where it is in the sound, what it is most like, and whether that is like enough.
@@ -85,6 +145,8 @@ class Song(_message.Message):
     SNR_DB_FIELD_NUMBER: _builtins.int
     MODEL_BUNDLE_FIELD_NUMBER: _builtins.int
     DECIDED_FIELD_NUMBER: _builtins.int
+    NOVELTY_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`songs/{uuid}`; empty for songs of ClassifyRecording, which are not stored."""
     station: _builtins.str
@@ -116,6 +178,8 @@ class Song(_message.Message):
     """Level of the song over the background, decibels."""
     model_bundle: _builtins.str
     """`modelBundles/{digest}`, the bundle that decided all of the above."""
+    novelty: Global___Novelty.ValueType
+    quality: Global___SongQuality.ValueType
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """UTC, to the millisecond: the session's capture_start_time plus the sample offset. Unset for ClassifyRecording."""
@@ -149,10 +213,12 @@ class Song(_message.Message):
         snr_db: _builtins.float = ...,
         model_bundle: _builtins.str = ...,
         decided: Global___Verdict | None = ...,
+        novelty: Global___Novelty.ValueType = ...,
+        quality: Global___SongQuality.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "end_time", b"end_time", "forced_cut", b"forced_cut", "is_novel", b"is_novel", "kind", b"kind", "model_bundle", b"model_bundle", "name", b"name", "novelty_score", b"novelty_score", "offset_s", b"offset_s", "offset_sample", b"offset_sample", "onset_s", b"onset_s", "onset_sample", b"onset_sample", "p_value", b"p_value", "sample_rate_hz", b"sample_rate_hz", "session", b"session", "similarity", b"similarity", "snr_db", b"snr_db", "song_type", b"song_type", "start_time", b"start_time", "station", b"station"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided", b"decided", "end_time", b"end_time", "forced_cut", b"forced_cut", "is_novel", b"is_novel", "kind", b"kind", "model_bundle", b"model_bundle", "name", b"name", "novelty", b"novelty", "novelty_score", b"novelty_score", "offset_s", b"offset_s", "offset_sample", b"offset_sample", "onset_s", b"onset_s", "onset_sample", b"onset_sample", "p_value", b"p_value", "quality", b"quality", "sample_rate_hz", b"sample_rate_hz", "session", b"session", "similarity", b"similarity", "snr_db", b"snr_db", "song_type", b"song_type", "start_time", b"start_time", "station", b"station"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
