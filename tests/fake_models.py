@@ -8,7 +8,7 @@ from songcore.stream import Song, SongStream
 
 __all__ = ["FakeModel"]
 
-NAME = Assignment("T0001", "song", 0.9, 0.1, 0.5, is_novel=False)
+NAME = Assignment("T0001", "song", 0.9, 0.1, 0.5, novelty="known")
 
 
 def no_stream(rate_in: int, state: bytes | None) -> SongStream:

@@ -237,7 +237,7 @@ def _write_files(path: Path, parts: BundleParts) -> None:
     _check_dimensions(parts.stream.frontend, parts.encoder_info, embedder, catalogue)
     (path / "encoder.onnx").write_bytes(parts.encoder)
     (path / "types.json").write_text(json.dumps([t.model_dump(mode="json") for t in parts.types], indent=1) + "\n")
-    arrays = {
+    arrays: dict[str, Any] = {
         "prototypes": parts.prototypes.astype(np.float32),
         "type_index": parts.type_index.astype(np.int64),
         "bank": parts.bank.astype(np.float32),

@@ -2,6 +2,7 @@
 
 from songcore.features import FeatureConfig
 from songcore.frontend import FrontendConfig
+from songcore.quality import QualityConfig
 from songcore.segment import SegmenterConfig
 from songcore.stream import StreamConfig
 
@@ -33,9 +34,14 @@ PRESETS: dict[str, tuple[FrontendConfig, SegmenterConfig]] = {
 
 STREAMS: dict[str, StreamConfig] = {
     # No margin: what noise does by chance stays below the level that a band exceeds for a fifth of the song.
-    "song": StreamConfig(*PRESETS["song"], FeatureConfig(margin_db=0.0, steady_share=0.2)),
+    "song": StreamConfig(
+        *PRESETS["song"],
+        FeatureConfig(margin_db=0.0, steady_share=0.2),
+        QualityConfig(min_song_s=0.8, min_snr_db=5.0, max_crowding=0.6),
+    ),
     # A syllable is one sound: whatever a band holds is the syllable itself.
-    "syllable": StreamConfig(*PRESETS["syllable"], FeatureConfig()),
+    # Harmonics fill the bands.
+    "syllable": StreamConfig(*PRESETS["syllable"], FeatureConfig(), QualityConfig(min_snr_db=5.0)),
     # Clips of anything, rain and engines too, that lie cut already: cut like songs, but levels count from the loudest point.
     "general": StreamConfig(*PRESETS["song"], FeatureConfig(reference="loudest", range_db=60.0)),
 }

@@ -60,6 +60,28 @@ FIELD = Board(
             unit="percentunit",
         ),
         Panel(
+            "States and grades of songs",
+            "Songs of six hours by novelty, and those that are not good by what is wrong with them.",
+            [
+                Query("sum by (novelty) (increase(songstream_songs_graded_total[6h]))", "{{novelty}}"),
+                Query(
+                    'sum by (quality) (increase(songstream_songs_graded_total{quality!="good"}[6h]))',
+                    "{{quality}}",
+                ),
+            ],
+        ),
+        Panel(
+            "Pool",
+            "Novel and uncertain songs of good quality, which new types may come from.",
+            [Query("max(songstream_novel_pool_size)", "songs")],
+        ),
+        Panel(
+            "Drift of known songs",
+            "How far their p-values are from uniform; the alert NoveltyDrift is at 0.12 in the direction stranger.",
+            [Query("max by (station, direction) (songstream_novelty_drift_distance)", "{{station}} {{direction}}")],
+            unit="none",
+        ),
+        Panel(
             "Similarity to the nearest type",
             "Median and lowest tenth of the cosine to the nearest prototype; a drift shows here first.",
             quantiles("songstream_song_similarity", 0.5, 0.1, window="6h"),

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Plat
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from songserve.novelty_metrics import NoveltyMetrics
 from songserve.records import StoredSong
 from songserve.refusal import Refusal
 from songserve.tally import Tally, by_number
@@ -43,6 +44,7 @@ class Metrics:
         self._gauge("build_info", "Version of songstream; always 1.", "version").labels(version).set(1)
         self._types: set[str] = set()
         self._stations: set[str] = set()
+        self.novelty = NoveltyMetrics(self.registry, self.station_label)
 
     def count_in_store(self, totals: Callable[[], tuple[Tally, Mapping[str, float]]]) -> None:
         """Take songs by type and seconds by station from the store.
@@ -65,6 +67,7 @@ class Metrics:
             self.song_duration_seconds.observe((song.offset - song.onset) / song.sample_rate_hz)
             self.song_similarity.observe(song.similarity)
             self.song_p_value.observe(song.p_value)
+        self.novelty.songs_stored(songs)
 
     def transaction_done(self, seconds: float, n_jobs: int) -> None:
         """Observe one transaction of the store; called in its thread."""

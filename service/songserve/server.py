@@ -134,6 +134,7 @@ async def _runtime(
 ) -> AsyncIterator[Runtime]:
     queries = SongQueries(directory.readers)
     metrics.count_in_store(queries.totals)
+    metrics.novelty.count_pool(queries.pool)
     store = Store(
         directory,
         group_window_s=settings.group_window_ms / 1000,

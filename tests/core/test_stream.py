@@ -202,7 +202,7 @@ def test_features_of_an_endless_song_are_bounded() -> None:
         lengths = {song[5][0] for song in whole("endless", preset, 24_000)}
         assert max(lengths) <= longest
         assert all(length % bucket == 0 for length in lengths)
-    assert max(song[4][0] for song in whole("endless", "odd", 24_000)) == longest
+    assert max(song[5][0] for song in whole("endless", "odd", 24_000)) == longest
 
 
 @pytest.mark.parametrize("n_samples", [0, 1, 50, 383])

@@ -15,6 +15,7 @@ NAMES = (
     "CommitLagHigh",
     "DeclaredLoss",
     "NoveltyHigh",
+    "NoveltyDrift",
     "EventLoopLag",
     "DiskLow",
     "IngestErrors",

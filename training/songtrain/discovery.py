@@ -8,7 +8,6 @@ from songcore.arrays import FloatArray, IntArray
 from songcore.assign import Catalogue
 from songcore.embed import Embedder
 from songcore.manifest import SongType
-from songcore.novelty import NoveltyConfig
 from songcore.stream import StreamConfig
 from songtrain.augment.singers import sung_by_others
 from songtrain.clusterers.density import DensityClusterer
@@ -42,6 +41,8 @@ class Discovery:
     held_out_embeddings: FloatArray
     calibration: FloatArray
     """(n_others * n_held_out,) novelty scores of the held-out songs as others would sing them."""
+    calibration_type: IntArray
+    """(n_others * n_held_out,) what these are named, numbers of types."""
     catalogue: Catalogue
 
 
@@ -75,10 +76,9 @@ def discover_types(
         )
         for number, best in enumerate(exemplars)
     )
-    novelty = NoveltyConfig(n_neighbours=settings.novelty.n_neighbours, alpha=settings.novelty.alpha)
     held_out_embeddings = embedder.embed(held_out.all_features())
 
-    def catalogue(calibration: FloatArray) -> Catalogue:
+    def catalogue(calibration: FloatArray, calibration_type: IntArray | None = None) -> Catalogue:
         return Catalogue(
             prototypes=prototypes,
             type_index=type_index,
@@ -86,15 +86,17 @@ def discover_types(
             kinds=[t.kind for t in types],
             bank=embeddings[chosen],
             calibration=calibration,
-            novelty=novelty,
+            calibration_type=calibration_type,
+            novelty=settings.novelty.served(),
         )
 
-    # Scores do not depend on the calibration, which is made of them.
     n = settings.novelty
     others = sung_by_others(
         held_out, stream, tempo=n.other_tempo, pitch_mels=n.other_pitch_mels, n_times=n.n_others, seed=settings.seed
     )
-    calibration = catalogue(np.zeros(1, np.float32)).scores(embedder.embed(others))
+    # Names and scores do not depend on the calibration, which is made of them.
+    uncalibrated, sung = catalogue(np.zeros(1, np.float32)), embedder.embed(others)
+    calibration, calibration_type = uncalibrated.scores(sung), uncalibrated.type_numbers(sung)
     return Discovery(
         embeddings=embeddings,
         core_labels=core,
@@ -107,7 +109,8 @@ def discover_types(
         bank_labels=labels[chosen],
         held_out_embeddings=held_out_embeddings,
         calibration=calibration,
-        catalogue=catalogue(calibration),
+        calibration_type=calibration_type,
+        catalogue=catalogue(calibration, calibration_type),
     )
 
 

@@ -12,10 +12,8 @@ import torch
 
 from songcore.arrays import FloatArray
 from songcore.bundle import BundleParts, write_bundle
-from songcore.embed import Embedder
 from songcore.errors import ConfigError
 from songcore.manifest import EncoderInfo
-from songcore.novelty import NoveltyConfig
 from songcore.presets import STREAMS
 from songcore.stream import StreamConfig
 from songtrain.augment.store import FrameStore
@@ -28,16 +26,15 @@ from songtrain.datasets.split import hold_out
 from songtrain.discovery import Discovery, discover_types
 from songtrain.encoders.build import n_parameters
 from songtrain.encoders.modulation import fit_modulation, modulation_size
-from songtrain.encoders.network import AnyEncoder, JointEncoder, ServedEncoder, SteadyEncoder
+from songtrain.encoders.network import AnyEncoder, JointEncoder, SteadyEncoder
 from songtrain.evaluation.novelty import NoveltyCheck, check_novelty
 from songtrain.evaluation.scores import diagnostics, label_numbers, label_scores
 from songtrain.evaluation.zipf_alternatives import zipf_scores
 from songtrain.export.golden import golden_recordings
-from songtrain.export.onnx import check_parity, export_onnx
+from songtrain.export.onnx import check_parity
+from songtrain.export.served import Served, serve_encoder
 from songtrain.loop.distributed import TrainedEncoder, train_encoder
-from songtrain.loop.embedding import embed_store
 from songtrain.loop.steadying import steady_weights
-from songtrain.reducers.components import UnitComponents
 from songtrain.report.page import ReportContent, write_report
 from songtrain.settings import TrainSettings
 
@@ -165,27 +162,14 @@ def _train(train: SongSet, stream: StreamConfig, job: TrainJob, on_progress: Pro
     return train_encoder(train, job.settings, stream, job.work, use_gpu=job.device == "cuda", on_event=tell)
 
 
-@dataclass(frozen=True)
-class _Served:
-    """The encoder as it goes into the bundle, in torch and in onnxruntime."""
-
-    encoder: ServedEncoder
-    model: bytes
-    embedder: Embedder
-
-
-def _serve(trained: TrainedEncoder, train: SongSet, settings: TrainSettings, stream: StreamConfig) -> _Served:
+def _serve(trained: TrainedEncoder, train: SongSet, settings: TrainSettings, stream: StreamConfig) -> Served:
     """Put what is learned in closed form behind the encoder, steadiness and principal components, and export it."""
     store = FrameStore(train, torch.device("cpu"))
     whole: AnyEncoder = trained.encoder
     if size := modulation_size(settings.encoder.n_modulation, stream.features):
         whole = JointEncoder(trained.encoder, fit_modulation(store, size, settings.seed))
     steady = SteadyEncoder(whole, steady_weights(whole, store, settings, stream))
-    pooled = embed_store(steady, store, np.arange(len(train), dtype=np.int64))
-    components = UnitComponents(settings.encoder.dimension, settings.seed).fit(pooled)
-    encoder = ServedEncoder(steady, components.mean_, components.components_).eval()
-    model = export_onnx(encoder, stream.frontend.n_mels, stream.features.bucket_frames)
-    return _Served(encoder, model, Embedder(model, device="cpu"))
+    return serve_encoder(steady, store, settings, stream)
 
 
 def _novelty_check(found: Discovery, held_out: SongSet, settings: TrainSettings) -> NoveltyCheck:
@@ -258,7 +242,7 @@ def _golden(
 def _parts(
     job: TrainJob,
     stream: StreamConfig,
-    served: _Served,
+    served: Served,
     found: Discovery,
     golden: list[FloatArray],
     facts: dict[str, int | float],
@@ -282,7 +266,8 @@ def _parts(
         type_index=found.type_index,
         bank=found.bank,
         calibration=found.calibration,
-        novelty=NoveltyConfig(n_neighbours=settings.novelty.n_neighbours, alpha=settings.novelty.alpha),
+        calibration_type=found.calibration_type,
+        novelty=settings.novelty.served(),
         golden_recordings=golden,
         report={**facts, **{name: round(value, 4) for name, value in scores.items()}},
     )

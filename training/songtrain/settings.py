@@ -11,6 +11,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from songcore.errors import ConfigError
+from songcore.novelty import NoveltyConfig
 
 __all__ = [
     "PRESETS",
@@ -142,6 +143,10 @@ class NoveltySettings(_Section):
     n_neighbours: int = Field(default=5, ge=1, le=100)
     alpha: float = Field(default=0.05, gt=0, lt=1)
     """Promised share of known songs that are called novel."""
+    uncertain_alpha: float = Field(default=0.1, gt=0, lt=1)
+    """Songs with p-values between `alpha` and this are uncertain."""
+    min_type_songs: int = Field(default=100, ge=1)
+    """A type with so many held-out songs is calibrated on its own, each song counting `n_others` times."""
     max_bank: int = Field(default=5000, ge=10)
     other_tempo: float = Field(default=0.09, ge=0, lt=0.5)
     """Held-out songs are judged as sung by others: at a pace that differs by up to this part,"""
@@ -149,6 +154,10 @@ class NoveltySettings(_Section):
     """and a pitch that differs by up to so many bands."""
     n_others: int = Field(default=3, ge=1, le=100)
     """So often each."""
+
+    def served(self) -> NoveltyConfig:
+        """Return the part of them that travels with the bundle."""
+        return NoveltyConfig.model_validate(self.model_dump(include=set(NoveltyConfig.model_fields)))
 
 
 class RunSettings(_Section):
