@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from songserve.database import DataDirectory
 from songserve.records import Commit, SessionOpening, SessionRecord, StoredSong
 from songserve.refusal import Refusal
-from songserve.writing import Statements, Transaction
+from songserve.writing import OlderWriterError, Statements, Transaction
 
 __all__ = ["Store", "WriteObserver", "store_refusal"]
 
@@ -64,7 +64,7 @@ class Store:
         """
         return self._submit(lambda transaction: transaction.open_session(opening))
 
-    def commit(self, commit: Commit) -> "Future[tuple[StoredSong, ...]]":
+    def commit(self, commit: Commit) -> "Future[Sequence[StoredSong]]":
         """Store one step of a session whole; gives the songs that were not stored before.
 
         Fails with Refusal WRITER_FENCED, DISK_LOW, STORE_UNAVAILABLE or STORE_CORRUPT; then nothing of it is stored, unless
@@ -149,12 +149,14 @@ class Store:
                     stored()
 
     def _answer_failure(self, group: list[_Job], error: Exception) -> None:
-        # When a value is to blame and not the database, one session's value must not cost the others their commit.
+        # When a value or an older writer is to blame and not the database, that must not cost the others their commit.
         if len(group) > 1 and not isinstance(error, Refusal | OperationalError):
             for job in group:
                 job.result = job.refusal = None
                 self._write_group([job])
             return
+        if isinstance(error, OlderWriterError):
+            error = Refusal(f"a newer stream writes {error}; this one has ended", reason="WRITER_FENCED")
         refusal = error if isinstance(error, Refusal) else store_refusal(error)
         for job in group:
             job.future.set_exception(refusal)

@@ -16,7 +16,7 @@ from songserve.refusal import Refusal
 from songserve.schema import WIDTHS_MS, buckets, clips, embeddings, sessions, songs
 from songserve.tally import Tally
 
-__all__ = ["Statements", "Transaction", "bucket_start", "read_session"]
+__all__ = ["OlderWriterError", "Statements", "Transaction", "bucket_start", "read_session"]
 
 _PROGRESS = (
     "writer_epoch",
@@ -77,6 +77,10 @@ class _Bucket:
     tally: Tally = field(default_factory=Tally)
 
 
+class OlderWriterError(Exception):
+    """Names the sessions of commits, of which at least one is of an older writer; nothing of the transaction is stored."""
+
+
 class Transaction:
     """Runs the jobs of one transaction; `finish` writes what they have in common.
 
@@ -86,11 +90,13 @@ class Transaction:
     def __init__(self, connection: Connection, statements: Statements) -> None:
         self._connection, self._statements = connection, statements
         self._seq: int | None = None
+        self._commits: list[tuple[Commit, list[StoredSong]]] = []
         self._buckets: defaultdict[tuple[int, str, int], _Bucket] = defaultdict(_Bucket)
         self.n_new_songs = 0
 
     def open_session(self, opening: SessionOpening) -> SessionRecord:
-        """Create the session or take it over with a new epoch; raises Refusal FORMAT_CHANGED."""
+        """Create the session or take it over with a new epoch; raises Refusal FORMAT_CHANGED, or as `finish` does."""
+        self._write_commits()
         uuid = str(opening.name.uuid)
         record = read_session(self._connection, uuid)
         if record is None:
@@ -111,28 +117,10 @@ class Transaction:
         songs_until_ms = 0 if last_end is None else last_end - opening.capture_start_ms
         return replace(record, writer_epoch=epoch, songs_until_ms=songs_until_ms)
 
-    def commit(self, commit: Commit) -> tuple[StoredSong, ...]:
-        """Move the session and add what is new; raises Refusal WRITER_FENCED."""
-        record, name = commit.record, commit.record.opening.name
-        move = {**_progress(record), "key": str(name.uuid), "epoch": record.writer_epoch}
-        if _n_rows(self._connection.execute(_MOVE_SESSION, move)) == 0:
-            raise Refusal(
-                f"a newer stream writes {name}; this one, of epoch {record.writer_epoch}, has ended",
-                reason="WRITER_FENCED",
-            )
-        new = self._add_songs(commit.songs)
-        vectors = [
-            {"song": song.uid, "bundle": song.bundle, "vector": commit.embeddings[song.uid]}
-            for song in new
-            if song.uid in commit.embeddings
-        ]
-        if vectors:
-            self._connection.execute(self._statements.add_embeddings, vectors)
-        if commit.clips:
-            self._connection.execute(self._statements.add_clips, [asdict(clip) for clip in commit.clips])
-        for hour_ms, recorded_s in commit.recorded_s.items():
-            for bucket in self._buckets_of(name.station, hour_ms):
-                bucket.recorded_s += recorded_s
+    def commit(self, commit: Commit) -> Sequence[StoredSong]:
+        """Move the session and add what is new: the songs that are, which stand in the answer after `finish`."""
+        new: list[StoredSong] = []
+        self._commits.append((commit, new))
         return new
 
     def forget_clips(self, uids: Sequence[str]) -> set[str]:
@@ -145,7 +133,11 @@ class Transaction:
         return _n_rows(self._connection.execute(_KEEP_CLIP, {"key": uid, "keep": keep})) > 0
 
     def finish(self) -> None:
-        """Add songs and effort of all jobs to their buckets, each row once."""
+        """Write the commits, and add songs and effort of all jobs to their buckets, each row once.
+
+        Raises OlderWriterError when one of the commits is of a writer that another has taken the session from.
+        """
+        self._write_commits()
         keys = list(self._buckets)
         for first in range(0, len(keys), KEYS_AT_ONCE):
             wanted = tuple_(*_BUCKET_KEY).in_(keys[first : first + KEYS_AT_ONCE])
@@ -169,21 +161,56 @@ class Transaction:
     def _buckets_of(self, station: str, time_ms: int) -> list[_Bucket]:
         return [self._buckets[width_ms, station, bucket_start(time_ms, width_ms)] for width_ms in WIDTHS_MS]
 
-    def _add_songs(self, wanted: Sequence[StoredSong]) -> tuple[StoredSong, ...]:
+    def _write_commits(self) -> None:
+        """Write the commits noted so far, each kind of row at once: a statement for each costs more than its row."""
+        commits, self._commits = self._commits, []
+        if not commits:
+            return
+        moves = [
+            {
+                **_progress(commit.record),
+                "key": str(commit.record.opening.name.uuid),
+                "epoch": commit.record.writer_epoch,
+            }
+            for commit, _ in commits
+        ]
+        if _n_rows(self._connection.execute(_MOVE_SESSION, moves)) < len(moves):
+            raise OlderWriterError(", ".join(str(commit.record.opening.name) for commit, _ in commits))
+        self._add_songs(commits)
+        vectors = [
+            {"song": song.uid, "bundle": song.bundle, "vector": commit.embeddings[song.uid]}
+            for commit, new in commits
+            for song in new
+            if song.uid in commit.embeddings
+        ]
+        if vectors:
+            self._connection.execute(self._statements.add_embeddings, vectors)
+        clip_rows = [asdict(clip) for commit, _ in commits for clip in commit.clips]
+        if clip_rows:
+            self._connection.execute(self._statements.add_clips, clip_rows)
+        for commit, _ in commits:
+            for hour_ms, recorded_s in commit.recorded_s.items():
+                for bucket in self._buckets_of(commit.record.opening.name.station, hour_ms):
+                    bucket.recorded_s += recorded_s
+
+    def _add_songs(self, commits: Sequence[tuple[Commit, list[StoredSong]]]) -> None:
+        wanted = [song for commit, _ in commits for song in commit.songs]
         if not wanted:
-            return ()
+            return
         if self._seq is None:
             self._seq = self._connection.execute(_LAST_SEQ).scalar_one()
         # A number that a song does not take, as it was there before, stays unused.
         rows = [{**song.row(), "seq": self._seq + index} for index, song in enumerate(wanted, 1)]
         self._seq += len(wanted)
         added = set(self._connection.execute(self._statements.add_songs, rows).scalars())
-        new = tuple(song for song in wanted if song.uid in added)
-        for song in new:
-            for bucket in self._buckets_of(song.station, song.start_ms):
-                bucket.tally.count(song)
-        self.n_new_songs += len(new)
-        return new
+        for commit, new in commits:
+            for song in commit.songs:
+                if song.uid in added:
+                    added.remove(song.uid)
+                    new.append(song)
+                    for bucket in self._buckets_of(song.station, song.start_ms):
+                        bucket.tally.count(song)
+            self.n_new_songs += len(new)
 
 
 def bucket_start(time_ms: int, width_ms: int) -> int:

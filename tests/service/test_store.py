@@ -86,6 +86,17 @@ def test_an_older_writer_is_fenced_and_leaves_nothing(opened: Opened) -> None:
     assert opened.queries.totals()[1] == {"south": 1.0}
 
 
+def test_an_older_writer_among_the_commits_before_an_opening_is_fenced(opened: Opened) -> None:
+    """An opening in the same transaction neither takes the blame for an older writer nor answers it as if it were stored."""
+    older = opened.store.open_session(opening()).result(10)
+    opened.store.open_session(opening()).result(10)
+    fenced = opened.store.commit(commit(older, 9, song(older, 1)))
+    newest = opened.store.open_session(opening())
+    assert reason(fenced) == "WRITER_FENCED"
+    assert newest.result(10).writer_epoch == 3
+    assert opened.queries.totals()[0].songs == {}
+
+
 def test_commits_of_many_streams_share_transactions(opened: Opened) -> None:
     """Two hundred commits at once need far fewer flushes."""
     records = [opened.store.open_session(opening(number)) for number in range(200)]
