@@ -9,9 +9,15 @@ server_cpu_ms_per_audio_second     processor time of the server process, from th
 song_latency_p99_s                 arrival of a song's event, minus the moment the generator handed over the chunk with the
                                    song's last sample, minus the delay that the segmenter declares to need
 song_latency_from_capture_p99_s    the same, from the capture of the song's last sample and without subtracting anything
-ack_p99_s                          arrival of an ack, minus the moment its last received chunk was handed over
+ack_p99_s                          arrival of an ack, minus the moment the chunk was handed over that it is the first to
+                                   acknowledge: one that closes a block of commit_interval_s, or in which a song is decided.
+                                   Acks that repeat a number, as signs of life, do not count
 tls                                whether all of it went over TLS, every stream with the token of its station
 server_rss_mb                      memory of the server at the end
+rss_per_stream_mb                  what each stream adds to an idle server
+rss_per_stalled_stream_mb          with --stalled: so many of the clients stop reading after a third of the time, take 1 KiB of
+                                   answers ahead, and from then on send as fast as they can. The highest memory of the server
+                                   after that less the highest before, for each of them. Songs are counted of the others
 """
 
 import argparse
@@ -21,14 +27,16 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import numpy as np
-from serve_load import Load, bearer, session_name
+from serve_load import Load, Plan, bearer, session_name
 
 from songcore.arrays import FloatArray
 from songcore.bundle import Bundle, load_bundle
@@ -114,7 +122,8 @@ class Process:
         command += ["--data-dir", str(data_dir), "--listen", "127.0.0.1:0", "--metrics-port", "0", *options]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self._process.stdout
-        self.address = json.loads(self._process.stdout.readline())["address"]
+        ready = json.loads(self._process.stdout.readline())
+        self.address, self.metrics = ready["address"], ready["metrics"]
         self.pid = self._process.pid
 
     def cpu_s(self) -> float:
@@ -127,10 +136,51 @@ class Process:
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
+    def n_open_files(self) -> int:
+        """Descriptors in use."""
+        return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
+
     def stop(self) -> int:
         """Ask it to end; return its exit code."""
         self._process.terminate()
         return self._process.wait(60)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a server holds at a moment."""
+
+    at: float
+    """Monotonic seconds."""
+    rss_mb: float
+    n_open_files: int
+
+
+class Watch:
+    """Samples a server while inside the block."""
+
+    def __init__(self, server: Process, interval_s: float = 0.25) -> None:
+        self._server, self._interval_s = server, interval_s
+        self.samples: list[Sample] = []
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._done.is_set():
+            self.samples.append(Sample(time.monotonic(), self._server.rss_mb(), self._server.n_open_files()))
+            self._done.wait(self._interval_s)
+
+    def highest_mb(self, begin: float, end: float) -> float:
+        """Return the most memory within a time."""
+        return max(sample.rss_mb for sample in self.samples if begin <= sample.at < end)
 
 
 def stored_songs(address: str, secured: Secured) -> list[types_pb2.Song]:
@@ -165,7 +215,11 @@ def latencies(load: Load, seen: list[dict[str, Any]], bundle: Bundle) -> dict[st
             chunk = min(int((end_s * load.rate_hz - 1) // load.chunk_samples), len(one["handed_over"]) - 1)
             decided.append(arrival - one["handed_over"][chunk] - delay_s)
             captured.append(arrival - one["begin"] - end_s)
-        acked += [arrival - one["handed_over"][received - 1] for arrival, received, _ in one["acks"] if received]
+        last = 0
+        for arrival, received, _ in one["acks"]:
+            if received > last:
+                acked.append(arrival - one["handed_over"][received - 1])
+                last = received
     return {
         "song_latency_p50_s": percentile(decided, 50),
         "song_latency_p99_s": percentile(decided, 99),
@@ -176,15 +230,49 @@ def latencies(load: Load, seen: list[dict[str, Any]], bundle: Bundle) -> dict[st
     }
 
 
-def tally(expected: list[set[tuple[int, int]]], n_streams: int, stored: list[Any]) -> dict[str, int]:
-    """Return how many songs are expected, lost and duplicated."""
-    wanted = {(session_name(number), *song) for number in range(n_streams) for song in expected[number % len(expected)]}
-    found = [(song.session, song.onset_sample, song.offset_sample) for song in stored]
+def tally(expected: list[set[tuple[int, int]]], stored: list[Any]) -> dict[str, int]:
+    """Return how many songs are expected of the streams 0, 1, ..., lost and duplicated; others are not looked at."""
+    wanted = {(session_name(number), *song) for number, songs in enumerate(expected) for song in songs}
+    sessions = {session_name(number) for number in range(len(expected))}
+    found = [(song.session, song.onset_sample, song.offset_sample) for song in stored if song.session in sessions]
     return {
         "expected_songs": len(wanted),
         "lost_songs": len(wanted - set(found)),
         "duplicated_songs": len(found) - len(set(found)) + len(set(found) - wanted),
     }
+
+
+def generate(load: Load, folder: Path) -> list[dict[str, Any]]:
+    """Run the load in a process of its own; return what its streams saw."""
+    (folder / "load.json").write_text(json.dumps(asdict(load)))
+    command = [sys.executable, str(ROOT / "bench" / "serve_load.py"), str(folder / "load.json")]
+    seen: list[dict[str, Any]] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return seen
+
+
+def sounds(n: int, n_chunks: int, chunk_samples: int, rate_hz: int) -> list[Any]:
+    """Return different recordings of 16-bit samples."""
+    n_samples = n_chunks * chunk_samples
+    recordings = [recording(seed, n_samples / rate_hz, rate_hz) for seed in range(n)]
+    return [np.round(samples[:n_samples] * 32767).astype("<i2") for samples in recordings]
+
+
+def saved(sounds: list[Any], folder: Path) -> list[str]:
+    """Write recordings where a generator finds them; return the paths."""
+    paths = [folder / f"{index}.npy" for index in range(len(sounds))]
+    for path, samples in zip(paths, sounds, strict=True):
+        np.save(path, samples)
+    return [str(path) for path in paths]
+
+
+def plans(arguments: argparse.Namespace, n_recordings: int, n_chunks: int) -> list[Plan]:
+    """Return streams whose beginnings are spread over a chunk; the last ones stall after a third of the time."""
+    spread_s, n_live = arguments.chunk_s / arguments.streams, arguments.streams - arguments.stalled
+    live = [Plan(number % n_recordings, n_chunks, number * spread_s) for number in range(n_live)]
+    return live + [
+        Plan(number % n_recordings, 10**6, number * spread_s, stall_after=n_chunks // 3)
+        for number in range(n_live, arguments.streams)
+    ]
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -194,51 +282,70 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         bundle_dir = folder / "bundle"
         random_bundle(bundle_dir)
     bundle = load_bundle(bundle_dir, device="cpu")
-    pcm = [
-        np.round(recording(seed, arguments.seconds, arguments.rate) * 32767).astype("<i2")
-        for seed in range(min(N_RECORDINGS, arguments.streams))
-    ]
-    paths = [folder / f"{index}.npy" for index in range(len(pcm))]
-    for path, samples in zip(paths, pcm, strict=True):
-        np.save(path, samples)
-    expected = [expected_songs(samples, bundle, arguments.rate) for samples in pcm]
+    chunk_samples, n_chunks = round(arguments.chunk_s * arguments.rate), int(arguments.seconds / arguments.chunk_s)
+    n_live = arguments.streams - arguments.stalled
+    pcm = sounds(min(N_RECORDINGS, n_live), n_chunks, chunk_samples, arguments.rate)
+    songs = [expected_songs(samples, bundle, arguments.rate) for samples in pcm]
     secured = Secured.in_folder(folder, arguments.streams) if arguments.tls else Secured()
     server = Process(bundle_dir, folder / "data", ["--device", arguments.device, *secured.options])
     try:
-        chunk_samples = round(arguments.chunk_s * arguments.rate)
         load = Load(
             server.address,
-            [str(path) for path in paths],
-            arguments.streams,
+            saved(pcm, folder),
+            plans(arguments, len(pcm), n_chunks),
             arguments.rate,
             chunk_samples,
-            secured.ca,
-            secured.tokens[:-1],
+            end_s=n_chunks * arguments.chunk_s,
+            ca=secured.ca,
+            tokens=secured.tokens[:-1],
         )
-        (folder / "load.json").write_text(json.dumps(asdict(load)))
-        before = server.cpu_s()
-        command = [sys.executable, str(ROOT / "bench" / "serve_load.py"), str(folder / "load.json")]
-        generator = subprocess.run(command, check=True, capture_output=True, text=True)
+        idle_mb, before = server.rss_mb(), server.cpu_s()
+        with Watch(server) as watch:
+            seen = generate(load, folder)
         cpu_s = server.cpu_s() - before
-        seen = json.loads(generator.stdout)
-        result = tally(expected, arguments.streams, stored_songs(server.address, secured))
-        rss_mb = round(server.rss_mb(), 1)
+        result = tally([songs[number % len(pcm)] for number in range(n_live)], stored_songs(server.address, secured))
+        rss_mb = server.rss_mb()
     finally:
         code = server.stop()
-    audio_s = arguments.streams * arguments.seconds
     return {
         "streams": arguments.streams,
-        "seconds": arguments.seconds,
+        "stalled": arguments.stalled,
+        "seconds": n_chunks * arguments.chunk_s,
         "chunk_s": arguments.chunk_s,
         "sample_rate_hz": arguments.rate,
         "tls": arguments.tls,
         "bundle": bundle.manifest.name,
         "errors": sorted({one["error"] for one in seen if one["error"]}),
         **result,
-        "server_cpu_ms_per_audio_second": round(1000 * cpu_s / audio_s, 3),
-        **latencies(load, seen, bundle),
-        "server_rss_mb": rss_mb,
+        **latencies(load, seen[:n_live], bundle),
+        **_work(arguments, n_chunks, seen, watch, cpu_s=cpu_s, idle_mb=idle_mb),
+        "server_rss_mb": round(rss_mb, 1),
         "server_exit_code": code,
+    }
+
+
+def _work(
+    arguments: argparse.Namespace,
+    n_chunks: int,
+    seen: list[dict[str, Any]],
+    watch: Watch,
+    *,
+    cpu_s: float,
+    idle_mb: float,
+) -> dict[str, Any]:
+    """Return what the server needed for all that: with stalled streams, whose sound nobody counts, its memory only."""
+    seconds = n_chunks * arguments.chunk_s
+    if not arguments.stalled:
+        per_stream = (watch.highest_mb(0, np.inf) - idle_mb) / arguments.streams
+        cpu_ms = 1000 * cpu_s / (arguments.streams * seconds)
+        return {"server_cpu_ms_per_audio_second": round(cpu_ms, 3), "rss_per_stream_mb": round(per_stream, 2)}
+    begin = seen[0]["begin"]
+    stall = begin + n_chunks // 3 * arguments.chunk_s
+    before, after = watch.highest_mb(begin, stall), watch.highest_mb(stall, np.inf)
+    return {
+        "chunks_sent_stalled": sum(len(one["handed_over"]) for one in seen[-arguments.stalled :]),
+        "rss_per_stream_mb": round((before - idle_mb) / arguments.streams, 2),
+        "rss_per_stalled_stream_mb": round((after - before) / arguments.stalled, 2),
     }
 
 
@@ -246,6 +353,7 @@ def main() -> None:
     """Parse the command line, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", type=int, default=100)
+    parser.add_argument("--stalled", type=int, default=0, help="so many of them stop reading and send all they can")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--chunk-s", type=float, default=1.0)
     parser.add_argument("--rate", type=int, default=48_000)

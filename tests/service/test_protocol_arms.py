@@ -348,7 +348,7 @@ def test_credit_is_given_and_acknowledged_in_time(start_server: Any) -> None:
 
 def test_credit_shrinks_while_sound_piles_up(start_server: Any) -> None:
     """A station that comes while the memory for waiting sound is nearly full may send less ahead than one before."""
-    server = start_server(max_in_flight_mb=4, listen_window_ms=1000.0)
+    server = start_server(max_in_flight_mb=4, max_waiting_kb=4096, listen_window_ms=1000.0)
     first = Stream(server.channel, setup(rate=48_000))
     full = first.read().setup_ack
     assert full.max_in_flight_chunks == server.settings.max_in_flight_chunks

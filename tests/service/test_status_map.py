@@ -153,6 +153,9 @@ def locked(server: ServerThread) -> None:
         other.close()
 
 
+CROWDED = {"max_in_flight_mb": 1, "max_waiting_kb": 4096, "listen_window_ms": 1000.0}
+
+
 def busy(server: ServerThread) -> None:
     """Come when more sound waits in memory than the server wants there."""
     first = Stream(server.channel, setup(rate=48_000))
@@ -251,7 +254,7 @@ ROWS = [
     Row("RESOURCE_EXHAUSTED", "DISK_LOW", whole, retry_s=60, settings={"min_free_disk_mb": 2**40}),
     Row("UNAVAILABLE", "DRAINING", stopped, retry_s=1),
     Row("UNAVAILABLE", "LEASE_EXPIRED", idle, settings={"lease_s": 0.2}),
-    Row("UNAVAILABLE", "OVERLOADED", busy, retry_s=5, settings={"max_in_flight_mb": 1, "listen_window_ms": 1000.0}),
+    Row("UNAVAILABLE", "OVERLOADED", busy, retry_s=5, settings=CROWDED),
     Row("UNAVAILABLE", "STORE_UNAVAILABLE", locked, retry_s=5),
     Row("DEADLINE_EXCEEDED", "SETUP_TIMEOUT", nothing, settings={"setup_timeout_s": 0.2}),
     Row("DEADLINE_EXCEEDED", "IDLE", idle, settings={"idle_timeout_s": 0.2}),

@@ -49,9 +49,10 @@ class AudioReader:
     async def read(self) -> None:
         """Read until the client has nothing more to say; raises Refusal."""
         settings, intake = self._runtime.settings, self._session.intake
-        most_bytes = settings.max_in_flight_chunks * settings.max_chunk_bytes
+        most_bytes = settings.max_waiting_kb * 1024
         while (request := await read_next(self._context, self._runtime)) is not None:
             self._receive(request)
+            del request  # holds the sound once more
             self._wake()
             await self._wait_for_budget()
             while intake.n_pending >= settings.max_in_flight_chunks or intake.n_pending_bytes >= most_bytes:
