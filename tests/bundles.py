@@ -1,8 +1,10 @@
 """A small real bundle for tests: a seeded random encoder built with onnx, so that no test needs torch or training."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from songcore.arrays import FloatArray
 from songcore.bundle import Bundle, BundleParts, write_bundle
-from songcore.manifest import EncoderInfo, SongType
+from songcore.manifest import EncoderInfo, GateCheck, SongType
 from songcore.novelty import NoveltyConfig
 from songcore.presets import STREAMS
 from songcore.stream import SongStream, StreamConfig
@@ -117,3 +119,41 @@ def bundle_parts(seed: int = 0) -> BundleParts:
 def make_test_bundle(path: Path, seed: int = 0) -> Bundle:
     """Write the test bundle to ``path`` and return it loaded."""
     return write_bundle(path, bundle_parts(seed))
+
+
+GATE = tuple(GateCheck(name=name, passed=True) for name in ("golden", "id_stability", "review", "calibration"))
+
+
+def put_on_shelf(folder: Path, parts: BundleParts, *, prefix: str = "", **changes: Any) -> Bundle:
+    """Write a bundle under its digest, as a retraining does, with changed parts; ``prefix`` renames the song types."""
+    types = [song_type.model_copy(update={"id": f"{prefix}{song_type.id}"}) for song_type in parts.types]
+    changed = replace(parts, types=types, golden_recordings=parts.golden_recordings[:1], **changes)
+    bundle = write_bundle(folder / "new", changed)
+    (folder / "new").rename(folder / bundle.digest)
+    return bundle
+
+
+@dataclass(frozen=True)
+class Family:
+    """A first bundle and what was retrained from it; the song types of each begin with letters of its own."""
+
+    first_dir: Path
+    shelf: Path
+    first: str
+    child: str
+    grandchild: str
+    other_ears: str
+    prefixes: dict[str, str]
+    """By digest."""
+
+
+def make_family(first_dir: Path, first: Bundle, shelf: Path) -> Family:
+    """Put a child, a grandchild and a child with another segmenter on a shelf."""
+    parts = replace(bundle_parts(), gate=GATE, parent_digest=first.digest)
+    child = put_on_shelf(shelf, parts, prefix="A", name="child")
+    grandchild = put_on_shelf(shelf, parts, prefix="B", name="grandchild", parent_digest=child.digest)
+    config = parts.stream
+    segmenter = config.segmenter.model_copy(update={"post_roll_s": 0.12})
+    other = put_on_shelf(shelf, parts, prefix="C", name="other-ears", stream=replace(config, segmenter=segmenter))
+    digests = (first.digest, child.digest, grandchild.digest, other.digest)
+    return Family(first_dir, shelf, *digests, dict(zip(digests, ("T", "AT", "BT", "CT"), strict=True)))

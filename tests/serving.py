@@ -6,6 +6,7 @@ import queue
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -36,7 +37,7 @@ Response = ingest_pb2.StreamAudioResponse
 class ServerThread:
     """A server of this process, in a thread with an event loop of its own; a context manager that drains it."""
 
-    def __init__(self, bundle: Bundle, data_dir: Path, **settings: Any) -> None:
+    def __init__(self, bundle: Bundle, /, data_dir: Path, **settings: Any) -> None:
         defaults = {"listen": "127.0.0.1:0", "metrics_port": 0, "min_free_disk_mb": 0}
         self.settings = ServeSettings(**{"bundle": "unused", "data_dir": data_dir, **defaults, **settings})
         self._bundle = bundle
@@ -102,6 +103,13 @@ class ServerProcess:
         if self.process.poll() is None:
             self.process.kill()
         self.process.communicate()
+
+
+def scrape(server: ServerThread) -> str:
+    """Return the metrics page."""
+    with urllib.request.urlopen(server.addresses.metrics) as page:  # noqa: S310 - our own address
+        text: str = page.read().decode()
+        return text
 
 
 def session_name(station: str = "north", number: int = 1) -> str:
@@ -196,6 +204,15 @@ class Stream:
             if response.ack.committed_sequence_number >= sequence_number:
                 return responses
         raise AssertionError(f"the stream ended before chunk {sequence_number} was committed")
+
+    def read_until_received(self, sequence_number: int) -> list[Response]:
+        """Return the responses up to the ack that says that the chunk came in."""
+        responses = []
+        for response in self.call:
+            responses.append(response)
+            if response.ack.received_sequence_number >= sequence_number:
+                return responses
+        raise AssertionError(f"the stream ended before chunk {sequence_number} was received")
 
     def fails_with(self) -> tuple[str, str, dict[str, str]]:
         """Read to the end, which is an error; return its code, reason and metadata."""

@@ -40,7 +40,16 @@ from songcore.manifest import SCHEMA_VERSION, EncoderInfo, GateCheck, Manifest, 
 from songcore.novelty import NoveltyConfig
 from songcore.stream import Song, SongStream, StreamConfig
 
-__all__ = ["Bundle", "BundleParts", "load_bundle", "read_parts", "read_training", "write_bundle"]
+__all__ = [
+    "Bundle",
+    "BundleParts",
+    "load_bundle",
+    "read_manifest",
+    "read_parts",
+    "read_training",
+    "read_types",
+    "write_bundle",
+]
 
 FILES = ("encoder.onnx", "types.npz", "types.json", "golden.npz")
 TRAINING = "training.npz"
@@ -129,9 +138,9 @@ def load_bundle(path: Path | str, *, device: Device = "auto") -> Bundle:
     Raises BundleError for anything wrong with it, ConfigError when the asked-for device is missing.
     """
     path = Path(path)
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     content = {name: _read_verified(path, name, manifest) for name in FILES}
-    types = _parse(_TYPES.validate_json, content["types.json"], "types.json")
+    types = _types(content["types.json"])
     if revived := sorted(manifest.retired.intersection(t.id for t in types)):
         raise BundleError(f"types.json has the types {', '.join(revived)} that are retired", reason="TYPES_INVALID")
     catalogue = _catalogue(manifest, types, _load_arrays(content["types.npz"], "types.npz"))
@@ -147,7 +156,7 @@ def read_training(path: Path | str) -> bytes | None:
     Raises BundleError when it was altered or is missing although the manifest names it.
     """
     path = Path(path)
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     return _read_verified(path, TRAINING, manifest) if TRAINING in manifest.sha256 else None
 
 
@@ -277,7 +286,17 @@ def _write_files(path: Path, parts: BundleParts) -> None:
             os.fsync(file.fileno())
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_types(path: Path) -> tuple[SongType, ...]:
+    """Return the song types of the bundle at ``path``, unaltered. Raises BundleError."""
+    return _types(_read_verified(path, "types.json", read_manifest(path)))
+
+
+def _types(content: bytes) -> tuple[SongType, ...]:
+    return _parse(_TYPES.validate_json, content, "types.json")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest of the bundle at ``path``, unaltered; nothing else is looked at. Raises BundleError."""
     if not path.is_dir():
         raise BundleError(
             f"{path} is not a directory; expected a bundle written by `songstream train`", reason="BUNDLE_MISSING"

@@ -52,6 +52,8 @@ class Embedder:
         # The list of providers asked for says nothing: without a GPU onnxruntime falls back silently.
         self.provider: str = self._session.get_providers()[0]
         """The execution provider that really runs, as onnxruntime names it."""
+        self.fell_back = device != "cpu" and self.provider != "CUDAExecutionProvider" and _driver_present()
+        """There is a GPU, and the encoder came up on the processor all the same."""
         if device == "cuda" and self.provider != "CUDAExecutionProvider":
             raise ConfigError(
                 f"device cuda was asked for but the encoder came up on {self.provider}; install the CUDA libraries that "

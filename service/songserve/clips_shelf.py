@@ -16,11 +16,12 @@ from typing import BinaryIO, Literal
 
 import soundfile
 
-from songcore.features import pack_features
+from songcore.arrays import FloatArray
+from songcore.features import pack_features, unpack_features
 from songserve.clips import ClipSound
 from songserve.records import ClipChoice, StoredClip, StoredSong
 
-__all__ = ["ClipShelf", "WritingOutcome", "adopt_clips", "features_path"]
+__all__ = ["ClipShelf", "WritingOutcome", "adopt_clips", "clip_path", "features_path", "kept_features"]
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +109,7 @@ class ClipShelf:
 
     def path(self, song_start_ms: int, uid: str) -> Path:
         """Return where a song's clip is. Both values are a row's: nothing that a caller sent becomes part of a path."""
-        start = datetime.fromtimestamp(song_start_ms / 1000, UTC)
-        return self._folder / f"{start:%Y-%m-%d}" / f"{start:%H}" / f"{uid}{CLIP_SUFFIX}"
+        return clip_path(self._folder, song_start_ms, uid)
 
     def open(self, clip: StoredClip) -> BinaryIO:
         """Return the file of a clip; raises OSError when it is not there."""
@@ -169,6 +169,23 @@ def adopt_clips(folder: Path, store: str) -> None:
     """Write down that the clips of a folder belong to a store."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / OWNER_NAME).write_text(f"{store}\n")
+
+
+def clip_path(folder: Path, song_start_ms: int, uid: str) -> Path:
+    """Return where a song's clip is in the folder of a data directory's clips."""
+    start = datetime.fromtimestamp(song_start_ms / 1000, UTC)
+    return folder / f"{start:%Y-%m-%d}" / f"{start:%H}" / f"{uid}{CLIP_SUFFIX}"
+
+
+def kept_features(clip: Path) -> FloatArray | None:
+    """Return what the encoder saw of a clip's song, (n_frames, n_mels) float32, or None where it was not kept.
+
+    Raises InputError FEATURES_DAMAGED.
+    """
+    try:
+        return unpack_features(features_path(clip).read_bytes())
+    except FileNotFoundError:
+        return None
 
 
 def features_path(clip: Path) -> Path:

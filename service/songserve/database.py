@@ -24,6 +24,7 @@ __all__ = [
     "bring_up_to_date",
     "check_revision",
     "found_revision",
+    "shelf_name",
     "unusable",
 ]
 
@@ -48,7 +49,7 @@ class DataDirectory:
         self._lock = lock_directory(path)
         self._engines: Engines | None = None
         try:
-            self.shelf = _shelf(path)
+            self.shelf = shelf_name(path)
             self._engines = sqlite_engines(path / DATABASE_NAME) if url is None else postgresql_engines(url)
             self.writer, self.readers = self._engines.writer, self._engines.readers
             bring_up_to_date(self.writer)
@@ -194,7 +195,7 @@ def lock_directory(path: Path) -> Any:
     return file
 
 
-def _shelf(path: Path) -> str:
+def shelf_name(path: Path) -> str:
     """Return the name of this directory in a database that several servers share; made once."""
     file = path / "shelf"
     try:

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Plat
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from songcore.bundle import Bundle
 from songserve.novelty_metrics import NoveltyMetrics
 from songserve.records import StoredSong
 from songserve.refusal import Refusal
@@ -29,7 +30,7 @@ BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 class Metrics:
     """Every metric of the service, in a registry of its own; also the observer of store and batcher."""
 
-    def __init__(self, *, bundle: str, provider: str, version: str) -> None:
+    def __init__(self, *, version: str) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -38,9 +39,7 @@ class Metrics:
         self._define_songs()
         self._define_inference()
         self._define_clips()
-        self._gauge("model_bundle_info", "Bundle being served; always 1.", "digest", "provider").labels(
-            bundle, provider
-        ).set(1)
+        self._define_bundles()
         self._gauge("build_info", "Version of songstream; always 1.", "version").labels(version).set(1)
         self._types: set[str] = set()
         self._stations: set[str] = set()
@@ -98,6 +97,50 @@ class Metrics:
     def clips_deleted(self, reason: str, n_clips: int) -> None:
         """Count clips that were deleted."""
         self.clips_deleted_total.labels(reason).inc(n_clips)
+
+    def bundle_active(self, bundle: Bundle, *, since_s: float) -> None:
+        """Show which bundle serves, and since when."""
+        self.model_bundle_info.clear()
+        self.model_bundle_info.labels(bundle.digest, bundle.embedder.provider).set(1)
+        self.model_active_since.set(since_s)
+        self.model_fallback_to_cpu.set(bundle.embedder.fell_back)
+
+    def swap_done(self, outcome: str, seconds: float | None = None) -> None:
+        """Count an attempt to swap bundles; ``seconds`` when it succeeded."""
+        self.model_swaps_total.labels(outcome).inc()
+        if seconds is not None:
+            self.model_swap_seconds.observe(seconds)
+
+    def shadowed(self, outcome: str, n_songs: int) -> None:
+        """Count songs that a candidate was compared on."""
+        self.shadow_songs_total.labels(outcome).inc(n_songs)
+
+    def shadow_drift(self, drift: float) -> None:
+        """Show how far the p-values of the candidate are from those of the active bundle."""
+        self.shadow_p_value_drift.set(drift)
+
+    def _define_bundles(self) -> None:
+        self.model_bundle_info = self._gauge(
+            "model_bundle_info", "Bundle being served; always 1.", "digest", "provider"
+        )
+        self.model_swaps_total = self._counter("model_swaps", "Attempts to swap bundles.", "outcome")
+        for outcome in ("activated", "rolled_back", "refused", "failed"):
+            self.model_swaps_total.labels(outcome)
+        self.model_swap_seconds = self._histogram(
+            "model_swap_seconds", "From the call to the bundle being active.", LATENCY_BUCKETS
+        )
+        self.model_active_since = self._gauge(
+            "model_active_since_timestamp_seconds", "When the bundle being served became active."
+        )
+        self.model_fallback_to_cpu = self._gauge(
+            "model_fallback_to_cpu", "1 when there is a GPU and the encoder runs on the processor."
+        )
+        self.shadow_songs_total = self._counter(
+            "shadow_songs", "Songs that a candidate was compared on with the active bundle.", "outcome"
+        )
+        self.shadow_p_value_drift = self._gauge(
+            "shadow_p_value_drift", "Largest distance of the two distributions of p-values, 0 to 1."
+        )
 
     def _define_clips(self) -> None:
         self.clips_total = self._counter("clips", "Clips of songs to be written.", "outcome")

@@ -1,5 +1,6 @@
 """Reads the store: one song, pages of songs, what came after, how far a session is, and how often each type is sung."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,9 +9,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, func, select, tuple_
 from sqlalchemy.exc import DBAPIError
 
+from songserve.bundles.history import BundleEvent
 from songserve.frequencies import Frequency, FrequencyFilter, bucket_query, combined, stations_query
-from songserve.records import SessionRecord, StoredClip, StoredSong
-from songserve.schema import EVER, buckets, clips, identity, songs
+from songserve.records import Retyping, SessionRecord, StoredClip, StoredSong
+from songserve.schema import EVER, buckets, bundle_events, clips, identity, retypings, songs
 from songserve.store import store_refusal
 from songserve.tally import Tally
 from songserve.writing import read_session
@@ -117,6 +119,22 @@ class SongQueries:
         """Return those of the songs that have a clip in a data directory."""
         rows = self._all(select(clips.c.song).where(clips.c.shelf == shelf, clips.c.song.in_(uids)))
         return {row["song"] for row in rows}
+
+    def bundle_events(self, shelf: str, *, before_seq: int | None = None, size: int | None = None) -> list[BundleEvent]:
+        """Return what was done with the bundles of a server, the newest first: ``size`` of them before a number, or all."""
+        conditions = [bundle_events.c.shelf == shelf]
+        if before_seq is not None:
+            conditions.append(bundle_events.c.seq < before_seq)
+        rows = self._all(select(bundle_events).where(*conditions).order_by(bundle_events.c.seq.desc()).limit(size))
+        return [BundleEvent(**{**row, "detail": json.loads(row["detail"])}) for row in rows]
+
+    def retypings(self, bundle: str, *, after: str | None, size: int) -> list[Retyping]:
+        """Return up to ``size`` results of a bundle, of songs whose uid comes after one."""
+        conditions = [retypings.c.bundle == bundle]
+        if after is not None:
+            conditions.append(retypings.c.song > after)
+        ordered = select(retypings).where(*conditions).order_by(retypings.c.song).limit(size)
+        return [Retyping(**row) for row in self._all(ordered)]
 
     def totals(self) -> tuple[Tally, dict[str, float]]:
         """Return how many songs of each type are stored, and the seconds recorded by each station."""

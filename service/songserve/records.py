@@ -18,6 +18,7 @@ __all__ = [
     "ClipChoice",
     "Commit",
     "Encoding",
+    "Retyping",
     "SessionName",
     "SessionOpening",
     "SessionRecord",
@@ -145,6 +146,25 @@ class StoredSong:
     def row(self) -> dict[str, Any]:
         """Return the fields by name, as a table wants them."""
         return {**self.__dict__, "is_novel": self.is_novel}
+
+
+@dataclass(frozen=True)
+class Retyping:
+    """What another bundle makes of a stored song; all but the first three None where it hears no such song."""
+
+    song: str
+    """Uid of the song."""
+    bundle: str
+    source: str
+    """features or clip, what it was made from; unheard."""
+    type_id: str | None = None
+    kind: str | None = None
+    similarity: float | None = None
+    novelty_score: float | None = None
+    p_value: float | None = None
+    novelty: Novelty | None = None
+    vector: bytes | None = None
+    """Embedding, float32, little-endian."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
 """Domain values to responses of `songserve.v1`; those of sessions are built in `songserve.ingest_responses`."""
 
-import json
 from collections.abc import Mapping, Sequence
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from songcore.assign import Assignment
@@ -14,7 +12,7 @@ from songserve.frequencies import Frequency
 from songserve.hearing import Model
 from songserve.queries import Position
 from songserve.records import StoredClip, StoredSong
-from songserve.v1 import classification_pb2, models_pb2, songs_pb2, types_pb2
+from songserve.v1 import classification_pb2, songs_pb2, types_pb2
 
 __all__ = [
     "bundle_name",
@@ -23,8 +21,6 @@ __all__ = [
     "clip_message",
     "duration",
     "frequencies",
-    "model",
-    "model_list",
     "named_song",
     "recording_song",
     "recording_summary",
@@ -194,30 +190,6 @@ def frequencies(found: Sequence[Frequency]) -> songs_pb2.QueryFrequenciesRespons
             for frequency in found
         ]
     )
-
-
-def model(bundle: Bundle) -> models_pb2.Model:
-    """Return what a bundle is and where it runs."""
-    frontend, segmenter = Struct(), Struct()
-    frontend.update(json.loads(bundle.manifest.frontend.model_dump_json()))
-    segmenter.update(json.loads(bundle.manifest.segmenter.model_dump_json()))
-    return models_pb2.Model(
-        name=bundle_name(bundle.digest),
-        display_name=bundle.manifest.name,
-        digest=bundle.digest,
-        active=True,
-        provider=bundle.embedder.provider,
-        sample_rate_hz=bundle.manifest.frontend.sample_rate_hz,
-        decision_delay=duration(bundle.manifest.segmenter.decision_delay_s),
-        n_song_types=len(bundle.types),
-        frontend=frontend,
-        segmenter=segmenter,
-    )
-
-
-def model_list(bundles: Sequence[Bundle]) -> models_pb2.ListModelsResponse:
-    """Return several bundles, the active one first."""
-    return models_pb2.ListModelsResponse(models=[model(bundle) for bundle in bundles])
 
 
 def type_name(type_id: str) -> str:

@@ -13,6 +13,7 @@ from uuid import UUID
 from songcore.assign import Assignment
 from songcore.bundle import Bundle
 from songserve.batching import Batcher, Lane
+from songserve.bundles.shadow import Shadow
 from songserve.clips import ClipSounds, ClipTape
 from songserve.clips_shelf import ClipShelf
 from songserve.credit import Credit, granted
@@ -80,6 +81,8 @@ class Runtime:
     """UTC, seconds since 1970."""
     stations: StationLimits = field(default_factory=StationLimits)
     """What one station may take."""
+    shadow: Shadow | None = None
+    """Compares another bundle with the active one."""
     streams: dict[UUID, Connected] = field(default_factory=dict)
     n_in_flight_bytes: int = 0
     """Audio of all streams that came in and is not listened to yet."""
@@ -136,6 +139,8 @@ class Runtime:
         names: list[Assignment] = []
         for model, group in groupby(zip(heard.songs, heard.models, strict=True), key=itemgetter(1)):
             names += await self.batcher.name([song for song, _ in group], model, lane=lane)
+        if self.shadow and heard.songs:
+            self.shadow.offer(heard.songs, heard.models, names)
         return names
 
     async def with_clips(self, commit: Commit, sounds: ClipSounds) -> Commit:

@@ -210,7 +210,7 @@ retypings = Table(
     Column("similarity", Float),
     Column("novelty_score", Float),
     Column("p_value", Float),
-    Column("is_novel", Boolean),
+    Column("novelty", String(12)),
     # Embedding, float32, little-endian.
     Column("vector", LargeBinary),
     Index("retypings_by_bundle", "bundle", "song"),

@@ -17,6 +17,8 @@ from prometheus_client import start_http_server
 from songcore.bundle import Bundle
 from songcore.errors import ConfigError
 from songserve.batching import Batcher, BatchLimits
+from songserve.bundles.starting import open_swaps
+from songserve.bundles.swaps import Swaps
 from songserve.clips_tending import open_shelf, tend_clips
 from songserve.database import DataDirectory
 from songserve.engines import sqlite_has_wal_reset_bug
@@ -33,7 +35,7 @@ from songserve.security.tls import TlsFiles, server_credentials
 from songserve.security.token_file import TokenFile
 from songserve.servicers.classification import ClassificationServicer
 from songserve.servicers.ingest import IngestServicer
-from songserve.servicers.models import ModelServicer
+from songserve.servicers.models import ModelBundleServicer
 from songserve.servicers.songs import SongServicer
 from songserve.settings import ServeSettings
 from songserve.store import Store
@@ -58,7 +60,7 @@ SERVICES = tuple(
         (ingest_pb2.DESCRIPTOR, "IngestService"),
         (classification_pb2.DESCRIPTOR, "ClassificationService"),
         (songs_pb2.DESCRIPTOR, "SongService"),
-        (models_pb2.DESCRIPTOR, "ModelService"),
+        (models_pb2.DESCRIPTOR, "ModelBundleService"),
     )
 )
 LAG_INTERVAL_S = 0.5
@@ -81,6 +83,11 @@ class Server:
         self._server, self._runtime, self._health = server, runtime, health
         self.addresses = addresses
 
+    @property
+    def bundle(self) -> Bundle:
+        """The active bundle."""
+        return self._runtime.bundle
+
     async def drain(self) -> None:
         """Stop taking calls, let every stream commit what it has, then close all connections."""
         runtime = self._runtime
@@ -98,14 +105,16 @@ async def serving(
 ) -> AsyncIterator[Server]:
     """Run a server inside the block; on the way out it is drained.
 
-    Raises ConfigError: those of `DataDirectory`, and PORT_IN_USE.
+    ``bundle`` is the one of the settings. Raises ConfigError: those of `DataDirectory` and `open_swaps`, and PORT_IN_USE.
     """
     async with AsyncExitStack() as stack:
         url = settings.database_url
         directory = DataDirectory(settings.data_dir, database_url=url.get_secret_value() if url else None)
         stack.callback(directory.close)
-        metrics = Metrics(bundle=bundle.digest, provider=bundle.embedder.provider, version=version)
+        metrics = Metrics(version=version)
         runtime = await stack.enter_async_context(_runtime(settings, bundle, directory, metrics, now))
+        swaps = await open_swaps(runtime, bundle, server=directory.shelf)
+        del bundle  # whoever uses one holds it
         _start_collection(metrics, directory)
         metrics_address = _serve_metrics(stack, settings, metrics)
         health = HealthServicer()
@@ -115,7 +124,7 @@ async def serving(
             runtime.stations = StationLimits(_shares(settings))
         guard = Guard(gate, recheck_s=settings.recheck_s)
         server = grpc.aio.server(options=channel_options(settings), interceptors=[RpcMetrics(metrics.registry), guard])
-        _register(server, runtime, health)
+        _register(server, runtime, swaps, health)
         address = _bind(server, settings)
         await server.start()
         stack.push_async_callback(server.stop, 0)
@@ -151,7 +160,7 @@ async def _runtime(
     ):
         try:
             async with Batcher(naming, limits, metrics) as batcher:
-                yield Runtime(
+                runtime = Runtime(
                     settings=settings,
                     bundle=bundle,
                     store=store,
@@ -168,15 +177,17 @@ async def _runtime(
                     upload_dir=directory.path,
                     now=now,
                 )
+                del bundle
+                yield runtime
         finally:
             await asyncio.to_thread(store.close)
 
 
-def _register(server: grpc.aio.Server, runtime: Runtime, health: HealthServicer) -> None:
+def _register(server: grpc.aio.Server, runtime: Runtime, swaps: Swaps, health: HealthServicer) -> None:
     ingest_pb2_grpc.add_IngestServiceServicer_to_server(IngestServicer(runtime), server)
     classification_pb2_grpc.add_ClassificationServiceServicer_to_server(ClassificationServicer(runtime), server)
     songs_pb2_grpc.add_SongServiceServicer_to_server(SongServicer(runtime), server)
-    models_pb2_grpc.add_ModelServiceServicer_to_server(ModelServicer(runtime), server)
+    models_pb2_grpc.add_ModelBundleServiceServicer_to_server(ModelBundleServicer(runtime, swaps), server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if runtime.settings.reflection:
         reflection.enable_server_reflection((*SERVICES, reflection.SERVICE_NAME, "grpc.health.v1.Health"), server)

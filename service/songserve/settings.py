@@ -35,6 +35,8 @@ class ServeSettings(BaseSettings):
     """Directory of the database and the clips; one server owns it."""
     models_dir: Path | None = None
     """Further bundles, each in a directory called by its digest; None for `models` in the data directory."""
+    activate_bundle: bool = False
+    """Make `bundle` the active one at start, whatever was active before."""
     database_url: SecretStr | None = None
     """PostgreSQL to use in place of the SQLite file, ``postgresql+psycopg://user:password@host/database``."""
     listen: str = "127.0.0.1:50051"

@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from songserve.bundles.history import BundleEvent
 from songserve.database import DataDirectory
-from songserve.records import Commit, SessionOpening, SessionRecord, StoredSong
+from songserve.records import Commit, Retyping, SessionOpening, SessionRecord, StoredSong
 from songserve.refusal import Refusal
 from songserve.writing import OlderWriterError, Statements, Transaction
 
@@ -79,6 +80,14 @@ class Store:
     def keep_clip(self, uid: str, *, keep: bool) -> "Future[bool]":
         """Set whether a clip is kept from deletion; gives False when the song has none."""
         return self._submit(lambda transaction: transaction.keep_clip(uid, keep))
+
+    def note_bundle_event(self, event: BundleEvent) -> "Future[BundleEvent]":
+        """Keep what was done with a bundle; gives the event with its number."""
+        return self._submit(lambda transaction: transaction.note_bundle_event(event))
+
+    def add_retypings(self, found: Sequence[Retyping]) -> "Future[int]":
+        """Keep what another bundle makes of songs; gives how many had no result of that bundle before."""
+        return self._submit(lambda transaction: transaction.add_retypings(found))
 
     def subscribe(self, stored: Callable[[], object]) -> Callable[[], None]:
         """Call ``stored`` in the writing thread after each transaction that added songs; returns what ends that."""

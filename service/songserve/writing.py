@@ -3,17 +3,19 @@
 The transaction is the only one of its kind at that moment, in this server and any other on the same database.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
-from sqlalchemy import Connection, CursorResult, bindparam, delete, func, select, tuple_, update
+from sqlalchemy import Connection, CursorResult, bindparam, delete, func, insert, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from songserve.records import AudioFormat, Commit, SessionName, SessionOpening, SessionRecord, StoredSong
+from songserve.bundles.history import BundleEvent
+from songserve.records import AudioFormat, Commit, Retyping, SessionName, SessionOpening, SessionRecord, StoredSong
 from songserve.refusal import Refusal
-from songserve.schema import WIDTHS_MS, buckets, clips, embeddings, sessions, songs
+from songserve.schema import WIDTHS_MS, buckets, bundle_events, clips, embeddings, retypings, sessions, songs
 from songserve.tally import Tally
 
 __all__ = ["OlderWriterError", "Statements", "Transaction", "bucket_start", "read_session"]
@@ -50,18 +52,22 @@ class Statements:
     add_songs: Any
     add_clips: Any
     add_embeddings: Any
+    add_retypings: Any
     put_buckets: Any
 
     @classmethod
     def of(cls, dialect: str) -> "Statements":
         """Return the statements for ``sqlite`` or ``postgresql``."""
-        insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
-        new = insert(buckets)
+        upsert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
+        new = upsert(buckets)
         return cls(
-            add_session=insert(sessions),
-            add_songs=insert(songs).on_conflict_do_nothing(index_elements=["uid"]).returning(songs.c.uid),
-            add_clips=insert(clips).on_conflict_do_nothing(index_elements=["song"]),
-            add_embeddings=insert(embeddings).on_conflict_do_nothing(index_elements=["song"]),
+            add_session=upsert(sessions),
+            add_songs=upsert(songs).on_conflict_do_nothing(index_elements=["uid"]).returning(songs.c.uid),
+            add_clips=upsert(clips).on_conflict_do_nothing(index_elements=["song"]),
+            add_embeddings=upsert(embeddings).on_conflict_do_nothing(index_elements=["song"]),
+            add_retypings=upsert(retypings)
+            .on_conflict_do_nothing(index_elements=["song", "bundle"])
+            .returning(retypings.c.song),
             put_buckets=new.on_conflict_do_update(
                 index_elements=list(_BUCKET_KEY.keys()),
                 set_={"recorded_s": new.excluded.recorded_s, "tally": new.excluded.tally},
@@ -131,6 +137,20 @@ class Transaction:
     def keep_clip(self, uid: str, keep: bool) -> bool:
         """Set whether a clip is kept from deletion; False when the song has none."""
         return _n_rows(self._connection.execute(_KEEP_CLIP, {"key": uid, "keep": keep})) > 0
+
+    def note_bundle_event(self, event: BundleEvent) -> BundleEvent:
+        """Add what was done with a bundle; return it with its number."""
+        row = {**asdict(event), "detail": json.dumps(event.detail)}
+        del row["seq"]
+        added = self._connection.execute(insert(bundle_events).returning(bundle_events.c.seq), row)
+        return replace(event, seq=added.scalar_one())
+
+    def add_retypings(self, found: Sequence[Retyping]) -> int:
+        """Add results of another bundle; return how many songs had none of it."""
+        if not found:
+            return 0
+        added = self._connection.execute(self._statements.add_retypings, [asdict(one) for one in found])
+        return len(added.scalars().all())
 
     def finish(self) -> None:
         """Write the commits, and add songs and effort of all jobs to their buckets, each row once.

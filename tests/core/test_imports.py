@@ -69,7 +69,14 @@ AMBIENT = {
 }
 
 # Who makes protobuf messages: the modules for it on each side of the wire.
-BUILDERS = ["songserve.responses", "songserve.ingest_responses", "songstation.wire"]
+BUILDERS = [
+    "songserve.responses",
+    "songserve.ingest_responses",
+    "songserve.bundles.responses",
+    "songserve.bundles.retypings",
+    "songserve.clients.bundles",
+    "songstation.wire",
+]
 
 
 @cache

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bundles import make_test_bundle
+from bundles import Family, make_family, make_test_bundle
 from postgres import PostgresServer, why_no_postgres
 from serving import ServerThread
 from songcore.bundle import Bundle
@@ -30,6 +30,12 @@ def bundle(bundle_dir: Path) -> Bundle:
     from songcore.bundle import load_bundle
 
     return load_bundle(bundle_dir, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def family(bundle_dir: Path, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    """Return the test bundle and what was retrained from it."""
+    return make_family(bundle_dir, bundle, tmp_path_factory.mktemp("shelf"))
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The questions one can ask a running server, and what Prometheus sees."""
 
 import re
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from bundles import soundscape
-from serving import START_MS, ServerThread, failure, session_name, setup, stream_all
+from serving import START_MS, ServerThread, failure, scrape, session_name, setup, stream_all
 from songcore.bundle import Bundle
 from songserve.server import SERVICES
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc, models_pb2, models_pb2_grpc, songs_pb2, songs_pb2_grpc
@@ -135,14 +134,16 @@ def test_questions_without_an_answer_are_refused(
 
 def test_the_model_tells_what_it_is(heard: ServerThread, bundle: Bundle) -> None:
     """The active model has the bundle's digest, real provider and delay; others are not found."""
-    stub: Any = models_pb2_grpc.ModelServiceStub(heard.channel)
-    model = stub.GetModel(models_pb2.GetModelRequest(name="modelBundles/active"))
+    stub: Any = models_pb2_grpc.ModelBundleServiceStub(heard.channel)
+    model = stub.GetModelBundle(models_pb2.GetModelBundleRequest(name="modelBundles/active"))
     assert model.digest == bundle.digest
+    assert (model.state, model.n_song_types) == (models_pb2.ModelBundle.ACTIVE, len(bundle.types))
     assert model.provider == "CPUExecutionProvider"
     assert model.decision_delay.ToNanoseconds() / 1e9 == pytest.approx(bundle.manifest.segmenter.decision_delay_s)
     assert model.segmenter["max_song_s"] == bundle.manifest.segmenter.max_song_s
-    assert list(stub.ListModels(models_pb2.ListModelsRequest()).models) == [model]
-    assert refusal(stub.GetModel, models_pb2.GetModelRequest(name="modelBundles/0")) == ("NOT_FOUND", "BUNDLE_UNKNOWN")
+    assert list(stub.ListModelBundles(models_pb2.ListModelBundlesRequest()).model_bundles) == [model]
+    unknown = models_pb2.GetModelBundleRequest(name="modelBundles/0")
+    assert refusal(stub.GetModelBundle, unknown) == ("NOT_FOUND", "BUNDLE_UNKNOWN")
 
 
 def test_session_status_needs_no_stream(heard: ServerThread) -> None:
@@ -168,13 +169,6 @@ def test_health_and_reflection_know_every_service(heard: ServerThread) -> None:
     (answer,) = stub.ServerReflectionInfo(iter([request]))
     listed = {service.name for service in answer.list_services_response.service}
     assert {*SERVICES, "grpc.health.v1.Health"} <= listed
-
-
-def scrape(server: ServerThread) -> str:
-    """Return the metrics page."""
-    with urllib.request.urlopen(server.addresses.metrics) as page:  # noqa: S310 - our own address
-        text: str = page.read().decode()
-        return text
 
 
 def value(text: str, name: str) -> float:

@@ -49,7 +49,7 @@ def test_drift_is_seen_where_it_is_and_new_types_are_none() -> None:
 
 def test_songs_are_counted_by_state_and_grade() -> None:
     """Every song but noise is counted once under both."""
-    metrics = Metrics(bundle="b", provider="p", version="v")
+    metrics = Metrics(version="v")
     stored = [song(RECORD, 1, novelty="novel"), song(RECORD, 2, quality="faint"), song(RECORD, 3, kind="noise")]
     metrics.songs_stored(stored)
 

@@ -63,7 +63,7 @@ def test_a_station_asks_about_its_own_sessions_only(guarded: Guarded) -> None:
     """Status and songs of its own sessions; not of others', not of all, and nothing that is for readers."""
     ingest: Any = ingest_pb2_grpc.IngestServiceStub(guarded.server.channel)
     songs: Any = songs_pb2_grpc.SongServiceStub(guarded.server.channel)
-    models: Any = models_pb2_grpc.ModelServiceStub(guarded.server.channel)
+    models: Any = models_pb2_grpc.ModelBundleServiceStub(guarded.server.channel)
     metadata = guarded.metadata("north")
     assert not songs.ListSongs(songs_pb2.ListSongsRequest(session=session_name()), metadata=metadata).songs
     own = ingest_pb2.GetSessionStatusRequest(session=session_name())
@@ -74,9 +74,22 @@ def test_a_station_asks_about_its_own_sessions_only(guarded: Guarded) -> None:
     assert guarded.refused("north", songs.ListSongs, others) == ("PERMISSION_DENIED", "STATION_MISMATCH")
     everything = songs_pb2.ListSongsRequest()
     assert guarded.refused("north", songs.ListSongs, everything) == ("INVALID_ARGUMENT", "NAME_INVALID")
-    model = models_pb2.ListModelsRequest()
-    assert guarded.refused("north", models.ListModels, model) == ("PERMISSION_DENIED", "ROLE_MISSING")
-    assert models.ListModels(model, metadata=guarded.metadata("reader")).models
+    model = models_pb2.ListModelBundlesRequest()
+    assert guarded.refused("north", models.ListModelBundles, model) == ("PERMISSION_DENIED", "ROLE_MISSING")
+    assert models.ListModelBundles(model, metadata=guarded.metadata("reader")).model_bundles
+
+
+def test_swapping_bundles_is_for_admins(guarded: Guarded) -> None:
+    """A reader looks and may not change; an admin gets as far as the bundle, which is not there, and is known by name."""
+    models: Any = models_pb2_grpc.ModelBundleServiceStub(guarded.server.channel)
+    request = models_pb2.ActivateModelBundleRequest(name=f"modelBundles/{'0' * 64}")
+    assert guarded.refused("reader", models.ActivateModelBundle, request) == ("PERMISSION_DENIED", "ROLE_MISSING")
+    assert guarded.refused("boss", models.ActivateModelBundle, request) == ("NOT_FOUND", "BUNDLE_UNKNOWN")
+    active = models_pb2.ValidateModelBundleRequest(name="modelBundles/active")
+    assert models.ValidateModelBundle(active, metadata=guarded.metadata("boss")).state == models_pb2.ModelBundle.ACTIVE
+    events = models_pb2.ListModelBundleEventsRequest()
+    listed = models.ListModelBundleEvents(events, metadata=guarded.metadata("reader")).events
+    assert [(event.kind, event.who) for event in listed] == [("validated", "boss"), ("started", "")]
 
 
 def test_keeping_a_clip_is_for_admins(guarded: Guarded) -> None:

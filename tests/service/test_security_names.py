@@ -30,7 +30,7 @@ PATHS = (
     "' OR 1=1 --",
     "a" * 10_000,
 )
-FREE = {"client", "file_name", "firmware", "client_version"}
+FREE = {"client", "file_name", "firmware", "client_version", "etag"}
 """Text that is shown and leads nowhere."""
 
 
@@ -91,7 +91,14 @@ def test_no_name_leads_out(
 def test_all_names_are_tried() -> None:
     """The fields that name something are found; a new one of another type would be missed and is added here."""
     found = {f"{method.rpartition('/')[2]}.{field.name}" for method, _, field in FIELDS}
-    assert {"GetSong.name", "GetSongClip.name", "KeepSongClip.name", "GetModel.name", "StreamAudio.session"} <= found
+    assert {
+        "GetSong.name",
+        "GetSongClip.name",
+        "KeepSongClip.name",
+        "ActivateModelBundle.name",
+        "StartShadow.name",
+        "StreamAudio.session",
+    } <= found
     assert {"ListSongs.session", "ListSongs.page_token", "WatchSongs.resume_token", "GetSessionStatus.session"} <= found
 
 

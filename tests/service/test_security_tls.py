@@ -35,10 +35,10 @@ def tls_channel(server: ServerThread, ca: Path, own: Files | None = None) -> Ite
 
 def answer(channel: grpc.Channel, *, bearer: str = "") -> str:
     """Return the code of a call that everyone with the role read may make, and the reason if there is one."""
-    stub: Any = models_pb2_grpc.ModelServiceStub(channel)
+    stub: Any = models_pb2_grpc.ModelBundleServiceStub(channel)
     metadata = (("authorization", f"Bearer {bearer}"),) if bearer else ()
     try:
-        stub.ListModels(models_pb2.ListModelsRequest(), timeout=30, metadata=metadata)
+        stub.ListModelBundles(models_pb2.ListModelBundlesRequest(), timeout=30, metadata=metadata)
     except grpc.RpcError as error:
         code, reason, _ = failure(error)
         return reason or code

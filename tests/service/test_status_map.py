@@ -266,6 +266,19 @@ ELSEWHERE = {
     "BUNDLE_UNKNOWN": "test_api.py",
     "CLIP_UNKNOWN": "test_reading.py",
     "CLIP_ELSEWHERE": "test_reading.py",
+    **dict.fromkeys(
+        (
+            "ACTIVATION_FAILED",
+            "ALREADY_ACTIVE",
+            "BUNDLE_NOT_READY",
+            "ETAG_MISMATCH",
+            "FRONTEND_DIFFERS",
+            "NO_EARLIER_BUNDLE",
+            "NO_SHADOW",
+            "SWAP_RUNNING",
+        ),
+        "test_swaps.py",
+    ),
 }
 """Reasons of the map that have nothing to do with streams, and the test that provokes them."""
 

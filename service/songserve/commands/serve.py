@@ -20,7 +20,10 @@ __all__ = ["serve"]
 
 
 def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
-    bundle: Annotated[Path | None, typer.Option(help="Directory of the bundle to serve.", show_default=False)] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Directory of the first bundle; later ones are activated by digest.", show_default=False),
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Directory of the database; made if missing.", show_default=False)
     ] = None,
@@ -46,6 +49,9 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
     *,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen without encryption or tokens where others can reach it.")
+    ] = False,
+    activate_bundle: Annotated[
+        bool, typer.Option("--activate-bundle", help="Make --bundle the active one, whatever was active before.")
     ] = False,
     config: Annotated[Path | None, typer.Option(help="TOML file with any of the settings.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line when ready.")] = False,
@@ -77,6 +83,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one parameter per option
         "tls_client_ca": tls_client_ca,
         "token_file": token_file,
         "insecure": insecure or None,
+        "activate_bundle": activate_bundle or None,
     }
     settings = load_settings(given, file=config)
     asyncio.run(_serve(settings, as_json=as_json))
@@ -94,17 +101,19 @@ async def _serve(settings: "ServeSettings", *, as_json: bool) -> None:
     if not settings.protected:
         host = settings.listen_address[0]
         log.warning("insecure: whoever reaches %s can read along, send sound under any name and read all songs", host)
-    bundle = load_bundle(settings.bundle, device=settings.device)
+    first = [load_bundle(settings.bundle, device=settings.device)]
     # What is loaded by now stays: searching it for garbage again and again took a tenth of the event loop's time.
     gc.collect()
     gc.freeze()
-    async with serving(settings, bundle, version=version("songstream")) as server:
-        addresses = server.addresses
+    # Not held here, so that it leaves the memory when another one serves.
+    async with serving(settings, first.pop(), version=version("songstream")) as server:
+        addresses, bundle = server.addresses, server.bundle
         if as_json:
             ready = {"address": addresses.grpc, "metrics": addresses.metrics, "bundle": bundle.digest}
             print(json.dumps(ready), flush=True)
         else:
             name = f"{bundle.manifest.name} ({bundle.digest[:12]}, {bundle.embedder.provider})"
             print(f"serving {name} on {addresses.grpc}, metrics on {addresses.metrics}", flush=True)
+        del bundle
         await stop.wait()
         log.info("stopping: committing what the streams have sent")

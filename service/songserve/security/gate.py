@@ -24,6 +24,11 @@ class Caller:
     stations: frozenset[str] = field(default=frozenset())
     """What a caller with the role ingest may call itself."""
 
+    @property
+    def name(self) -> str:
+        """Who it is, for people; empty where nobody has to say."""
+        return ", ".join(sorted(self.stations))
+
 
 EVERYONE = Caller()
 caller: ContextVar[Caller] = ContextVar("caller", default=EVERYONE)

@@ -20,7 +20,7 @@ _ADMIN: frozenset[Role] = frozenset({"admin"})
 
 _INGEST, _SONGS = "/songserve.v1.IngestService", "/songserve.v1.SongService"
 _CATALOGUE = "/songserve.v1.CatalogueService"
-_MODELS, _CLASSIFICATION = "/songserve.v1.ModelService", "/songserve.v1.ClassificationService"
+_MODELS, _CLASSIFICATION = "/songserve.v1.ModelBundleService", "/songserve.v1.ClassificationService"
 
 ROLES: Mapping[str, frozenset[Role]] = {
     f"{_INGEST}/StreamAudio": _STATION,
@@ -42,8 +42,17 @@ ROLES: Mapping[str, frozenset[Role]] = {
     f"{_CATALOGUE}/MarkSongType": _ADMIN,
     f"{_CATALOGUE}/UndoDecision": _ADMIN,
     f"{_CATALOGUE}/ListDecisions": _READ,
-    f"{_MODELS}/GetModel": _READ,
-    f"{_MODELS}/ListModels": _READ,
+    f"{_MODELS}/GetModelBundle": _READ,
+    f"{_MODELS}/ListModelBundles": _READ,
+    f"{_MODELS}/ListModelBundleEvents": _READ,
+    f"{_MODELS}/GetShadow": _READ,
+    f"{_MODELS}/ValidateModelBundle": _ADMIN,
+    f"{_MODELS}/ActivateModelBundle": _ADMIN,
+    f"{_MODELS}/RollbackModelBundle": _ADMIN,
+    f"{_MODELS}/ListRetypings": _READ,
+    f"{_MODELS}/AddRetypings": _ADMIN,
+    f"{_MODELS}/StartShadow": _ADMIN,
+    f"{_MODELS}/StopShadow": _ADMIN,
 }
 
 PUBLIC = frozenset(

@@ -24,23 +24,65 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from songserve.v1 import types_pb2 as songserve_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19songserve/v1/models.proto\x12\x0csongserve.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.songserve.v1.Model\"\x95\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x04 \x01(\x08\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\x16\n\x0esample_rate_hz\x18\x06 \x01(\r\x12\x31\n\x0e\x64\x65\x63ision_delay\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cn_song_types\x18\x08 \x01(\r\x12)\n\x08\x66rontend\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12*\n\tsegmenter\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct2\x9f\x01\n\x0cModelService\x12>\n\x08GetModel\x12\x1d.songserve.v1.GetModelRequest\x1a\x13.songserve.v1.Model\x12O\n\nListModels\x12\x1f.songserve.v1.ListModelsRequest\x1a .songserve.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19songserve/v1/models.proto\x12\x0csongserve.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18songserve/v1/types.proto\"%\n\x15GetModelBundleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x19\n\x17ListModelBundlesRequest\"L\n\x18ListModelBundlesResponse\x12\x30\n\rmodel_bundles\x18\x01 \x03(\x0b\x32\x19.songserve.v1.ModelBundle\"*\n\x1aValidateModelBundleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"j\n\x1a\x41\x63tivateModelBundleRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x19\n\x11\x61\x63\x63\x65pted_findings\x18\x04 \x03(\t\"A\n\x1aRollbackModelBundleRequest\x12\x0c\n\x04\x65tag\x18\x01 \x01(\t\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\"E\n\x1cListModelBundleEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"h\n\x1dListModelBundleEventsResponse\x12.\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1e.songserve.v1.ModelBundleEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12StartShadowRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x12\n\x10GetShadowRequest\"\x13\n\x11StopShadowRequest\"\xe3\x05\n\x0bModelBundle\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12.\n\x05state\x18\x04 \x01(\x0e\x32\x1f.songserve.v1.ModelBundle.State\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\x16\n\x0esample_rate_hz\x18\x06 \x01(\r\x12\x31\n\x0e\x64\x65\x63ision_delay\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cn_song_types\x18\x08 \x01(\r\x12)\n\x08\x66rontend\x18\t \x01(\x0b\x32\x17.google.protobuf.Struct\x12*\n\tsegmenter\x18\n \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0c\n\x04\x65tag\x18\x0b \x01(\t\x12\x0e\n\x06parent\x18\x0c \x01(\t\x12\x12\n\ncreated_by\x18\r \x01(\t\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x61\x63tive_since\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14same_songs_as_active\x18\x10 \x01(\x08\x12\'\n\x08\x66indings\x18\x11 \x03(\x0b\x32\x15.songserve.v1.Finding\x12%\n\x04gate\x18\x12 \x03(\x0b\x32\x17.songserve.v1.GateCheck\x12)\n\x07lineage\x18\x13 \x03(\x0b\x32\x18.songserve.v1.TypeChange\"x\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\n\n\x06STAGED\x10\x01\x12\x0e\n\nVALIDATING\x10\x02\x12\t\n\x05READY\x10\x03\x12\n\n\x06\x41\x43TIVE\x10\x04\x12\x0c\n\x08\x44RAINING\x10\x05\x12\x0b\n\x07RETIRED\x10\x06\x12\n\n\x06\x46\x41ILED\x10\x07\">\n\x07\x46inding\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x12\n\nacceptable\x18\x03 \x01(\x08\"f\n\tGateCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06passed\x18\x02 \x01(\x08\x12\x12\n\x05value\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05\x62ound\x18\x04 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\tB\x08\n\x06_value\"_\n\nTypeChange\x12\x11\n\tsong_type\x18\x01 \x01(\t\x12\x0e\n\x06\x63hange\x18\x02 \x01(\t\x12\x0e\n\x06others\x18\x03 \x03(\t\x12\r\n\x05since\x18\x04 \x01(\t\x12\x0f\n\x07n_songs\x18\x05 \x01(\r\"\x9c\x01\n\x10ModelBundleEvent\x12.\n\nevent_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cmodel_bundle\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x0b\n\x03who\x18\x04 \x01(\t\x12\'\n\x06\x64\x65tail\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xd8\x02\n\x06Shadow\x12\x14\n\x0cmodel_bundle\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07n_songs\x18\x04 \x01(\x04\x12\x12\n\nn_left_out\x18\x05 \x01(\x04\x12\x0e\n\x06n_same\x18\x06 \x01(\x04\x12\x14\n\x0cn_by_lineage\x18\x07 \x01(\x04\x12\x0f\n\x07n_other\x18\x08 \x01(\x04\x12\x16\n\x0en_novel_active\x18\t \x01(\x04\x12\x19\n\x11n_novel_candidate\x18\n \x01(\x04\x12\x14\n\x0cn_novel_both\x18\x0b \x01(\x04\x12\x15\n\rp_value_drift\x18\x0c \x01(\x01\x12\x15\n\rp_value_shift\x18\r \x01(\x01\x12%\n\x05pairs\x18\x0e \x03(\x0b\x32\x16.songserve.v1.TypePair\"H\n\x08TypePair\x12\x13\n\x0b\x61\x63tive_type\x18\x01 \x01(\t\x12\x16\n\x0e\x63\x61ndidate_type\x18\x02 \x01(\t\x12\x0f\n\x07n_songs\x18\x03 \x01(\x04\"\xd6\x01\n\x08Retyping\x12\x0c\n\x04song\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x11\n\tsong_type\x18\x03 \x01(\t\x12%\n\x04kind\x18\x04 \x01(\x0e\x32\x17.songserve.v1.SoundKind\x12\x12\n\nsimilarity\x18\x05 \x01(\x02\x12\x15\n\rnovelty_score\x18\x06 \x01(\x02\x12\x0f\n\x07p_value\x18\x07 \x01(\x02\x12&\n\x07novelty\x18\x08 \x01(\x0e\x32\x15.songserve.v1.Novelty\x12\x0e\n\x06vector\x18\t \x01(\x0c\"N\n\x13\x41\x64\x64RetypingsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\tretypings\x18\x02 \x03(\x0b\x32\x16.songserve.v1.Retyping\"\'\n\x14\x41\x64\x64RetypingsResponse\x12\x0f\n\x07n_added\x18\x01 \x01(\r\"K\n\x14ListRetypingsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"[\n\x15ListRetypingsResponse\x12)\n\tretypings\x18\x01 \x03(\x0b\x32\x16.songserve.v1.Retyping\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xcf\x07\n\x12ModelBundleService\x12P\n\x0eGetModelBundle\x12#.songserve.v1.GetModelBundleRequest\x1a\x19.songserve.v1.ModelBundle\x12\x61\n\x10ListModelBundles\x12%.songserve.v1.ListModelBundlesRequest\x1a&.songserve.v1.ListModelBundlesResponse\x12Z\n\x13ValidateModelBundle\x12(.songserve.v1.ValidateModelBundleRequest\x1a\x19.songserve.v1.ModelBundle\x12Z\n\x13\x41\x63tivateModelBundle\x12(.songserve.v1.ActivateModelBundleRequest\x1a\x19.songserve.v1.ModelBundle\x12Z\n\x13RollbackModelBundle\x12(.songserve.v1.RollbackModelBundleRequest\x1a\x19.songserve.v1.ModelBundle\x12p\n\x15ListModelBundleEvents\x12*.songserve.v1.ListModelBundleEventsRequest\x1a+.songserve.v1.ListModelBundleEventsResponse\x12\x45\n\x0bStartShadow\x12 .songserve.v1.StartShadowRequest\x1a\x14.songserve.v1.Shadow\x12\x41\n\tGetShadow\x12\x1e.songserve.v1.GetShadowRequest\x1a\x14.songserve.v1.Shadow\x12U\n\x0c\x41\x64\x64Retypings\x12!.songserve.v1.AddRetypingsRequest\x1a\".songserve.v1.AddRetypingsResponse\x12X\n\rListRetypings\x12\".songserve.v1.ListRetypingsRequest\x1a#.songserve.v1.ListRetypingsResponse\x12\x43\n\nStopShadow\x12\x1f.songserve.v1.StopShadowRequest\x1a\x14.songserve.v1.Shadowb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'songserve.v1.models_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETMODELREQUEST']._serialized_start=105
-  _globals['_GETMODELREQUEST']._serialized_end=136
-  _globals['_LISTMODELSREQUEST']._serialized_start=138
-  _globals['_LISTMODELSREQUEST']._serialized_end=157
-  _globals['_LISTMODELSRESPONSE']._serialized_start=159
-  _globals['_LISTMODELSRESPONSE']._serialized_end=216
-  _globals['_MODEL']._serialized_start=219
-  _globals['_MODEL']._serialized_end=496
-  _globals['_MODELSERVICE']._serialized_start=499
-  _globals['_MODELSERVICE']._serialized_end=658
+  _globals['_GETMODELBUNDLEREQUEST']._serialized_start=164
+  _globals['_GETMODELBUNDLEREQUEST']._serialized_end=201
+  _globals['_LISTMODELBUNDLESREQUEST']._serialized_start=203
+  _globals['_LISTMODELBUNDLESREQUEST']._serialized_end=228
+  _globals['_LISTMODELBUNDLESRESPONSE']._serialized_start=230
+  _globals['_LISTMODELBUNDLESRESPONSE']._serialized_end=306
+  _globals['_VALIDATEMODELBUNDLEREQUEST']._serialized_start=308
+  _globals['_VALIDATEMODELBUNDLEREQUEST']._serialized_end=350
+  _globals['_ACTIVATEMODELBUNDLEREQUEST']._serialized_start=352
+  _globals['_ACTIVATEMODELBUNDLEREQUEST']._serialized_end=458
+  _globals['_ROLLBACKMODELBUNDLEREQUEST']._serialized_start=460
+  _globals['_ROLLBACKMODELBUNDLEREQUEST']._serialized_end=525
+  _globals['_LISTMODELBUNDLEEVENTSREQUEST']._serialized_start=527
+  _globals['_LISTMODELBUNDLEEVENTSREQUEST']._serialized_end=596
+  _globals['_LISTMODELBUNDLEEVENTSRESPONSE']._serialized_start=598
+  _globals['_LISTMODELBUNDLEEVENTSRESPONSE']._serialized_end=702
+  _globals['_STARTSHADOWREQUEST']._serialized_start=704
+  _globals['_STARTSHADOWREQUEST']._serialized_end=738
+  _globals['_GETSHADOWREQUEST']._serialized_start=740
+  _globals['_GETSHADOWREQUEST']._serialized_end=758
+  _globals['_STOPSHADOWREQUEST']._serialized_start=760
+  _globals['_STOPSHADOWREQUEST']._serialized_end=779
+  _globals['_MODELBUNDLE']._serialized_start=782
+  _globals['_MODELBUNDLE']._serialized_end=1521
+  _globals['_MODELBUNDLE_STATE']._serialized_start=1401
+  _globals['_MODELBUNDLE_STATE']._serialized_end=1521
+  _globals['_FINDING']._serialized_start=1523
+  _globals['_FINDING']._serialized_end=1585
+  _globals['_GATECHECK']._serialized_start=1587
+  _globals['_GATECHECK']._serialized_end=1689
+  _globals['_TYPECHANGE']._serialized_start=1691
+  _globals['_TYPECHANGE']._serialized_end=1786
+  _globals['_MODELBUNDLEEVENT']._serialized_start=1789
+  _globals['_MODELBUNDLEEVENT']._serialized_end=1945
+  _globals['_SHADOW']._serialized_start=1948
+  _globals['_SHADOW']._serialized_end=2292
+  _globals['_TYPEPAIR']._serialized_start=2294
+  _globals['_TYPEPAIR']._serialized_end=2366
+  _globals['_RETYPING']._serialized_start=2369
+  _globals['_RETYPING']._serialized_end=2583
+  _globals['_ADDRETYPINGSREQUEST']._serialized_start=2585
+  _globals['_ADDRETYPINGSREQUEST']._serialized_end=2663
+  _globals['_ADDRETYPINGSRESPONSE']._serialized_start=2665
+  _globals['_ADDRETYPINGSRESPONSE']._serialized_end=2704
+  _globals['_LISTRETYPINGSREQUEST']._serialized_start=2706
+  _globals['_LISTRETYPINGSREQUEST']._serialized_end=2781
+  _globals['_LISTRETYPINGSRESPONSE']._serialized_start=2783
+  _globals['_LISTRETYPINGSRESPONSE']._serialized_end=2874
+  _globals['_MODELBUNDLESERVICE']._serialized_start=2877
+  _globals['_MODELBUNDLESERVICE']._serialized_end=3852
 # @@protoc_insertion_point(module_scope)

@@ -25,7 +25,7 @@ if _version_not_supported:
     )
 
 
-class ModelServiceStub:
+class ModelBundleServiceStub:
     """Missing associated documentation comment in .proto file."""
 
     def __init__(self, channel):
@@ -34,61 +34,224 @@ class ModelServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.GetModel = channel.unary_unary(
-                '/songserve.v1.ModelService/GetModel',
-                request_serializer=songserve_dot_v1_dot_models__pb2.GetModelRequest.SerializeToString,
-                response_deserializer=songserve_dot_v1_dot_models__pb2.Model.FromString,
+        self.GetModelBundle = channel.unary_unary(
+                '/songserve.v1.ModelBundleService/GetModelBundle',
+                request_serializer=songserve_dot_v1_dot_models__pb2.GetModelBundleRequest.SerializeToString,
+                response_deserializer=songserve_dot_v1_dot_models__pb2.ModelBundle.FromString,
                 _registered_method=True)
-        self.ListModels = channel.unary_unary(
-                '/songserve.v1.ModelService/ListModels',
-                request_serializer=songserve_dot_v1_dot_models__pb2.ListModelsRequest.SerializeToString,
-                response_deserializer=songserve_dot_v1_dot_models__pb2.ListModelsResponse.FromString,
+        self.ListModelBundles = channel.unary_unary(
+                '/songserve.v1.ModelBundleService/ListModelBundles',
+                request_serializer=songserve_dot_v1_dot_models__pb2.ListModelBundlesRequest.SerializeToString,
+                response_deserializer=songserve_dot_v1_dot_models__pb2.ListModelBundlesResponse.FromString,
+                _registered_method=True)
+        self.ValidateModelBundle = channel.unary_unary(
+                '/songserve.v1.ModelBundleService/ValidateModelBundle',
+                request_serializer=songserve_dot_v1_dot_models__pb2.ValidateModelBundleRequest.SerializeToString,
+                response_deserializer=songserve_dot_v1_dot_models__pb2.ModelBundle.FromString,
+                _registered_method=True)
+        self.ActivateModelBundle = channel.unary_unary(
+                '/songserve.v1.ModelBundleService/ActivateModelBundle',
+                request_serializer=songserve_dot_v1_dot_models__pb2.ActivateModelBundleRequest.SerializeToString,
+                response_deserializer=songserve_dot_v1_dot_models__pb2.ModelBundle.FromString,
+                _registered_method=True)
+        self.RollbackModelBundle = channel.unary_unary(
+                '/songserve.v1.ModelBundleService/RollbackModelBundle',
+                request_serializer=songserve_dot_v1_dot_models__pb2.RollbackModelBundleRequest.SerializeToString,
+                response_deserializer=songserve_dot_v1_dot_models__pb2.ModelBundle.FromString,
+                _registered_method=True)
+        self.ListModelBundleEvents = channel.unary_unary(
+                '/songserve.v1.ModelBundleService/ListModelBundleEvents',
+                request_serializer=songserve_dot_v1_dot_models__pb2.ListModelBundleEventsRequest.SerializeToString,
+                response_deserializer=songserve_dot_v1_dot_models__pb2.ListModelBundleEventsResponse.FromString,
+                _registered_method=True)
+        self.StartShadow = channel.unary_unary(
+                '/songserve.v1.ModelBundleService/StartShadow',
+                request_serializer=songserve_dot_v1_dot_models__pb2.StartShadowRequest.SerializeToString,
+                response_deserializer=songserve_dot_v1_dot_models__pb2.Shadow.FromString,
+                _registered_method=True)
+        self.GetShadow = channel.unary_unary(
+                '/songserve.v1.ModelBundleService/GetShadow',
+                request_serializer=songserve_dot_v1_dot_models__pb2.GetShadowRequest.SerializeToString,
+                response_deserializer=songserve_dot_v1_dot_models__pb2.Shadow.FromString,
+                _registered_method=True)
+        self.AddRetypings = channel.unary_unary(
+                '/songserve.v1.ModelBundleService/AddRetypings',
+                request_serializer=songserve_dot_v1_dot_models__pb2.AddRetypingsRequest.SerializeToString,
+                response_deserializer=songserve_dot_v1_dot_models__pb2.AddRetypingsResponse.FromString,
+                _registered_method=True)
+        self.ListRetypings = channel.unary_unary(
+                '/songserve.v1.ModelBundleService/ListRetypings',
+                request_serializer=songserve_dot_v1_dot_models__pb2.ListRetypingsRequest.SerializeToString,
+                response_deserializer=songserve_dot_v1_dot_models__pb2.ListRetypingsResponse.FromString,
+                _registered_method=True)
+        self.StopShadow = channel.unary_unary(
+                '/songserve.v1.ModelBundleService/StopShadow',
+                request_serializer=songserve_dot_v1_dot_models__pb2.StopShadowRequest.SerializeToString,
+                response_deserializer=songserve_dot_v1_dot_models__pb2.Shadow.FromString,
                 _registered_method=True)
 
 
-class ModelServiceServicer:
+class ModelBundleServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
-    def GetModel(self, request, context):
+    def GetModelBundle(self, request, context):
         """Returns one bundle; `modelBundles/active` is the one being served. NOT_FOUND, BUNDLE_UNKNOWN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListModels(self, request, context):
-        """Lists the bundles this server holds, the active one first.
+    def ListModelBundles(self, request, context):
+        """Lists the bundles this server holds, the active one first, then the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ValidateModelBundle(self, request, context):
+        """Loads a bundle beside the active one and looks at all that an activation would look at; it is READY or FAILED then, which is
+        remembered. NOT_FOUND, BUNDLE_UNKNOWN; ABORTED, SWAP_RUNNING.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ActivateModelBundle(self, request, context):
+        """Makes a bundle the active one; returns when it is. FAILED_PRECONDITION with ACTIVATION_FAILED when it cannot be loaded,
+        its golden songs come out differently or it fails when it runs (metadata `cause` has the reason); with BUNDLE_NOT_READY
+        when it has findings that were not accepted (metadata `findings`); with ALREADY_ACTIVE. ABORTED with ETAG_MISMATCH when
+        something changed since the etag was read, with SWAP_RUNNING while another bundle is being looked at.
+        NOT_FOUND, BUNDLE_UNKNOWN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackModelBundle(self, request, context):
+        """Makes the bundle active that was active before the present one; a second time, the one before that. It needs no gate.
+        FAILED_PRECONDITION with NO_EARLIER_BUNDLE, or ACTIVATION_FAILED when it is no longer there or cannot be loaded; ABORTED as
+        ActivateModelBundle.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModelBundleEvents(self, request, context):
+        """What was done with bundles, and by whom; the newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartShadow(self, request, context):
+        """Runs a bundle beside the active one on the songs that come in, and compares; takes the place of one that runs already. It
+        decides nothing and holds nothing up: songs are left out while the server is busy. FAILED_PRECONDITION with FRONTEND_DIFFERS
+        when it hears other songs than the active one, so that there is nothing to compare; otherwise as ValidateModelBundle.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetShadow(self, request, context):
+        """Returns the comparison so far. NOT_FOUND, NO_SHADOW.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddRetypings(self, request, context):
+        """Keeps what a bundle, which needs not be here, makes of stored songs; a song that has a result of that bundle keeps the first.
+        `songstream retype` finds them out beside the server. INVALID_ARGUMENT with RETYPINGS_INVALID.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRetypings(self, request, context):
+        """Lists what a bundle makes of stored songs, in the order of their names.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopShadow(self, request, context):
+        """Ends the comparison and returns it; it is also kept as an event. NOT_FOUND, NO_SHADOW.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
 
-def add_ModelServiceServicer_to_server(servicer, server):
+def add_ModelBundleServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'GetModel': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetModel,
-                    request_deserializer=songserve_dot_v1_dot_models__pb2.GetModelRequest.FromString,
-                    response_serializer=songserve_dot_v1_dot_models__pb2.Model.SerializeToString,
+            'GetModelBundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModelBundle,
+                    request_deserializer=songserve_dot_v1_dot_models__pb2.GetModelBundleRequest.FromString,
+                    response_serializer=songserve_dot_v1_dot_models__pb2.ModelBundle.SerializeToString,
             ),
-            'ListModels': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListModels,
-                    request_deserializer=songserve_dot_v1_dot_models__pb2.ListModelsRequest.FromString,
-                    response_serializer=songserve_dot_v1_dot_models__pb2.ListModelsResponse.SerializeToString,
+            'ListModelBundles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModelBundles,
+                    request_deserializer=songserve_dot_v1_dot_models__pb2.ListModelBundlesRequest.FromString,
+                    response_serializer=songserve_dot_v1_dot_models__pb2.ListModelBundlesResponse.SerializeToString,
+            ),
+            'ValidateModelBundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.ValidateModelBundle,
+                    request_deserializer=songserve_dot_v1_dot_models__pb2.ValidateModelBundleRequest.FromString,
+                    response_serializer=songserve_dot_v1_dot_models__pb2.ModelBundle.SerializeToString,
+            ),
+            'ActivateModelBundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.ActivateModelBundle,
+                    request_deserializer=songserve_dot_v1_dot_models__pb2.ActivateModelBundleRequest.FromString,
+                    response_serializer=songserve_dot_v1_dot_models__pb2.ModelBundle.SerializeToString,
+            ),
+            'RollbackModelBundle': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackModelBundle,
+                    request_deserializer=songserve_dot_v1_dot_models__pb2.RollbackModelBundleRequest.FromString,
+                    response_serializer=songserve_dot_v1_dot_models__pb2.ModelBundle.SerializeToString,
+            ),
+            'ListModelBundleEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModelBundleEvents,
+                    request_deserializer=songserve_dot_v1_dot_models__pb2.ListModelBundleEventsRequest.FromString,
+                    response_serializer=songserve_dot_v1_dot_models__pb2.ListModelBundleEventsResponse.SerializeToString,
+            ),
+            'StartShadow': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartShadow,
+                    request_deserializer=songserve_dot_v1_dot_models__pb2.StartShadowRequest.FromString,
+                    response_serializer=songserve_dot_v1_dot_models__pb2.Shadow.SerializeToString,
+            ),
+            'GetShadow': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetShadow,
+                    request_deserializer=songserve_dot_v1_dot_models__pb2.GetShadowRequest.FromString,
+                    response_serializer=songserve_dot_v1_dot_models__pb2.Shadow.SerializeToString,
+            ),
+            'AddRetypings': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddRetypings,
+                    request_deserializer=songserve_dot_v1_dot_models__pb2.AddRetypingsRequest.FromString,
+                    response_serializer=songserve_dot_v1_dot_models__pb2.AddRetypingsResponse.SerializeToString,
+            ),
+            'ListRetypings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRetypings,
+                    request_deserializer=songserve_dot_v1_dot_models__pb2.ListRetypingsRequest.FromString,
+                    response_serializer=songserve_dot_v1_dot_models__pb2.ListRetypingsResponse.SerializeToString,
+            ),
+            'StopShadow': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopShadow,
+                    request_deserializer=songserve_dot_v1_dot_models__pb2.StopShadowRequest.FromString,
+                    response_serializer=songserve_dot_v1_dot_models__pb2.Shadow.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'songserve.v1.ModelService', rpc_method_handlers)
+            'songserve.v1.ModelBundleService', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('songserve.v1.ModelService', rpc_method_handlers)
+    server.add_registered_method_handlers('songserve.v1.ModelBundleService', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
-class ModelService:
+class ModelBundleService:
     """Missing associated documentation comment in .proto file."""
 
     @staticmethod
-    def GetModel(request,
+    def GetModelBundle(request,
             target,
             options=(),
             channel_credentials=None,
@@ -101,9 +264,9 @@ class ModelService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/songserve.v1.ModelService/GetModel',
-            songserve_dot_v1_dot_models__pb2.GetModelRequest.SerializeToString,
-            songserve_dot_v1_dot_models__pb2.Model.FromString,
+            '/songserve.v1.ModelBundleService/GetModelBundle',
+            songserve_dot_v1_dot_models__pb2.GetModelBundleRequest.SerializeToString,
+            songserve_dot_v1_dot_models__pb2.ModelBundle.FromString,
             options,
             channel_credentials,
             insecure,
@@ -115,7 +278,7 @@ class ModelService:
             _registered_method=True)
 
     @staticmethod
-    def ListModels(request,
+    def ListModelBundles(request,
             target,
             options=(),
             channel_credentials=None,
@@ -128,9 +291,252 @@ class ModelService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/songserve.v1.ModelService/ListModels',
-            songserve_dot_v1_dot_models__pb2.ListModelsRequest.SerializeToString,
-            songserve_dot_v1_dot_models__pb2.ListModelsResponse.FromString,
+            '/songserve.v1.ModelBundleService/ListModelBundles',
+            songserve_dot_v1_dot_models__pb2.ListModelBundlesRequest.SerializeToString,
+            songserve_dot_v1_dot_models__pb2.ListModelBundlesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ValidateModelBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/songserve.v1.ModelBundleService/ValidateModelBundle',
+            songserve_dot_v1_dot_models__pb2.ValidateModelBundleRequest.SerializeToString,
+            songserve_dot_v1_dot_models__pb2.ModelBundle.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ActivateModelBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/songserve.v1.ModelBundleService/ActivateModelBundle',
+            songserve_dot_v1_dot_models__pb2.ActivateModelBundleRequest.SerializeToString,
+            songserve_dot_v1_dot_models__pb2.ModelBundle.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackModelBundle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/songserve.v1.ModelBundleService/RollbackModelBundle',
+            songserve_dot_v1_dot_models__pb2.RollbackModelBundleRequest.SerializeToString,
+            songserve_dot_v1_dot_models__pb2.ModelBundle.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModelBundleEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/songserve.v1.ModelBundleService/ListModelBundleEvents',
+            songserve_dot_v1_dot_models__pb2.ListModelBundleEventsRequest.SerializeToString,
+            songserve_dot_v1_dot_models__pb2.ListModelBundleEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartShadow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/songserve.v1.ModelBundleService/StartShadow',
+            songserve_dot_v1_dot_models__pb2.StartShadowRequest.SerializeToString,
+            songserve_dot_v1_dot_models__pb2.Shadow.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetShadow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/songserve.v1.ModelBundleService/GetShadow',
+            songserve_dot_v1_dot_models__pb2.GetShadowRequest.SerializeToString,
+            songserve_dot_v1_dot_models__pb2.Shadow.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddRetypings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/songserve.v1.ModelBundleService/AddRetypings',
+            songserve_dot_v1_dot_models__pb2.AddRetypingsRequest.SerializeToString,
+            songserve_dot_v1_dot_models__pb2.AddRetypingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRetypings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/songserve.v1.ModelBundleService/ListRetypings',
+            songserve_dot_v1_dot_models__pb2.ListRetypingsRequest.SerializeToString,
+            songserve_dot_v1_dot_models__pb2.ListRetypingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopShadow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/songserve.v1.ModelBundleService/StopShadow',
+            songserve_dot_v1_dot_models__pb2.StopShadowRequest.SerializeToString,
+            songserve_dot_v1_dot_models__pb2.Shadow.FromString,
             options,
             channel_credentials,
             insecure,

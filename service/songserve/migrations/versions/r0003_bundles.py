@@ -30,7 +30,7 @@ def upgrade() -> None:
         sa.Column("similarity", sa.Float),
         sa.Column("novelty_score", sa.Float),
         sa.Column("p_value", sa.Float),
-        sa.Column("is_novel", sa.Boolean),
+        sa.Column("novelty", sa.String(12)),
         sa.Column("vector", sa.LargeBinary),
     )
     op.create_index("retypings_by_bundle", "retypings", ["bundle", "song"])

@@ -1,0 +1,176 @@
+"""``songstream models``: the bundles of a running server."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from rich.console import Console
+from rich.table import Table
+
+from songserve.commands.remote import add_connection, connect
+
+if TYPE_CHECKING:
+    from songserve.clients.bundles import BundleClient
+
+__all__ = ["models"]
+
+models = typer.Typer(
+    name="models",
+    help="Look at the bundles of a running server, compare them on live songs, activate one and go back.\n\n"
+    "Bundles are put on the server by hand or by `songstream recluster`: in its `models_dir`, each in a directory called by "
+    "its digest. A swap loads and tries the new bundle first and disturbs no stream; whatever fails leaves the old one "
+    "serving.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+add_connection(models)
+
+shadow = typer.Typer(
+    name="shadow",
+    help="Compare a bundle with the active one on the songs that come in.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+models.add_typer(shadow)
+
+Which = Annotated[
+    str, typer.Argument(help="The bundle's name, its digest or the beginning of that.", show_default=False)
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Do all but the swap.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@models.command("list")
+def list_models(context: typer.Context, *, as_json: Json = False) -> None:
+    """List the bundles, the active one first, with what stands in their way."""
+    with _asking(context) as client:
+        bundles = client.list()
+    if as_json:
+        print(json.dumps([_plain(bundle) for bundle in bundles]))
+        return
+    table = Table("digest", "name", "state", "types", "made", "parent", "findings")
+    for bundle in bundles:
+        parent = bundle.parent.rpartition("/")[2][:12] or "none"
+        made = f"{bundle.create_time.ToDatetime():%Y-%m-%d %H:%MZ}" if bundle.HasField("create_time") else ""
+        state = type(bundle).State.Name(bundle.state).lower()
+        reasons = ", ".join(finding.reason for finding in bundle.findings)
+        table.add_row(bundle.digest[:12], bundle.display_name, state, str(bundle.n_song_types), made, parent, reasons)
+    Console().print(table)
+
+
+@models.command()
+def show(context: typer.Context, which: Which, *, as_json: Json = False) -> None:
+    """Show one bundle: gate, findings and what retrainings did to its types."""
+    with _asking(context) as client:
+        _tell(client.find(which), as_json=as_json)
+
+
+@models.command()
+def validate(context: typer.Context, which: Which, *, as_json: Json = False) -> None:
+    """Let the server load a bundle and look at all that an activation would look at; exit code 1 when something is found."""
+    with _asking(context) as client:
+        bundle = client.validate(client.find(which))
+    _tell(bundle, as_json=as_json)
+    raise typer.Exit(bool(bundle.findings))
+
+
+@models.command()
+def activate(
+    context: typer.Context,
+    which: Which,
+    accept: Annotated[
+        list[str] | None, typer.Option(help="Reason of a finding that you accept; once for each.", show_default=False)
+    ] = None,
+    *,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Make a bundle the active one. Streams go on; songs that end from now on are named by it.
+
+    What `songstream models validate` finds stands in the way unless it is accepted by its reason, for example
+    `--accept PARENT_UNKNOWN`. Refused when somebody else changed something meanwhile.
+    """
+    with _asking(context) as client:
+        _tell(client.activate(client.find(which), accepted=accept or [], dry_run=dry_run), as_json=as_json)
+
+
+@models.command()
+def rollback(context: typer.Context, *, dry_run: DryRun = False, as_json: Json = False) -> None:
+    """Make the bundle active that was active before; a second time, the one before that."""
+    with _asking(context) as client:
+        _tell(client.roll_back(dry_run=dry_run), as_json=as_json)
+
+
+@models.command()
+def history(
+    context: typer.Context,
+    last: Annotated[int, typer.Option(min=1, max=1000, help="How many events.")] = 20,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Show what was done with bundles, when and by whom, the newest first."""
+    with _asking(context) as client:
+        events = client.events(last)
+    if as_json:
+        print(json.dumps([_plain(event) for event in events]))
+        return
+    table = Table("when", "what", "bundle", "who", "detail")
+    for event in events:
+        detail = json.dumps(MessageToDict(event.detail))
+        when = f"{event.event_time.ToDatetime():%Y-%m-%d %H:%M:%SZ}"
+        table.add_row(when, event.kind, event.model_bundle.rpartition("/")[2][:12], event.who, detail)
+    Console().print(table)
+
+
+@shadow.command("start")
+def start_shadow(context: typer.Context, which: Which, *, as_json: Json = False) -> None:
+    """Run a bundle beside the active one, in place of one that runs; songs are left out while the server is busy."""
+    with _asking(context) as client:
+        _tell(client.start_shadow(client.find(which)), as_json=as_json)
+
+
+@shadow.command("show")
+def show_shadow(context: typer.Context, *, as_json: Json = False) -> None:
+    """Show the comparison so far."""
+    with _asking(context) as client:
+        _tell(client.shadow(), as_json=as_json)
+
+
+@shadow.command("stop")
+def stop_shadow(context: typer.Context, *, as_json: Json = False) -> None:
+    """End the comparison and show it; it is also in the history."""
+    with _asking(context) as client:
+        _tell(client.stop_shadow(), as_json=as_json)
+
+
+@contextmanager
+def _asking(context: typer.Context) -> Iterator["BundleClient"]:
+    from songserve.clients.bundles import BundleClient
+
+    with connect(context) as connection:
+        yield BundleClient(connection)
+
+
+def _plain(message: Any) -> dict[str, Any]:
+    """Return a message as JSON has it, with every field."""
+    plain: dict[str, Any] = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return plain
+
+
+def _tell(message: Any, *, as_json: bool) -> None:
+    plain = _plain(message)
+    if as_json:
+        print(json.dumps(plain))
+        return
+    table = Table(show_header=False)
+    for name, value in plain.items():
+        if value not in ("", [], {}):
+            table.add_row(name, value if isinstance(value, str) else json.dumps(value))
+    Console().print(table)
