@@ -131,6 +131,19 @@ class BundleParts:
     training: bytes | None = None
     """``training.npz``: weights and songs that a retraining goes on with; None where they are not kept."""
 
+    def catalogue(self) -> Catalogue:
+        """Return the types ready to name embeddings; raises BundleError when the arrays do not fit together."""
+        return Catalogue(
+            prototypes=self.prototypes,
+            type_index=self.type_index,
+            type_ids=[t.id for t in self.types],
+            kinds=[t.kind for t in self.types],
+            bank=self.bank,
+            calibration=self.calibration,
+            calibration_type=self.calibration_type,
+            novelty=self.novelty,
+        )
+
 
 def load_bundle(path: Path | str, *, device: Device = "auto") -> Bundle:
     """Return the bundle at ``path`` after checking its schema, hashes, arrays and golden songs.
@@ -233,16 +246,7 @@ def _check_dimensions(frontend: FrontendConfig, info: EncoderInfo, embedder: Emb
 
 def _write_files(path: Path, parts: BundleParts) -> None:
     embedder = Embedder(parts.encoder, device="cpu")
-    catalogue = Catalogue(
-        prototypes=parts.prototypes,
-        type_index=parts.type_index,
-        type_ids=[t.id for t in parts.types],
-        kinds=[t.kind for t in parts.types],
-        bank=parts.bank,
-        calibration=parts.calibration,
-        calibration_type=parts.calibration_type,
-        novelty=parts.novelty,
-    )
+    catalogue = parts.catalogue()
     _check_dimensions(parts.stream.frontend, parts.encoder_info, embedder, catalogue)
     (path / "encoder.onnx").write_bytes(parts.encoder)
     (path / "types.json").write_text(json.dumps([t.model_dump(mode="json") for t in parts.types], indent=1) + "\n")

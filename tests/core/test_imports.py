@@ -53,7 +53,7 @@ PLACES: dict[str, dict[str, str]] = {
         "songstation.endings": "how calls end",
     },
     "sounddevice": {"songstation": "the microphone"},
-    "sqlalchemy": {"songserve": "the store"},
+    "sqlalchemy": {"songserve": "the store", "songtrain.recluster.snapshot": "reads a store"},
     "alembic": {"songserve.migrations": "brings older tables up to date"},
 }
 

@@ -1,7 +1,7 @@
 """``songstream train``, stage by stage: recordings → songs → encoder → types → calibration → scores → bundle and report."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter
@@ -33,12 +33,13 @@ from songtrain.evaluation.zipf_alternatives import zipf_scores
 from songtrain.export.golden import golden_recordings
 from songtrain.export.onnx import check_parity
 from songtrain.export.served import Served, serve_encoder
+from songtrain.export.training_state import TrainingState, chosen_songs, pack_training
 from songtrain.loop.distributed import TrainedEncoder, train_encoder
 from songtrain.loop.steadying import steady_weights
 from songtrain.report.page import ReportContent, write_report
 from songtrain.settings import TrainSettings
 
-__all__ = ["Progress", "TrainJob", "train_bundle"]
+__all__ = ["Progress", "TrainJob", "serve_trained", "train_bundle"]
 
 Progress: TypeAlias = Callable[[str, int, int, str], None]
 """Called with stage, how much is done, of how much, and a few words."""
@@ -98,7 +99,7 @@ def train_bundle(job: TrainJob, on_progress: Progress = lambda *_: None) -> dict
         trained = _train(train, stream, job, on_progress)
         clock.lap("training")
     on_progress("types", 0, 1, "exporting the encoder, clustering")
-    served = _serve(trained, train, settings, stream)
+    served = serve_trained(trained, train, settings, stream)
     parity = check_parity(
         served.encoder, served.embedder, [train.features(i) for i in range(min(len(train), N_PARITY_SONGS))]
     )
@@ -115,7 +116,9 @@ def train_bundle(job: TrainJob, on_progress: Progress = lambda *_: None) -> dict
     facts = _facts(songs, train, held_out, features, n_silent, found)
     clock.lap("types")
     golden = _golden(folder, train, found, stream, settings)
-    bundle = write_bundle(job.out, _parts(job, stream, served, found, golden, facts, scores), overwrite=job.overwrite)
+    training = _training(trained, train, found, settings)
+    parts = _parts(job, stream, served, found, golden, facts, scores)
+    bundle = write_bundle(job.out, replace(parts, training=training), overwrite=job.overwrite)
     clock.lap("bundle")
     on_progress("report", 0, 1, "drawing")
     content = ReportContent(
@@ -162,7 +165,7 @@ def _train(train: SongSet, stream: StreamConfig, job: TrainJob, on_progress: Pro
     return train_encoder(train, job.settings, stream, job.work, use_gpu=job.device == "cuda", on_event=tell)
 
 
-def _serve(trained: TrainedEncoder, train: SongSet, settings: TrainSettings, stream: StreamConfig) -> Served:
+def serve_trained(trained: TrainedEncoder, train: SongSet, settings: TrainSettings, stream: StreamConfig) -> Served:
     """Put what is learned in closed form behind the encoder, steadiness and principal components, and export it."""
     store = FrameStore(train, torch.device("cpu"))
     whole: AnyEncoder = trained.encoder
@@ -237,6 +240,13 @@ def _golden(
     most = max(len(best) for best in found.exemplars)
     typical = [train.places[best[k]] for k in range(most) for best in found.exemplars if k < len(best)]
     return golden_recordings(typical, paths, stream, settings.data.channel)
+
+
+def _training(trained: TrainedEncoder, train: SongSet, found: Discovery, settings: TrainSettings) -> bytes:
+    """Return what a retraining goes on with."""
+    chosen = chosen_songs(found.labels, settings.seed)
+    ids = tuple(found.types[number].id for number in found.labels[chosen].tolist())
+    return pack_training(TrainingState(settings, trained.encoder.state_dict(), train.subset(chosen), ids))
 
 
 def _parts(

@@ -105,8 +105,6 @@ async def _serve(settings: "ServeSettings", *, as_json: bool) -> None:
     # What is loaded by now stays: searching it for garbage again and again took a tenth of the event loop's time.
     gc.collect()
     gc.freeze()
-    # What the streams make is freed without the search for cycles; it need not come after every few messages.
-    gc.set_threshold(10_000, 20, 20)
     # Not held here, so that it leaves the memory when another one serves.
     async with serving(settings, first.pop(), version=version("songstream")) as server:
         addresses, bundle = server.addresses, server.bundle

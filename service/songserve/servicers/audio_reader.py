@@ -31,10 +31,7 @@ class AudioReader:
         wake: Callable[[], object],
     ) -> None:
         self._context, self._runtime, self._session, self._health = context, runtime, session, health
-        self._wake = wake
-        # To look a labelled metric up costs more than to count.
-        self._accepted = runtime.metrics.ingest_chunks_total.labels("accepted")
-        self._audio_seconds = runtime.metrics.ingest_audio_seconds_total.labels(lane)
+        self._lane, self._wake = lane, wake
         self._room = asyncio.Event()
         loop = asyncio.get_running_loop()
         station = session.record.opening.name.station
@@ -106,14 +103,14 @@ class AudioReader:
             metrics.ingest_chunks_total.labels("duplicate").inc()
             self.repeated = True
             return
-        self._accepted.inc()
+        metrics.ingest_chunks_total.labels("accepted").inc()
         self.last_arrival = asyncio.get_running_loop().time()
         self.first_arrival = self.first_arrival or self.last_arrival
         if isinstance(item, Gap):
             metrics.ingest_gap_seconds_total.labels(item.reason).inc(seconds)
             self.gaps.append(item)
             return
-        self._audio_seconds.inc(seconds)
+        metrics.ingest_audio_seconds_total.labels(self._lane).inc(seconds)
         metrics.ingest_bytes_total.inc(len(item.data))
         self._held_bytes += len(item.data)
         self._runtime.hold_bytes(len(item.data))

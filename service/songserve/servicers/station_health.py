@@ -8,17 +8,15 @@ __all__ = ["StationHealth"]
 
 
 class StationHealth:
-    """One connected station, seen at the beginning; ``label`` is what metrics call it."""
+    """One connected station; ``label`` is what metrics call it."""
 
     def __init__(self, runtime: Runtime, label: str) -> None:
         self._runtime, self._metrics, self._label = runtime, runtime.metrics, label
         self._clock = ClockWatch()
-        self._last_seen = self._metrics.station_last_seen.labels(label)
-        self.seen()
 
     def seen(self) -> None:
         """Note that a message came."""
-        self._last_seen.set(self._runtime.now())
+        self._metrics.station_last_seen.labels(self._label).set(self._runtime.now())
 
     def says_clock(self, clock: ClockState) -> None:
         """Take note of how good the station's clock is."""

@@ -17,7 +17,7 @@ from songtrain.archive.shards import read_embeddings
 from songtrain.archive.tasks import on_cluster
 from songtrain.clusterers.reachability import N_NEIGHBOURS, Neighbours, density_labels, nearest_neighbours
 
-__all__ = ["density_of_shards", "kmeans_of_shards", "neighbours_of_shards"]
+__all__ = ["density_of_shards", "kmeans_of_shards", "neighbours_of_shard", "neighbours_of_shards"]
 
 SAMPLE_PER_CLUSTER = 256
 """Songs per cluster among which the first centres are sought; faiss recommends as many."""
@@ -68,7 +68,7 @@ def density_of_shards(shards: Sequence[Path], min_cluster_size: int | None = Non
 
 def neighbours_of_shards(shards: Sequence[Path], n_neighbours: int) -> Neighbours:
     """Return every song's nearest among all, one task per shard against all shards in turn."""
-    found = sorted(on_cluster(_neighbours, shards, list(shards), n_neighbours), key=lambda pair: pair[0])
+    found = sorted(on_cluster(neighbours_of_shard, shards, list(shards), n_neighbours), key=lambda pair: pair[0])
     return Neighbours(
         np.concatenate([part.indices for _, part in found]), np.concatenate([part.distances for _, part in found])
     )
@@ -92,7 +92,8 @@ def _assign(path: Path, centres: FloatArray) -> tuple[IntArray, IntArray, NDArra
     return labels, np.bincount(labels, minlength=len(centres)).astype(np.int64), sums, float(distances.sum())
 
 
-def _neighbours(path: Path, shards: Sequence[Path], n_neighbours: int) -> Neighbours:
+def neighbours_of_shard(path: Path, shards: Sequence[Path], n_neighbours: int) -> Neighbours:
+    """Return the nearest songs among all shards of every song of one."""
     queries = read_embeddings(path)
     indices, distances, before = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0)), 0
     for other in shards:

@@ -2,11 +2,12 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, prepare_model
-from torch import nn
+from torch import Tensor, nn
 
 from songcore.arrays import IntArray
 from songcore.errors import ConfigError, SongError
@@ -55,11 +56,13 @@ def train_encoder(
     work: Path,
     *,
     use_gpu: bool = False,
+    start: Mapping[str, Tensor] = MappingProxyType({}),
     on_event: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> TrainedEncoder:
     """Train on these songs; needs a Ray connection. The same call after a kill goes on where the last checkpoint was.
 
-    ``on_event`` gets a dict per epoch as it ends. Raises CollapseError when training loses what tells songs apart.
+    ``start`` are the weights that the encoder has before the first epoch, random ones if not given; ``on_event`` gets a dict
+    per epoch as it ends. Raises CollapseError when training loses what tells songs apart.
     """
     run = settings.run
     threads = cores_per_worker(run.n_workers, run.threads_per_worker)
@@ -68,6 +71,7 @@ def train_encoder(
             "settings": settings.model_dump_json(),
             "songs": ray.put(songs),
             "stream": stream,
+            "start": ray.put(dict(start)),
             "threads": threads,
             "use_gpu": use_gpu,
             "board": board,
@@ -84,7 +88,7 @@ def train_encoder(
                 resources_per_worker={"CPU": threads},
             ),
             run_config=RunConfig(
-                name=_run_name(songs, settings, stream),
+                name=_run_name(songs, settings, stream, start),
                 storage_path=str(work.absolute() / "checkpoints"),
                 failure_config=FailureConfig(max_failures=run.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
@@ -128,6 +132,8 @@ def _train_worker(config: dict[str, Any]) -> None:
         world=world,
         wrap=_distribute if world.size > 1 else lambda network: network,
     )
+    if start := ray.get(config["start"]):
+        learner.network.encoder.load_state_dict(start)
     history = _resume(learner)
     try:
         for epoch in plan_epochs(settings)[len(history) :]:
@@ -177,7 +183,7 @@ def _load_trained(folder: Path, settings: TrainSettings, n_mels: int) -> Trained
     return TrainedEncoder(network.encoder, state["labels"].numpy(), tuple(history))
 
 
-def _run_name(songs: SongSet, settings: TrainSettings, stream: StreamConfig) -> str:
+def _run_name(songs: SongSet, settings: TrainSettings, stream: StreamConfig, start: Mapping[str, Tensor]) -> str:
     """Name of a run: another one for other songs or parameters, so that no foreign checkpoint is taken up.
 
     Workers and their threads are not among these: a run may go on with more or fewer.
@@ -187,4 +193,6 @@ def _run_name(songs: SongSet, settings: TrainSettings, stream: StreamConfig) -> 
     training = settings.model_copy(update={"name": "songs", "run": run})
     digest.update(training.model_dump_json().encode() + stream.fingerprint())
     digest.update(songs.lengths.tobytes() + np.ascontiguousarray(songs.frames).tobytes())
+    for name, tensor in start.items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
     return f"run-{digest.hexdigest()}"

@@ -81,7 +81,7 @@ def group_pool(
         if known_of[part]:
             extended[members] = _nearest_type(pool[members], reference, reference_type, known_of[part])
         elif len(members) >= smallest:
-            enough = _n_occasions([occasions[i] for i in members]) >= settings.min_occasions
+            enough = _n_occasions([occasions[i] for i in members.tolist()]) >= settings.min_occasions
             n_waiting += not enough
             fresh[members] = part if enough else -1
     return Groups(by_size(fresh), extended, n_waiting)

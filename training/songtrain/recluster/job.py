@@ -1,0 +1,273 @@
+"""``songstream recluster``, stage by stage: snapshot → embedding → (training) → clustering → proposal → report → publishing.
+
+The store is read once and never written, the service is never spoken to. Whatever happens to the process, the same run started
+again goes on with the stages that are missing and proposes the same.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from songcore.arrays import FloatArray
+from songcore.bundle import read_manifest, read_parts, read_training, read_types, write_bundle
+from songcore.embed import Embedder
+from songcore.errors import ConfigError, SongError
+from songcore.manifest import Manifest
+from songtrain.clusterers.density import smallest_cluster
+from songtrain.recluster.full import FullResult, retrain
+from songtrain.recluster.gate import check_gate
+from songtrain.recluster.groups import Groups, group_pool, n_neighbours_of
+from songtrain.recluster.intake import KeptFeatures, known_manifests, place_songs, read_facts, take_snapshot
+from songtrain.recluster.neighbours import kept_neighbours
+from songtrain.recluster.proposal import Proposal
+from songtrain.recluster.quick import propose_quick, reference_songs
+from songtrain.recluster.run_folder import STAGES, CancelledError, Mode, Outcome, RunFolder, RunOrder, RunState
+from songtrain.recluster.settings import ReclusterSettings
+from songtrain.recluster.snapshot import read_features, read_snapshot, shown_url, store_folder
+from songtrain.recluster.songs import RunInput, name_songs
+from songtrain.report.changes import ChangesContent, change_scores, write_changes_report
+
+__all__ = ["ReclusterJob", "recluster"]
+
+REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class ReclusterJob:
+    """What to retrain, from which store, where to, and how."""
+
+    store: str
+    bundle: Path
+    models: Path
+    """The service's folder of bundles, each called by its digest; the candidate appears in it."""
+    work: Path
+    """Runs, a folder each; kept."""
+    run: str
+    mode: Mode
+    settings: ReclusterSettings
+    created_by: str
+    now: Callable[[], datetime]
+    clips: Path | None = None
+    """The service's folder of clips, with songs' features; beside the store if that is a SQLite file."""
+    address: str | None = None
+    """Of a Ray cluster; None for this machine alone."""
+
+
+def recluster(job: ReclusterJob, on_state: Callable[[RunState], None] = lambda _: None) -> RunState:
+    """Work on the run until it is done and return how it ended; a run that is done already is not done again.
+
+    Raises ConfigError and BundleError for what it cannot begin with, CancelledError when it was told to stop, and whatever
+    SongError a stage raises; the run's state then says so.
+    """
+    manifest = read_manifest(job.bundle)
+    order = RunOrder(
+        run=job.run,
+        mode=job.mode,
+        bundle=manifest.digest,
+        store=shown_url(job.store),
+        settings=job.settings,
+        created_at=job.now(),
+        created_by=job.created_by,
+    )
+    with RunFolder.hold(job.work, order, job.now) as folder:
+        state = folder.state()
+        if state is not None and state.state == "SUCCEEDED":
+            return state
+        on_state(folder.tell(state="RUNNING", reason=None, message=None))
+        try:
+            return _Run(job, folder, manifest, on_state).work()
+        except CancelledError as error:
+            on_state(folder.tell(state="CANCELLED", reason=error.reason, message=str(error)))
+            raise
+        except SongError as error:
+            on_state(folder.tell(state="FAILED", reason=error.reason, message=str(error)))
+            raise
+        except Exception as error:
+            on_state(folder.tell(state="FAILED", reason="FAULT", message=f"a fault of songstream: {error!r}"))
+            raise
+
+
+class _Run:
+    """One run at work."""
+
+    def __init__(
+        self, job: ReclusterJob, folder: RunFolder, manifest: Manifest, on_state: Callable[[RunState], None]
+    ) -> None:
+        self._job, self._folder, self._manifest, self._on_state = job, folder, manifest, on_state
+        self._parts = read_parts(job.bundle)
+
+    def work(self) -> RunState:
+        """Go through the stages."""
+        self._stage("snapshot")
+        self._snapshot()
+        self._stage("embedding")
+        run = self._input()
+        self._stage("training")
+        trained = self._retrain(run) if self._job.mode == "full" else None
+        self._stage("clustering")
+        groups = None if trained else self._group(run)
+        self._stage("proposal")
+        proposal = trained.proposal if trained else propose_quick(run, groups) if groups else None
+        if proposal is None:
+            return self._end(self._without_proposal(run), None, self._facts(run, None, groups))
+        return self._propose(run, proposal, trained, groups)
+
+    def _stage(self, name: str) -> None:
+        self._on_state(self._folder.tell(stage=name, n_done=STAGES.index(name)))
+
+    def _snapshot(self) -> None:
+        if read_facts(self._folder) is not None:
+            return
+        job = self._job
+        known = known_manifests(job.models, job.bundle)
+        beside = store_folder(job.store)
+        clips = job.clips or (beside / "clips" if beside else None)
+        snapshot = read_snapshot(job.store, clips=clips, max_known=job.settings.max_known)
+        take_snapshot(self._folder, snapshot, self._manifest, known, self._ids_in_use(list(known)))
+
+    def _ids_in_use(self, digests: list[str]) -> set[str]:
+        """Return the ids of the types of all bundles there are, also of those that were never served."""
+        used = {one.id for one in self._parts.types}
+        for digest in digests:
+            path = self._job.models / digest
+            if path.is_dir():
+                used |= {one.id for one in read_types(path)}
+        return used
+
+    def _input(self) -> RunInput:
+        stored = read_facts(self._folder)
+        if stored is None:
+            raise ConfigError(f"{self._folder.path} lost its snapshot; start a new run", reason="RUN_DIFFERS")
+        songs = place_songs(self._folder, self._parts.encoder, self._job.address)
+        names = {one.id: one.name for one in self._parts.types}
+        named = name_songs(songs, self._parts.catalogue(), names, stored.view)
+        return RunInput(
+            self._parts, self._manifest.digest, songs, named, stored.view, self._job.settings, stored.first_number
+        )
+
+    def _group(self, run: RunInput) -> Groups:
+        pool, settings = run.named.in_pool, run.settings.groups
+        nothing = np.full(len(pool), -1, np.int64)
+        if len(pool) < _smallest(run):
+            return Groups(nothing, nothing, 0)
+        reference = reference_songs(run)
+        points = np.concatenate([run.songs.embeddings[pool], reference.embeddings])
+        neighbours = kept_neighbours(
+            points,
+            n_neighbours_of(len(points), settings),
+            self._folder.file("neighbours"),
+            shard_songs=run.settings.shard_songs,
+            address=self._job.address,
+            on_shard=lambda: self._on_state(self._folder.tell()),
+        )
+        occasions = [run.songs.occasions[i] for i in pool.tolist()]
+        return group_pool(
+            points[: len(pool)], occasions, reference.embeddings, reference.type_index, settings, neighbours=neighbours
+        )
+
+    def _without_proposal(self, run: RunInput) -> Outcome:
+        n_pool = len(run.named.in_pool)
+        if n_pool == 0:
+            return "pool_empty"
+        return "pool_too_small" if n_pool < _smallest(run) else "nothing_new"
+
+    def _retrain(self, run: RunInput) -> FullResult:
+        features = KeptFeatures.read(self._folder.file("features.npz"))
+        return retrain(run, features, read_training(self._job.bundle), self._folder.file("training"), self._job.address)
+
+    def _propose(
+        self, run: RunInput, proposal: Proposal, trained: FullResult | None, groups: Groups | None
+    ) -> RunState:
+        encoder = trained.encoder if trained else self._parts.encoder
+        embedder = Embedder(encoder, device="cpu")
+        embeddings = trained.embeddings if trained else run.songs.embeddings
+        order = self._folder.order
+        parts = proposal.parts(self._parts, self._manifest.digest, order.created_at, order.created_by)
+        gate = check_gate(run, proposal, parts.catalogue(), embedder, embeddings)
+        facts = self._facts(run, proposal, groups)
+        report = {
+            **facts,
+            "gate": "passed" if all(check.passed for check in gate) else "failed",
+            "mode": self._job.mode,
+        }
+        parts = replace(parts, gate=gate, report=report)
+        if trained:
+            parts = replace(parts, encoder=encoder, encoder_info=trained.info, training=trained.training)
+        else:
+            parts = replace(parts, training=read_training(self._job.bundle))
+        candidate = self._folder.file("candidate")
+        bundle = write_bundle(candidate, parts, overwrite=True)
+        self._stage("report")
+        content = ChangesContent(
+            order.run, run, proposal, gate, embeddings, facts, bundle.digest, lambda songs: self._features(run, songs)
+        )
+        write_changes_report(candidate / REPORT, content)
+        shutil.copyfile(candidate / REPORT, self._folder.file(REPORT))
+        self._folder.write_json(
+            "proposal.json",
+            {
+                "candidate": bundle.digest,
+                "changes": [entry.model_dump() for entry in proposal.changes],
+                "gate": [check.model_dump() for check in gate],
+                "types": {
+                    one.id: [run.songs.uids[i] for i in np.flatnonzero(proposal.labels == k)]
+                    for k, one in enumerate(proposal.types)
+                },
+            },
+        )
+        self._stage("publishing")
+        _publish(candidate, self._job.models / bundle.digest)
+        return self._end("proposed", bundle.digest, report)
+
+    def _features(self, run: RunInput, songs: Sequence[int]) -> dict[int, FloatArray]:
+        """Return features of songs, from the snapshot or where the service keeps them; those that are gone are left out."""
+        found = KeptFeatures.read(self._folder.file("features.npz")).of(songs)
+        for song in songs:
+            path = run.songs.files[song]
+            if song not in found and path and (features := read_features(Path(path))) is not None:
+                found[song] = features
+        return found
+
+    def _facts(
+        self, run: RunInput, proposal: Proposal | None, groups: Groups | None
+    ) -> dict[str, float | int | str | None]:
+        stored = read_facts(self._folder)
+        facts: dict[str, float | int | str | None] = dict(stored.facts) if stored else {}
+        facts |= {"n_pool": len(run.named.in_pool)}
+        if groups is not None:
+            facts |= {"n_waiting": groups.n_waiting, "n_extended": int((groups.extended >= 0).sum())}
+        if proposal is not None:
+            ids = [one.id for one in proposal.types]
+            facts |= change_scores(run.named.type_index, run.named.type_ids, proposal.labels, ids)
+            facts |= {"n_types": len(proposal.types)}
+            facts |= {
+                f"n_{kind}": sum(entry.change == kind for entry in proposal.changes)
+                for kind in ("new", "split", "merged", "retired")
+            }
+        return facts
+
+    def _end(self, outcome: Outcome, candidate: str | None, facts: dict[str, float | int | str | None]) -> RunState:
+        state = self._folder.tell(
+            state="SUCCEEDED", n_done=len(STAGES), outcome=outcome, candidate=candidate, facts=facts
+        )
+        self._on_state(state)
+        return state
+
+
+def _smallest(run: RunInput) -> int:
+    return run.settings.groups.min_songs or smallest_cluster(len(run.named.in_pool))
+
+
+def _publish(candidate: Path, target: Path) -> None:
+    """Make the candidate appear among the models, whole or not at all."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}-partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(candidate, partial)
+    partial.rename(target)
