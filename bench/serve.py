@@ -15,7 +15,7 @@ ack_p99_s                          arrival of an ack, minus the moment the chunk
 tls                                whether all of it went over TLS, every stream with the token of its station
 server_rss_mb                      memory of the server at the end
 rss_per_stream_mb                  what each stream adds to an idle server
-rss_per_stalled_stream_mb          with --stalled: so many of the clients stop reading after a third of the time, take 1 KiB of
+rss_per_stalled_stream_mb          with --stalled: so many of the clients stop reading after half of the time, take 1 KiB of
                                    answers ahead, and from then on send as fast as they can. The highest memory of the server
                                    after that less the highest before, for each of them. Songs are counted of the others
 """
@@ -266,11 +266,11 @@ def saved(sounds: list[Any], folder: Path) -> list[str]:
 
 
 def plans(arguments: argparse.Namespace, n_recordings: int, n_chunks: int) -> list[Plan]:
-    """Return streams whose beginnings are spread over a chunk; the last ones stall after a third of the time."""
+    """Return streams whose beginnings are spread over a chunk; the last ones stall after half of the time."""
     spread_s, n_live = arguments.chunk_s / arguments.streams, arguments.streams - arguments.stalled
     live = [Plan(number % n_recordings, n_chunks, number * spread_s) for number in range(n_live)]
     return live + [
-        Plan(number % n_recordings, 10**6, number * spread_s, stall_after=n_chunks // 3)
+        Plan(number % n_recordings, 10**6, number * spread_s, stall_after=n_chunks // 2)
         for number in range(n_live, arguments.streams)
     ]
 
@@ -340,7 +340,7 @@ def _work(
         cpu_ms = 1000 * cpu_s / (arguments.streams * seconds)
         return {"server_cpu_ms_per_audio_second": round(cpu_ms, 3), "rss_per_stream_mb": round(per_stream, 2)}
     begin = seen[0]["begin"]
-    stall = begin + n_chunks // 3 * arguments.chunk_s
+    stall = begin + n_chunks // 2 * arguments.chunk_s
     before, after = watch.highest_mb(begin, stall), watch.highest_mb(stall, np.inf)
     return {
         "chunks_sent_stalled": sum(len(one["handed_over"]) for one in seen[-arguments.stalled :]),

@@ -82,7 +82,7 @@ class ServeSettings(BaseSettings):
     max_chunk_bytes: int = Field(512 * 1024, ge=1024, le=960 * 1024)
     max_in_flight_chunks: int = Field(64, ge=2, le=10_000)
     """Chunks of a stream that wait in memory; then reading stops."""
-    max_waiting_kb: int = Field(192, ge=1, le=64 * 1024)
+    max_waiting_kb: int = Field(128, ge=1, le=64 * 1024)
     """Audio of a stream that waits in memory; then reading stops. It bounds what a client parks that takes no answers."""
     max_in_flight_mb: int = Field(256, ge=1)
     """Audio of all streams that may wait in memory; the nearer it is, the less may each station send ahead."""
