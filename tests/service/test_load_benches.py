@@ -84,3 +84,14 @@ def test_a_soak_runs(bundle_dir: Path) -> None:
     assert (found["sessions"], found["resumed"]) == (3, 1)
     assert len(found["rss_mb_by_minute"]) == len(found["open_files_by_minute"]) == 2
     assert found["event_loop_lag_p99_s"] > 0
+
+
+def test_the_stages_are_timed(bundle_dir: Path) -> None:
+    """Each stage of listening has a cost, and they add up."""
+    found = bench("stages.py", "--streams", "2", "--seconds", "6", "--bundle", str(bundle_dir))
+    stages = found["ms_per_audio_second"]
+    assert set(stages) == {
+        *("check", "decode", "resample", "log_mel", "segment", "checkpoint"),
+        *("features", "clip", "name"),
+    }
+    assert sum(stages.values()) == pytest.approx(found["sum_ms_per_audio_second"], abs=0.001)
