@@ -1,11 +1,19 @@
-"""Songs with known types, small enough to train on in seconds."""
+"""Songs with known types, small enough to train on in seconds, and a store with a season of them."""
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from bundles import make_test_bundle
+from reclusterings import NEW, sung
+from seasons import Season, fill_store
+from songcore.arrays import FloatArray
+from songcore.bundle import load_bundle
 from songcore.features import FeatureConfig
 from songcore.presets import PRESETS
 from songcore.stream import StreamConfig
@@ -70,3 +78,33 @@ def tiny() -> TrainSettings:
             "run": {"batch_size": 32, "precision": "float32"},
         }
     )
+
+
+@pytest.fixture(scope="session")
+def known_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle that knows all types but one."""
+    path = tmp_path_factory.mktemp("bundle") / "bundle"
+    make_test_bundle(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def season_songs() -> tuple[list[FloatArray], list[int]]:
+    """Return features and true types of a season: five known types, and one that is new."""
+    numbers = [*range(NEW)] * 6 + [NEW] * 20
+    return sung(numbers, 7), numbers
+
+
+@pytest.fixture(scope="session")
+def filled(
+    tmp_path_factory: pytest.TempPathFactory, known_bundle: Path, season_songs: tuple[list[FloatArray], list[int]]
+) -> Season:
+    """Return a store with the season."""
+    return fill_store(tmp_path_factory.mktemp("filled") / "data", load_bundle(known_bundle), *season_songs)
+
+
+@pytest.fixture
+def season(filled: Season, tmp_path: Path) -> Season:
+    """Return a copy of the store."""
+    shutil.copytree(filled.folder, tmp_path / "data")
+    return replace(filled, folder=tmp_path / "data")

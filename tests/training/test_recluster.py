@@ -1,98 +1,27 @@
 """Reclustering a real store: what is proposed, what is kept, and how a run ends that has nothing to propose."""
 
-import shutil
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bundles import N_TYPES, make_test_bundle, soundscape, stream_config
-from seasons import Season, decide, fill_store, store_url
-from songcore.arrays import FloatArray
+from bundles import make_test_bundle
+from reclusterings import NEW, candidate, job, sung
+from seasons import Season, decide, fill_store
 from songcore.bundle import load_bundle
 from songcore.decisions import Mark, Merge, Name, Split
 from songcore.errors import ConfigError, SongError
-from songcore.stream import SongStream
-from songtrain.recluster.job import ReclusterJob, recluster
+from songtrain.recluster.job import recluster
 from songtrain.recluster.run_folder import RunState
 from songtrain.recluster.settings import ReclusterSettings
 
-NEW = N_TYPES - 1
-"""The type that the test bundle does not know."""
-NOW = datetime(2026, 6, 1, 2, 30, tzinfo=UTC)
 
-
-def sung(numbers: list[int], seed: int) -> list[FloatArray]:
-    """Return the features of songs of these types."""
-    if not numbers:
-        return []
-    stream = SongStream(stream_config(), 24_000)
-    samples, _ = soundscape(numbers, seed)
-    songs = [*stream.push(samples), *stream.finish()]
-    assert len(songs) == len(numbers)
-    return [one.features for one in songs]
-
-
-@pytest.fixture(scope="module")
-def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a bundle that knows all types but one."""
-    path = tmp_path_factory.mktemp("bundle") / "bundle"
-    make_test_bundle(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def songs() -> tuple[list[FloatArray], list[int]]:
-    """Return features and true types of a season: five known types, and one that is new."""
-    numbers = [*range(NEW)] * 6 + [NEW] * 20
-    return sung(numbers, 7), numbers
-
-
-@pytest.fixture(scope="module")
-def filled(
-    tmp_path_factory: pytest.TempPathFactory, bundle_path: Path, songs: tuple[list[FloatArray], list[int]]
-) -> Season:
-    """Return a store with the season."""
-    return fill_store(tmp_path_factory.mktemp("filled") / "data", load_bundle(bundle_path), *songs)
-
-
-@pytest.fixture
-def season(filled: Season, tmp_path: Path) -> Season:
-    """Return a copy of the store."""
-    shutil.copytree(filled.folder, tmp_path / "data")
-    return replace(filled, folder=tmp_path / "data")
-
-
-def job(folder: Path, bundle: Path, run: str = "night-1", **fields: Any) -> ReclusterJob:
-    """Return a job of a data directory's store."""
-    values: dict[str, Any] = {
-        "store": store_url(folder),
-        "bundle": bundle,
-        "models": folder / "models",
-        "work": folder / "reclusterings",
-        "run": run,
-        "mode": "quick",
-        "settings": ReclusterSettings(),
-        "created_by": "a test",
-        "now": lambda: NOW,
-    }
-    return ReclusterJob(**{**values, **fields})
-
-
-def candidate(folder: Path, state: RunState) -> Path:
-    """Return where the proposed bundle is."""
-    assert state.candidate is not None
-    return folder / "models" / state.candidate
-
-
-def test_a_new_type_is_proposed_and_known_ones_stay(season: Season, bundle_path: Path) -> None:
+def test_a_new_type_is_proposed_and_known_ones_stay(season: Season, known_bundle: Path) -> None:
     """The songs nobody knew are one new type with a new id; all others are called as before, and the gate says so."""
-    state = recluster(job(season.folder, bundle_path))
+    state = recluster(job(season.folder, known_bundle))
     assert (state.state, state.outcome) == ("SUCCEEDED", "proposed")
-    before, after = load_bundle(bundle_path), load_bundle(candidate(season.folder, state))
+    before, after = load_bundle(known_bundle), load_bundle(candidate(season.folder, state))
     assert [one.id for one in after.types] == [*(one.id for one in before.types), "T0006"]
     assert [(entry.id, entry.change) for entry in after.manifest.lineage] == [("T0006", "new")]
     assert after.manifest.parent_digest == before.digest
@@ -108,33 +37,33 @@ def test_a_new_type_is_proposed_and_known_ones_stay(season: Season, bundle_path:
     assert report.count("data:image/png") > 10
 
 
-def test_the_same_run_gives_the_same_proposal(season: Season, bundle_path: Path, tmp_path: Path) -> None:
+def test_the_same_run_gives_the_same_proposal(season: Season, known_bundle: Path, tmp_path: Path) -> None:
     """A finished run that is started again does nothing; done anew elsewhere it gives the same bundle to the digest."""
-    first = recluster(job(season.folder, bundle_path))
+    first = recluster(job(season.folder, known_bundle))
     (season.folder / "models" / str(first.candidate) / "manifest.json").unlink()
-    assert recluster(job(season.folder, bundle_path)) == first
-    elsewhere = recluster(job(season.folder, bundle_path, work=tmp_path / "w", models=tmp_path / "m"))
+    assert recluster(job(season.folder, known_bundle)) == first
+    elsewhere = recluster(job(season.folder, known_bundle, work=tmp_path / "w", models=tmp_path / "m"))
     assert elsewhere.candidate == first.candidate
 
 
-def test_an_id_is_never_given_twice(season: Season, bundle_path: Path) -> None:
+def test_an_id_is_never_given_twice(season: Season, known_bundle: Path) -> None:
     """A proposal that nobody activated has used up its ids: the next run's new type has another."""
-    first = recluster(job(season.folder, bundle_path))
-    second = recluster(job(season.folder, bundle_path, run="night-2"))
+    first = recluster(job(season.folder, known_bundle))
+    second = recluster(job(season.folder, known_bundle, run="night-2"))
     ids = [{one.id for one in load_bundle(candidate(season.folder, state)).types} for state in (first, second)]
     assert ids[1] - ids[0] == {"T0007"}
 
 
-def test_what_was_learned_leaves_the_pool(season: Season, bundle_path: Path) -> None:
+def test_what_was_learned_leaves_the_pool(season: Season, known_bundle: Path) -> None:
     """Retraining the candidate finds nothing new in the same songs: most of the pool it knows by now."""
-    first = recluster(job(season.folder, bundle_path))
+    first = recluster(job(season.folder, known_bundle))
     again = recluster(job(season.folder, candidate(season.folder, first), run="night-2"))
     assert again.outcome in {"nothing_new", "pool_too_small", "pool_empty"}
     assert again.candidate is None
     assert int(again.facts["n_pool"] or 0) < int(first.facts["n_pool"] or 0)
 
 
-def test_people_have_the_last_word(season: Season, bundle_path: Path) -> None:
+def test_people_have_the_last_word(season: Season, known_bundle: Path) -> None:
     """Merged types are one, a split one is two, noise is noise, under people's names; retrained again, they still are."""
     of_four = [uid for uid, number in season.truth.items() if number == 3 and uid not in season.novel]
     decide(
@@ -144,7 +73,7 @@ def test_people_have_the_last_word(season: Season, bundle_path: Path) -> None:
         Mark(kind="noise", type_id="T0005"),
         Name(type_id="T0003", name="whistle"),
     )
-    first = recluster(job(season.folder, bundle_path))
+    first = recluster(job(season.folder, known_bundle))
     second = recluster(job(season.folder, candidate(season.folder, first), run="night-2"))
     paths = [candidate(season.folder, first)] + ([candidate(season.folder, second)] if second.candidate else [])
     for path in paths:
@@ -169,42 +98,42 @@ def test_people_have_the_last_word(season: Season, bundle_path: Path) -> None:
     ],
     ids=["empty", "two songs", "once"],
 )
-def test_runs_without_a_proposal(tmp_path: Path, bundle_path: Path, numbers: list[int], outcome: str) -> None:
+def test_runs_without_a_proposal(tmp_path: Path, known_bundle: Path, numbers: list[int], outcome: str) -> None:
     """A pool that is empty, of two songs, or all of one hour ends a run well, and leaves no bundle."""
-    season = fill_store(tmp_path / "data", load_bundle(bundle_path), sung(numbers, 3), numbers, every_s=60)
-    state = recluster(job(season.folder, bundle_path))
+    season = fill_store(tmp_path / "data", load_bundle(known_bundle), sung(numbers, 3), numbers, every_s=60)
+    state = recluster(job(season.folder, known_bundle))
     assert (state.state, state.outcome, state.candidate) == ("SUCCEEDED", outcome, None)
     assert not list(season.folder.glob("models/*"))
 
 
-def test_a_pool_of_noise_is_no_type(tmp_path: Path, bundle_path: Path) -> None:
+def test_a_pool_of_noise_is_no_type(tmp_path: Path, known_bundle: Path) -> None:
     """Sounds of which no two are alike are scattered, and found no type."""
     rng = np.random.default_rng(5)
     loud = rng.permuted(np.tile([4.0] * 3 + [0.0] * 61, (40, 1)), axis=1)
     noise = [rng.gamma(4.0, (bands + 0.01) / 4, (96, 64)).astype(np.float32) for bands in loud]
-    season = fill_store(tmp_path / "data", load_bundle(bundle_path), noise, [-1] * 40, sessions=list(range(40)))
-    state = recluster(job(season.folder, bundle_path))
+    season = fill_store(tmp_path / "data", load_bundle(known_bundle), noise, [-1] * 40, sessions=list(range(40)))
+    state = recluster(job(season.folder, known_bundle))
     assert (state.outcome, state.candidate) == ("nothing_new", None)
 
 
-def test_one_song_again_and_again(tmp_path: Path, bundle_path: Path) -> None:
+def test_one_song_again_and_again(tmp_path: Path, known_bundle: Path) -> None:
     """The very same song in many sessions, a recording played back, is one type, and no error."""
     features = sung([NEW], 3) * 30
-    season = fill_store(tmp_path / "data", load_bundle(bundle_path), features, [NEW] * 30, sessions=list(range(30)))
-    state = recluster(job(season.folder, bundle_path))
+    season = fill_store(tmp_path / "data", load_bundle(known_bundle), features, [NEW] * 30, sessions=list(range(30)))
+    state = recluster(job(season.folder, known_bundle))
     assert (state.outcome, state.facts["n_new"]) == ("proposed", 1)
 
 
-def test_features_deleted_meanwhile(season: Season, bundle_path: Path) -> None:
+def test_features_deleted_meanwhile(season: Season, known_bundle: Path) -> None:
     """Retention that deletes every clip between the stages costs the report its pictures, and nothing else."""
-    whole = recluster(job(season.folder, bundle_path, run="before"))
+    whole = recluster(job(season.folder, known_bundle, run="before"))
 
     def delete(state: RunState) -> None:
         if state.stage == "embedding":
             for path in season.folder.glob("clips/*/*/*"):
                 path.unlink()
 
-    state = recluster(job(season.folder, bundle_path, models=season.folder / "others"), delete)
+    state = recluster(job(season.folder, known_bundle, models=season.folder / "others"), delete)
     assert state.outcome == "proposed"
     there = season.folder / "others" / str(state.candidate)
     assert [one.id for one in load_bundle(there).types][-1] == "T0006"
@@ -212,23 +141,23 @@ def test_features_deleted_meanwhile(season: Season, bundle_path: Path) -> None:
     assert whole.facts["n_new"] == state.facts["n_new"]
 
 
-def test_songs_of_another_encoder_are_placed_anew(tmp_path: Path, bundle_path: Path, songs: Any) -> None:
+def test_songs_of_another_encoder_are_placed_anew(tmp_path: Path, known_bundle: Path, season_songs: Any) -> None:
     """What another encoder placed is placed by this one from its features; without features it is left out."""
     other = tmp_path / "data" / "models" / "other"
     made = make_test_bundle(other, seed=3)
-    season = fill_store(tmp_path / "data", made, *songs)
-    state = recluster(job(season.folder, bundle_path))
+    season = fill_store(tmp_path / "data", made, *season_songs)
+    state = recluster(job(season.folder, known_bundle))
     assert state.outcome == "proposed"
     assert state.facts["n_left_out"] == 0
-    bare = fill_store(tmp_path / "bare", made, *songs, with_features=False)
-    left = recluster(job(bare.folder, bundle_path, models=season.folder / "models"))
+    bare = fill_store(tmp_path / "bare", made, *season_songs, with_features=False)
+    left = recluster(job(bare.folder, known_bundle, models=season.folder / "models"))
     assert (left.outcome, left.facts["n_songs"]) == ("pool_empty", 0)
 
 
-def test_stages_that_fail_are_told(season: Season, bundle_path: Path) -> None:
+def test_stages_that_fail_are_told(season: Season, known_bundle: Path) -> None:
     """A full retraining of a bundle that has nothing to go on with fails with its reason, and so does the run's state."""
     with pytest.raises(SongError) as caught:
-        recluster(job(season.folder, bundle_path, mode="full"))
+        recluster(job(season.folder, known_bundle, mode="full"))
     assert caught.value.reason == "TRAINING_MISSING"
     state = RunState.model_validate_json((season.folder / "reclusterings/night-1/state.json").read_bytes())
     assert (state.state, state.stage, state.reason) == ("FAILED", "training", "TRAINING_MISSING")
@@ -245,31 +174,31 @@ def test_stages_that_fail_are_told(season: Season, bundle_path: Path) -> None:
     ],
     ids=["no store", "no URL", "name", "mode", "settings"],
 )
-def test_what_cannot_begin(season: Season, bundle_path: Path, change: dict[str, Any], reason: str) -> None:
+def test_what_cannot_begin(season: Season, known_bundle: Path, change: dict[str, Any], reason: str) -> None:
     """A store that is not there, a bad name, or a run asked for otherwise than before is refused with its reason."""
     if change.pop("first", False):
-        recluster(job(season.folder, bundle_path))
+        recluster(job(season.folder, known_bundle))
     with pytest.raises(ConfigError) as caught:
-        recluster(job(season.folder, bundle_path, **change))
+        recluster(job(season.folder, known_bundle, **change))
     assert caught.value.reason == reason
 
 
-def test_one_run_at_a_time(season: Season, bundle_path: Path) -> None:
+def test_one_run_at_a_time(season: Season, known_bundle: Path) -> None:
     """A second run in the same folder is refused while the first works, and leaves it undisturbed."""
     reasons: list[str] = []
 
     def start_another(state: RunState) -> None:
         if state.stage == "clustering" and not reasons:
             with pytest.raises(ConfigError) as caught:
-                recluster(job(season.folder, bundle_path, run="night-2"))
+                recluster(job(season.folder, known_bundle, run="night-2"))
             reasons.append(caught.value.reason)
 
-    assert recluster(job(season.folder, bundle_path), start_another).outcome == "proposed"
+    assert recluster(job(season.folder, known_bundle), start_another).outcome == "proposed"
     assert reasons == ["RECLUSTER_BUSY"]
 
 
-def test_foreign_files_among_the_models(season: Season, bundle_path: Path) -> None:
+def test_foreign_files_among_the_models(season: Season, known_bundle: Path) -> None:
     """A folder of models with things in it that are no bundles is no obstacle."""
     (season.folder / "models" / "notes").mkdir(parents=True)
     (season.folder / "models" / "notes" / "manifest.json").write_text("{}")
-    assert recluster(job(season.folder, bundle_path)).outcome == "proposed"
+    assert recluster(job(season.folder, known_bundle)).outcome == "proposed"
