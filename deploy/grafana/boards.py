@@ -161,6 +161,27 @@ SERVER = Board(
             unit="s",
         ),
         Panel(
+            "Swaps of bundles",
+            "Bundles that became active or did not, in an hour, by outcome.",
+            [Query("sum by (outcome) (increase(songstream_model_swaps_total[1h]))", "{{outcome}}")],
+            unit="none",
+            width=8,
+        ),
+        Panel(
+            "Active bundle",
+            "Time since the active bundle became so.",
+            [Query("time() - max(songstream_model_active_since_timestamp_seconds)", "age")],
+            unit="s",
+            width=8,
+        ),
+        Panel(
+            "Shadow",
+            "Songs that a candidate was compared on, each second, by what came out.",
+            rate_by("songstream_shadow_songs_total", "outcome"),
+            unit="cps",
+            width=8,
+        ),
+        Panel(
             "Commit",
             "A transaction, flushed to the disk.",
             quantiles("songstream_db_commit_seconds", 0.5, 0.99),

@@ -138,6 +138,8 @@ class Metrics:
         self.shadow_songs_total = self._counter(
             "shadow_songs", "Songs that a candidate was compared on with the active bundle.", "outcome"
         )
+        for outcome in ("same", "by_lineage", "other", "novel", "left_out"):
+            self.shadow_songs_total.labels(outcome)
         self.shadow_p_value_drift = self._gauge(
             "shadow_p_value_drift", "Largest distance of the two distributions of p-values, 0 to 1."
         )

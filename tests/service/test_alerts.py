@@ -18,6 +18,7 @@ NAMES = (
     "NoveltyDrift",
     "EventLoopLag",
     "DiskLow",
+    "GpuFallback",
     "IngestErrors",
 )
 

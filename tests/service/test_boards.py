@@ -47,7 +47,7 @@ def page(shared_server: ServerThread) -> Page:
     finish.finish.total_samples += RATE
     stream = Stream(shared_server.channel, setup())
     stream.send(Request(heartbeat=ingest_pb2.Heartbeat(spool_bytes=7)), *chunks, Request(gap=gap), finish)
-    assert any(response.HasField("song") for response in stream)
+    assert [response for response in stream if response.HasField("song")]  # to its end
     stream.half_close()
     stub: Any = ingest_pb2_grpc.IngestServiceStub(shared_server.channel)
     assert stub.GetSessionStatus(ingest_pb2.GetSessionStatusRequest(session=session_name())).finished

@@ -124,14 +124,13 @@ class Swaps:
                 "them with `songstream retype`",
                 reason="FRONTEND_DIFFERS",
             )
+        runtime = self._runtime
         with self._alone(digest):
             bundle = await self._load(digest, who)
-        if self._runtime.shadow:
-            await self.stop_shadow(who=who)
-        self._runtime.shadow = Shadow(
-            self._runtime.batcher, bundle, self._runtime.bundle, self._runtime.metrics, start_ms=self._runtime.now_ms
-        )
-        return self._runtime.shadow
+            if runtime.shadow:
+                await self.stop_shadow(who=who)
+            runtime.shadow = Shadow(runtime.batcher, bundle, runtime.bundle, runtime.metrics, start_ms=runtime.now_ms)
+            return runtime.shadow
 
     @property
     def shadow(self) -> Shadow:
@@ -213,7 +212,10 @@ class Swaps:
         metrics.swap_done(kind, asyncio.get_running_loop().time() - began)
         log.info("bundle %s (%s) is active, %s", bundle.manifest.name, bundle.digest, kind)
         if self._runtime.shadow:  # it compared with the bundle before
-            await self.stop_shadow(who=who)
+            try:
+                await self.stop_shadow(who=who)
+            except Refusal as refusal:
+                log.warning("what the shadow showed is not written down: %s", refusal)
 
     async def _judge(self, digest: str, who: str) -> tuple[Bundle | None, list[Finding]]:
         """Load a bundle and write down what stands in its way; None for one that cannot be loaded."""
