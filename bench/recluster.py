@@ -6,8 +6,8 @@ store to the published bundle. scikit-learn's HDBSCAN gets the embeddings of the
 ``--limit`` seconds it is stopped, and the line says how many times faster the whole reclustering was at least.
 
 ``ids_kept_stable`` and ``ids_kept_plain`` tell what ids are worth: a season of ``--season-songs`` embeddings is clustered anew
-four times as it grows, and they are the shares of songs called as the time before, with ids matched, and with clusters numbered
-by size as they come.
+four times as it grows, and they are the shares of songs called as the time before, with ids matched, and with clusters
+numbered by size as they come.
 
 Run as ``python bench/recluster.py --songs 100000 --mode quick``.
 """

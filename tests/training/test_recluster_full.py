@@ -1,0 +1,152 @@
+"""Reclustering with training: the encoder learns on, new songs found types, and everybody else keeps their id."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bundles import bundle_parts
+from reclusterings import candidate, job
+from seasons import decide, fill_store
+from songcore.arrays import FloatArray, IntArray
+from songcore.bundle import load_bundle, read_training, write_bundle
+from songcore.decisions import Mark, Split
+from songcore.errors import BundleError
+from songcore.manifest import EncoderInfo
+from songcore.presets import STREAMS
+from songtrain.cluster import ray_session
+from songtrain.clusterers.prototypes import make_prototypes
+from songtrain.datasets.songs import SongSet
+from songtrain.export.training_state import TrainingState, chosen_songs, pack_training, unpack_training
+from songtrain.loop.distributed import train_encoder
+from songtrain.pipeline import serve_trained
+from songtrain.recluster.job import recluster
+from songtrain.recluster.settings import ReclusterSettings
+from songtrain.settings import TrainSettings, change_settings
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    # Ray leaves sockets, log files and subprocesses to the interpreter's end, and deprecates parts of itself.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+STREAM = STREAMS["song"]
+N_KNOWN = 5
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+SETTINGS = ReclusterSettings.model_validate(
+    {"full": {"warmup_epochs": 1, "n_rounds": 1, "round_epochs": 1}, "gate": {"min_stability": 0.9}}
+)
+
+
+def kinds(songs: SongSet) -> IntArray:
+    """Return the true type of every toy song."""
+    return np.asarray([int(label.removeprefix("type")) for label in songs.labels], np.int64)
+
+
+@pytest.fixture(scope="module")
+def trained(toy_songs: Callable[..., SongSet], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle that was trained on five of six types of toy songs, and that can be taken up again."""
+    folder = tmp_path_factory.mktemp("trained")
+    songs = toy_songs(144)
+    songs = songs.subset(np.flatnonzero(kinds(songs) < N_KNOWN))
+    tiny = {
+        "encoder": {"width": 4, "n_features": 32, "dimension": 16, "n_steady_songs": 32, "n_modulation": 16},
+        "warmup": {"n_epochs": 2, "neighbours_from_epoch": 1},
+        "rounds": {"n_rounds": 1, "n_epochs": 1},
+        "run": {"batch_size": 32, "precision": "float32"},
+        "novelty": {"n_others": 1},
+    }
+    settings = change_settings(TrainSettings(), tiny, "a test")
+    with ray_session(store_bytes=128 * 2**20):
+        learned = train_encoder(songs, settings, STREAM, folder / "work")
+    served = serve_trained(learned, songs, settings, STREAM)
+    embeddings, labels = served.embedder.embed(songs.all_features()), kinds(songs)
+    prototypes, type_index = make_prototypes(embeddings, labels, max_per_type=2, seed=0)
+    chosen = chosen_songs(labels, 0)
+    parts = bundle_parts()
+    ids = [one.id for one in parts.types]
+    state = TrainingState(
+        settings, learned.encoder.state_dict(), songs.subset(chosen), tuple(ids[k] for k in labels[chosen].tolist())
+    )
+    made = replace(
+        parts,
+        stream=STREAM,
+        encoder=served.model,
+        encoder_info=EncoderInfo(
+            architecture="light", n_parameters=1, dimension=embeddings.shape[1], trained_on="toys"
+        ),
+        prototypes=prototypes,
+        type_index=type_index,
+        bank=embeddings[::2],
+        calibration=np.linspace(0.0, 0.5, 40, dtype=np.float32),
+        training=pack_training(state),
+    )
+    write_bundle(folder / "bundle", made)
+    return folder / "bundle"
+
+
+def toys(songs: SongSet) -> list[FloatArray]:
+    """Return the features of all songs."""
+    return songs.all_features()
+
+
+def test_a_full_retraining(trained: Path, toy_songs: Callable[..., SongSet], tmp_path: Path) -> None:
+    """A new type is found, known ones keep their ids though none is stored of one of them, and people's decisions hold."""
+    songs = toy_songs(150, seed=0)
+    kept = np.flatnonzero(kinds(songs) != 3)
+    songs = songs.subset(kept)
+    truth = kinds(songs).tolist()
+    bundle = load_bundle(trained)
+    season = fill_store(tmp_path / "data", bundle, toys(songs), truth, sessions=[i % 12 for i in range(len(truth))])
+    of_two = [uid for uid, number in season.truth.items() if number == 2][:6]
+    decide(
+        season.folder,
+        Mark(kind="noise", type_id="T0005"),
+        Split(type_id="T0003", new_id="P0001", songs=tuple(of_two), sound="song"),
+    )
+    first = recluster(job(season.folder, trained, mode="full", settings=SETTINGS, now=lambda: NOW))
+    after = load_bundle(candidate(season.folder, first))
+    assert after.manifest.sha256["encoder.onnx"] != bundle.manifest.sha256["encoder.onnx"]
+    assert after.manifest.parent_digest == bundle.digest
+    ids = {one.id for one in after.types}
+    assert {"T0001", "T0002", "T0004", "P0001"} <= ids
+    assert after.type_by_id["T0005"].kind == "noise"
+    fresh = sorted(ids - {one.id for one in bundle.types} - {"P0001"})
+    assert all(name >= "T0006" for name in fresh)
+    again = toy_songs(60, seed=0)
+    named = [one.type_id for one in after.catalogue.assign(after.embedder.embed(toys(again)))]
+    right = [
+        name == f"T{kind + 1:04d}" for name, kind in zip(named, kinds(again).tolist(), strict=True) if kind in {0, 1, 3}
+    ]
+    assert np.mean(right) >= 0.9
+    passed_on = unpack_training(read_training(candidate(season.folder, first)) or b"")
+    assert "T0004" in passed_on.type_ids
+    second = recluster(
+        job(
+            season.folder,
+            candidate(season.folder, first),
+            run="night-2",
+            mode="full",
+            settings=SETTINGS,
+            now=lambda: NOW,
+        )
+    )
+    last = load_bundle(candidate(season.folder, second))
+    assert {"T0001", "T0002", "T0004", "P0001"} <= {one.id for one in last.types}
+    assert last.type_by_id["T0005"].kind == "noise"
+    assert [entry.id for entry in last.manifest.lineage][: len(after.manifest.lineage)] == [
+        entry.id for entry in after.manifest.lineage
+    ]
+
+
+def test_a_damaged_training_file() -> None:
+    """What is no npz file of training is refused with its reason."""
+    with pytest.raises(BundleError) as caught:
+        unpack_training(b"weights")
+    assert caught.value.reason == "TRAINING_INVALID"
