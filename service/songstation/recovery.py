@@ -74,8 +74,8 @@ class Backoff:
         self._n_failures = 0
 
     def next_delay_s(self, at_least_s: float = 0.0) -> float:
-        """Return how long to wait before the next try, the server's own wish on top."""
+        """Return how long to wait before the next try; the server's own wish comes on top, up to the longest delay."""
         # Above 2^30 the bound has long been reached, and the power would overflow some day.
         bound_s = min(self._longest_s, self._first_s * 2 ** min(self._n_failures, 30))
         self._n_failures += 1
-        return at_least_s + self._rng.uniform(0, bound_s)
+        return min(at_least_s, self._longest_s) + self._rng.uniform(0, bound_s)

@@ -6,9 +6,9 @@ The environment is ``SONGSTREAM_STATION_*``; a name that is no setting is an err
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from songcore.errors import ConfigError
 from songstation.clock_kernel import ClockSetting
@@ -34,6 +34,8 @@ class StationSettings(BaseModel):
     channel: int | None = Field(None, ge=1, le=64)
     play: Path | None = None
     """A recording to play instead of a microphone."""
+    pipe: Path | None = None
+    """A named pipe of 16-bit mono samples instead of a microphone; their rate has to be given."""
     chunk_s: float = Field(0.5, ge=0.05, le=5)
     encoding: Literal["linear16", "flac"] = "linear16"
     """On the wire."""
@@ -61,12 +63,20 @@ class StationSettings(BaseModel):
     answer_s: float = Field(30.0, gt=0)
     """Without any answer for so long while one is due, the connection counts as dead."""
     heartbeat_s: float = Field(10.0, gt=0)
+    keepalive_s: float = Field(20.0, ge=1)
+    """After so long without a byte from the server it is pinged; half of that without an answer ends the connection."""
     first_retry_s: float = Field(1.0, gt=0)
     longest_retry_s: float = Field(120.0, gt=0)
     stop_grace_s: float = Field(10.0, ge=0)
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(9465, ge=0, le=65535)
     """Port of Prometheus' HTTP; 0 takes a free one."""
+
+    @model_validator(mode="after")
+    def _check_pipe(self) -> Self:
+        if self.pipe is not None and (self.rate is None or self.play is not None):
+            raise ValueError("a pipe needs the rate of its samples (--rate), and nothing else to play")
+        return self
 
     def spool_limits(self) -> SpoolLimits:
         """Return what the spool needs to know."""
@@ -102,5 +112,5 @@ def load_settings(
     try:
         return StationSettings(**settings)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        problems = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}" for one in error.errors())
         raise ConfigError(f"the settings cannot be used: {problems}", reason="SETTING_INVALID") from error

@@ -44,10 +44,11 @@ def test_delays_are_jittered_grow_and_stay_bounded() -> None:
 
 
 def test_success_resets_and_the_servers_wish_is_kept() -> None:
-    """After a commit delays are short again, and never shorter than what the server asked for."""
+    """After a commit delays are short again, and not shorter than what the server asked for, but for the longest of all."""
     backoff = Backoff(_rng(1), first_s=1, longest_s=60)
     for _ in range(2000):
         backoff.next_delay_s()
     backoff.reset()
     assert backoff.next_delay_s() <= 1
     assert 5 <= backoff.next_delay_s(5) <= 7
+    assert 60 <= backoff.next_delay_s(3600) <= 64

@@ -65,6 +65,10 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     play: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Play a recording, at its own speed, and end.")
     ] = None,
+    pipe: Annotated[
+        Path | None,
+        typer.Option(help="Named pipe with 16-bit mono samples at --rate, as `arecord -t raw` writes them."),
+    ] = None,
     encoding: Annotated[
         Literal["linear16", "flac"] | None, typer.Option(help="On the wire; flac takes half the bytes.")
     ] = None,
@@ -103,6 +107,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         "rate": rate,
         "channel": channel,
         "play": play,
+        "pipe": pipe,
         "encoding": encoding,
         "spool_mb": spool_mb,
         "spool_full": spool_full,
@@ -167,7 +172,7 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> "_Ending":
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     opened = Spool(settings.spool, settings.spool_limits(), now_s=loop.time)
-    async with open_channel(settings.server, credentials) as channel:
+    async with open_channel(settings.server, credentials, keepalive_s=settings.keepalive_s) as channel:
         field = FieldStation(
             channel,
             opened,
@@ -212,10 +217,13 @@ async def _to_the_end(field: "FieldStation", stop: asyncio.Event) -> "_Ending":
 
 def _source(settings: "StationSettings") -> "Source":
     from songstation.microphone import Microphone, look_for_devices
+    from songstation.pipe import Pipe
     from songstation.sources import Playback
 
     if settings.play is not None:
         return Playback(settings.play, channel=settings.channel, chunk_s=settings.chunk_s)
+    if settings.pipe is not None and settings.rate is not None:
+        return Pipe(settings.pipe, sample_rate_hz=settings.rate, chunk_s=settings.chunk_s)
     look_for_devices()
     return Microphone(
         settings.device,

@@ -1,0 +1,48 @@
+"""A named pipe as microphone: chunks as they come, nothing lost at its end, and the reason when there is no sound."""
+
+import asyncio
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from songcore.errors import ConfigError
+from songstation.pipe import Pipe
+from songstation.sources import Lost
+
+RATE_HZ = 8_000
+
+
+@pytest.mark.parametrize("n_odd", [0, 1])
+def test_samples_come_as_they_were_written(tmp_path: Path, n_odd: int) -> None:
+    """Chunks are as long as asked for, the last one shorter; half a sample is none; then the writer counts as gone."""
+    path, content = tmp_path / "pipe", np.arange(2_500, dtype="<i2").tobytes()
+    os.mkfifo(path)
+    writer = os.open(path, os.O_RDWR)
+    os.write(writer, content + bytes(n_odd))
+    source = Pipe(path, sample_rate_hz=RATE_HZ, chunk_s=0.1)
+    os.close(writer)
+    assert source.begin(lambda: datetime(2024, 5, 1, tzinfo=UTC)).year == 2024
+    taken: list[bytes | Lost] = []
+
+    async def read() -> None:
+        async for chunk in source.chunks():
+            taken.append(chunk)  # noqa: PERF401 - what came before the error counts
+
+    with pytest.raises(ConfigError) as ended:
+        asyncio.run(read())
+    assert ended.value.reason == "DEVICE_LOST"
+    assert [len(chunk) for chunk in taken if isinstance(chunk, bytes)] == [1600, 1600, 1600, 200]
+    assert b"".join(chunk for chunk in taken if isinstance(chunk, bytes)) == content
+    source.close()
+
+
+def test_what_is_no_pipe_is_no_device(tmp_path: Path) -> None:
+    """Nothing, or a file, is DEVICE_MISSING, which the station waits out."""
+    (tmp_path / "file").write_bytes(b"")
+    for path in (tmp_path / "none", tmp_path / "file"):
+        with pytest.raises(ConfigError) as refused:
+            Pipe(path, sample_rate_hz=RATE_HZ)
+        assert refused.value.reason == "DEVICE_MISSING"
