@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test check format protos demo-model clean
+.PHONY: setup demo test check chaos format protos demo-model clean
 
 setup: $(READY)
 
@@ -31,6 +31,11 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/python -m pytest -q tests/core/test_imports.py
+
+# What docs/promises.md promises, against real processes: about half an hour.
+chaos: setup
+	$(BIN)/python bench/black_hole.py
+	$(BIN)/python bench/faults.py --seeds 200
 
 format: setup
 	$(BIN)/ruff format .

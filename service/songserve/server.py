@@ -101,18 +101,24 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    settings: ServeSettings, bundle: Bundle, *, version: str, now: Callable[[], float] = time.time
+    settings: ServeSettings,
+    bundle: Bundle,
+    *,
+    version: str,
+    now: Callable[[], float] = time.time,
+    make_store: Callable[..., Store] = Store,
 ) -> AsyncIterator[Server]:
     """Run a server inside the block; on the way out it is drained.
 
-    ``bundle`` is the one of the settings. Raises ConfigError: those of `DataDirectory` and `open_swaps`, and PORT_IN_USE.
+    ``bundle`` is the one of the settings; ``make_store`` is called as `Store` is. Raises ConfigError: those of
+    `DataDirectory` and `open_swaps`, and PORT_IN_USE.
     """
     async with AsyncExitStack() as stack:
         url = settings.database_url
         directory = DataDirectory(settings.data_dir, database_url=url.get_secret_value() if url else None)
         stack.callback(directory.close)
         metrics = Metrics(version=version)
-        runtime = await stack.enter_async_context(_runtime(settings, bundle, directory, metrics, now))
+        runtime = await stack.enter_async_context(_runtime(settings, bundle, directory, metrics, now, make_store))
         swaps = await open_swaps(runtime, bundle, server=directory.shelf)
         del bundle  # whoever uses one holds it
         _start_collection(metrics, directory)
@@ -139,12 +145,17 @@ async def serving(
 
 @asynccontextmanager
 async def _runtime(
-    settings: ServeSettings, bundle: Bundle, directory: DataDirectory, metrics: Metrics, now: Callable[[], float]
+    settings: ServeSettings,
+    bundle: Bundle,
+    directory: DataDirectory,
+    metrics: Metrics,
+    now: Callable[[], float],
+    make_store: Callable[..., Store],
 ) -> AsyncIterator[Runtime]:
     queries = SongQueries(directory.readers)
     metrics.count_in_store(queries.totals)
     metrics.novelty.count_pool(queries.pool)
-    store = Store(
+    store = make_store(
         directory,
         group_window_s=settings.group_window_ms / 1000,
         min_free_bytes=settings.min_free_disk_mb * 2**20,

@@ -1,0 +1,91 @@
+"""One seed, played: sound goes into a real station, through a bad network, into a real server, until all of it is stored."""
+
+import asyncio
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+
+from faults_account import Books
+from faults_deeds import Deeds
+from faults_world import CLOCK_LIMIT_S, PATIENCE_S
+
+__all__ = ["Ended", "Run"]
+
+
+@dataclass
+class Ended:
+    """What a run left behind."""
+
+    books: Books
+    problems: list[str]
+    faults: Counter[str]
+    seconds: float
+    sound: bytes
+
+
+class Run(Deeds):
+    """Plays one plan to its end."""
+
+    async def play(self) -> Ended:
+        """Return when everything is stored, or it has become clear that it never will be."""
+        began_s = time.monotonic()
+        try:
+            await self.begin()
+            await self._suffer()
+            await self._settle()
+        finally:
+            await self.end()
+        problems = [*self.problems, *self.books.problems]
+        return Ended(self.books, problems, self.faults, time.monotonic() - began_s, self.sound)
+
+    async def _suffer(self) -> None:
+        """Let each fault happen when it is its time."""
+        going: list[asyncio.Task[None]] = []
+        for fault in self.plan.faults:
+            due = min(round(fault.at_s * self.plan.rate_hz), len(self.sound) // 2)
+            while self.n_given < due:  # noqa: ASYNC110 - another task counts
+                await asyncio.sleep(0.01)
+            going.append(asyncio.create_task(self.do(fault)))
+        for done in await asyncio.gather(*going, return_exceptions=True):
+            if isinstance(done, BaseException):
+                self.problems.append(f"a fault could not be played: {done!r}")
+        self.books.check(self.n_given)
+
+    async def _settle(self) -> None:
+        """In fine weather everything arrives, and both programs end well."""
+        total = len(self.sound) // 2
+        if not await self.until(lambda: self.books.n_captured >= total, reads=True):
+            self.problems.append(f"captured {self.books.n_captured} of {total} samples, and no more")
+        self.station.send(signal.SIGTERM)
+        if (code := await self.station.ended(PATIENCE_S)) != 0:
+            self.problems.append(f"the station ended with {code}")
+        self.books.check(self.n_given)
+        self.problems += self.books.unfinished()
+        if self.books.n_captured != self.n_given:
+            self.problems.append(f"captured {self.books.n_captured} of {self.n_given} samples")
+        self.server.send(signal.SIGTERM)
+        if (code := await self.server.ended(PATIENCE_S)) != 0:
+            self.problems.append(f"the server ended with {code}")
+        self._check_losses()
+        self._check_clock()
+
+    def _check_losses(self) -> None:
+        """Compare what is declared lost with what was damaged here, and with what a full disk did not take."""
+        for uuid, kept in self.books.sessions.items():
+            for place, reason in kept.losses.items():
+                is_known = (uuid, place) in self.corrupt if reason == "SPOOL_CORRUPT" else reason == "SPOOL_FULL"
+                if not is_known or (reason == "SPOOL_FULL" and not self.has("station_disk_full")):
+                    self.problems.append(f"{uuid}: {place} was declared lost without need: {reason}")
+
+    def _check_clock(self) -> None:
+        """Each session begins at a time that the wall clock had, and the last at what it has now."""
+        offsets_s = list(self.offsets_s)
+        for uuid, kept in self.books.sessions.items():
+            ahead_s = (datetime.fromisoformat(kept.start) - self.began).total_seconds()
+            while offsets_s and not -1.0 <= ahead_s - offsets_s[0] <= CLOCK_LIMIT_S:
+                offsets_s.pop(0)
+            if not offsets_s:
+                self.problems.append(f"{uuid} begins at {kept.start}, which no clock said")
+                return
