@@ -8,6 +8,7 @@ import soundfile
 
 from songcore.arrays import FloatArray
 from songcore.audio import to_mono
+from songcore.quality import FULL_SCALE
 from songserve.records import AudioFormat
 from songserve.refusal import Refusal
 
@@ -17,7 +18,6 @@ FLAC_HEADER_BYTES = 42
 """``fLaC``, a block's header and STREAMINFO, which every FLAC stream begins with (RFC 9639, section 8.2)."""
 MAX_EXPANSION = 4
 """Times `max_chunk_bytes` that a FLAC chunk may grow to: half an hour of silence would fit in a few bytes."""
-FULL_SCALE = np.float32(32767 / 32768)
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,10 @@ class HeardSong:
     similarity: float
     p_value: float
     novel: bool
+    novelty: str
+    """known, uncertain or novel; empty from an older server."""
+    quality: str
+    """good, or what is wrong with it; empty for a guess and from an older server."""
     onset_s: float
     offset_s: float
     start: datetime

@@ -177,6 +177,20 @@ _READERS: dict[str, Callable[[Response], Opened | Acknowledged | HeardSong | Ses
 }
 
 
+_NOVELTY: dict[int, str] = {
+    types_pb2.NOVELTY_KNOWN: "known",
+    types_pb2.NOVELTY_UNCERTAIN: "uncertain",
+    types_pb2.NOVELTY_NOVEL: "novel",
+}
+_QUALITY: dict[int, str] = {
+    types_pb2.SONG_QUALITY_GOOD: "good",
+    types_pb2.SONG_QUALITY_SHORT: "short",
+    types_pb2.SONG_QUALITY_CLIPPED: "clipped",
+    types_pb2.SONG_QUALITY_FAINT: "faint",
+    types_pb2.SONG_QUALITY_OVERLAPPED: "overlapped",
+}
+
+
 def _song(song: types_pb2.Song) -> HeardSong:
     return HeardSong(
         name=song.name,
@@ -185,6 +199,8 @@ def _song(song: types_pb2.Song) -> HeardSong:
         similarity=song.similarity,
         p_value=song.p_value,
         novel=song.is_novel,
+        novelty=_NOVELTY.get(song.novelty, ""),
+        quality=_QUALITY.get(song.quality, ""),
         onset_s=song.onset_s,
         offset_s=song.offset_s,
         start=song.start_time.ToDatetime(UTC),

@@ -27,7 +27,10 @@ class RunSummary:
     """Of those classified in this run."""
     n_songs: int = 0
     n_novel: int = 0
+    n_uncertain: int = 0
     n_noise: int = 0
+    qualities: Counter[str] = field(default_factory=Counter)
+    """Songs by quality, noise left out."""
     failed: list[Outcome] = field(default_factory=list)
     """Recordings that could not be read, or not to their end."""
     types: Counter[str] = field(default_factory=Counter)
@@ -41,7 +44,10 @@ class RunSummary:
         for song in result.songs:
             self.n_songs += 1
             self.n_novel += song.novel
+            self.n_uncertain += song.novelty == "uncertain"
             self.n_noise += song.kind == "noise"
+            if song.kind == "song":
+                self.qualities[song.quality] += 1
             if song.kind == "song" and not song.novel:
                 self.types[song.type_id] += 1
                 self.similarity_sums[song.type_id] += song.similarity

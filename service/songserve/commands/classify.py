@@ -51,7 +51,8 @@ def classify(  # noqa: PLR0913, PLR0917 - one argument per option of the command
 ) -> None:
     """Find and name the songs of recordings, without a server.
 
-    Writes to --out: songs.csv and songs.parquet (every song with type, similarity, novelty and the bundle's digest),
+    Writes to --out: songs.csv and songs.parquet (every song with type, similarity, p-value, novelty, quality and the
+    bundle's digest),
     raven/ and audacity/ (one table per recording), recordings.csv (seconds listened to, the effort) and failed.csv.
 
     Stop it and start it again as you like: recordings that are finished are skipped while file, bundle and channel
@@ -153,7 +154,9 @@ def _as_json(summary: "RunSummary", out: Path, wall_s: float) -> dict[str, objec
         "x_real_time": round(summary.heard_s / wall_s, 1),
         "n_songs": summary.n_songs,
         "n_novel": summary.n_novel,
+        "n_uncertain": summary.n_uncertain,
         "n_noise": summary.n_noise,
+        "qualities": dict(summary.qualities.most_common()),
         "types": dict(summary.types.most_common()),
     }
 
@@ -175,7 +178,8 @@ def _print(summary: "RunSummary", out: Path, wall_s: float) -> None:
     console.print(table)
     console.print(
         f"{summary.n_songs:,} songs in {summary.audio_s / 3600:,.2f} h of {summary.n_recordings:,} recordings: "
-        f"{n_named:,} of {len(summary.types):,} known types, {summary.n_novel:,} novel, {summary.n_noise:,} known noise."
+        f"{n_named:,} of {len(summary.types):,} known types, {summary.n_uncertain:,} of them uncertain, "
+        f"{summary.n_novel:,} novel, {summary.n_noise:,} known noise; {summary.qualities['good']:,} of good quality."
     )
     resumed = f", {summary.n_resumed:,} recordings taken from an earlier run" if summary.n_resumed else ""
     console.print(

@@ -146,8 +146,9 @@ class _Printer:
             print(json.dumps({**asdict(song), "start": song.start.isoformat(timespec="milliseconds")}), flush=True)
             return
         name = f"{song.type_id}?" if song.novel else song.type_id
-        remarks = ["novel"] if song.novel else [] if song.is_song else ["noise"]
+        remarks = [] if song.quality in {"", "good"} else [song.quality]
         remarks += ["cut"] if song.forced_cut else []
+        remarks += ["noise"] if not song.is_song else [song.novelty] if song.novelty in {"uncertain", "novel"} else []
         length_s = song.offset_s - song.onset_s
         print(
             f"{song.start:%Y-%m-%d %H:%M:%S}.{song.start.microsecond // 1000:03d}Z  {song.onset_s:9.2f} s  "
