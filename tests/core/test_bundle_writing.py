@@ -59,6 +59,10 @@ MISFITS: dict[str, tuple[Change, str]] = {
     "name": (lambda p: replace(p, name="My Bundle"), "MANIFEST_INVALID"),
     "duplicate ids": (lambda p: replace(p, types=[SongType(id="T0001")] * len(p.types)), "TYPES_INVALID"),
     "types": (lambda p: replace(p, types=p.types[:-1]), "TYPES_INVALID"),
+    "calibration_type": (
+        lambda p: replace(p, calibration_type=np.full(len(p.calibration), 9)),
+        "TYPES_INVALID",
+    ),
     "calibration": (lambda p: replace(p, calibration=p.calibration[:, None]), "TYPES_INVALID"),
     "no golden": (lambda p: replace(p, golden_recordings=[]), "GOLDEN_EMPTY"),
     "silent golden": (lambda p: replace(p, golden_recordings=[np.zeros(48_000, np.float32)]), "GOLDEN_EMPTY"),

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from songcore.errors import ConfigError
+from songcore.novelty import NoveltyConfig
 from songtrain.settings import PRESETS, load_settings
 
 
@@ -35,6 +36,15 @@ def test_wrong_file_is_refused_by_name(tmp_path: Path, text: str, named: str) ->
     file.write_text(text)
     with pytest.raises(ConfigError, match=named):
         load_settings(file)
+
+
+def test_what_decides_novelty_travels_with_the_bundle(tmp_path: Path) -> None:
+    """Every parameter that serving needs is a setting of training, with the same default, and is handed over as set."""
+    file = tmp_path / "run.toml"
+    file.write_text("[novelty]\nalpha = 0.02\nuncertain_alpha = 0.2\nmin_type_songs = 7\n")
+    served = load_settings(file).novelty.served()
+    assert served == NoveltyConfig(alpha=0.02, uncertain_alpha=0.2, min_type_songs=7)
+    assert PRESETS["default"].novelty.served() == NoveltyConfig()
 
 
 def test_unknown_preset_and_missing_file_are_refused(tmp_path: Path) -> None:
