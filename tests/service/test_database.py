@@ -1,6 +1,7 @@
 """Each database by itself: what can be wrong with it, what an older songstream left, and several servers on one."""
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -149,7 +150,11 @@ def test_a_database_of_the_first_songstream_is_taken_over(tmp_path: Path) -> Non
         opened.store.commit(commit(record, 10, song(record, 500 * 3600), song(record, 0, uid=str(UUID(int=3))))).result(
             10
         )
-        assert len(opened.queries.page(SongFilter(include_noise=True), None, 100)[0]) == 51
+        found, _ = opened.queries.page(SongFilter(include_noise=True), None, 100)
+        assert len(found) == 51
+        old = [one for one in found if one.quality == "ungraded"]
+        assert Counter(one.novelty for one in old) == {"known": 45, "novel": 5}
+        assert opened.queries.pool() == (0, None)
         assert [one.uid for one in opened.queries.after(SongFilter(), 50, 10)[0]] == [song(record, 500 * 3600).uid]
         (whole,) = opened.queries.frequencies(FrequencyFilter())
         assert (whole.recorded_s, whole.n_novel, whole.n_noise) == (3001.0, 5, 1)

@@ -108,8 +108,8 @@ class SongServiceServicer:
 
     def GetSongClip(self, request, context):
         """Sends the sound of a song as a FLAC file: first what it is, then its bytes in order.
-        NOT_FOUND: SONG_UNKNOWN; CLIP_UNKNOWN when it has none, as the service may be set to keep no clips, those of novel songs
-        only, or only for a time. FAILED_PRECONDITION, CLIP_ELSEWHERE: another server of the same database has it.
+        NOT_FOUND: SONG_UNKNOWN; CLIP_UNKNOWN when it has none, as the service may be set to keep no clips, those of novel and
+        uncertain songs only, or only for a time. FAILED_PRECONDITION, CLIP_ELSEWHERE: another server of the same database has it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -52,8 +52,8 @@ class SongServiceStub:
     """
     GetSongClip: _grpc.UnaryStreamMultiCallable[_songs_pb2.GetSongClipRequest, _songs_pb2.GetSongClipResponse]
     """Sends the sound of a song as a FLAC file: first what it is, then its bytes in order.
-    NOT_FOUND: SONG_UNKNOWN; CLIP_UNKNOWN when it has none, as the service may be set to keep no clips, those of novel songs
-    only, or only for a time. FAILED_PRECONDITION, CLIP_ELSEWHERE: another server of the same database has it.
+    NOT_FOUND: SONG_UNKNOWN; CLIP_UNKNOWN when it has none, as the service may be set to keep no clips, those of novel and
+    uncertain songs only, or only for a time. FAILED_PRECONDITION, CLIP_ELSEWHERE: another server of the same database has it.
     """
     KeepSongClip: _grpc.UnaryUnaryMultiCallable[_songs_pb2.KeepSongClipRequest, _songs_pb2.SongClip]
     """Keeps a clip from being deleted by age or quota, as one does with reviewed songs and exemplars, or no longer.
@@ -91,8 +91,8 @@ class SongServiceAsyncStub(SongServiceStub):
     """
     GetSongClip: _aio.UnaryStreamMultiCallable[_songs_pb2.GetSongClipRequest, _songs_pb2.GetSongClipResponse]  # type: ignore[assignment]
     """Sends the sound of a song as a FLAC file: first what it is, then its bytes in order.
-    NOT_FOUND: SONG_UNKNOWN; CLIP_UNKNOWN when it has none, as the service may be set to keep no clips, those of novel songs
-    only, or only for a time. FAILED_PRECONDITION, CLIP_ELSEWHERE: another server of the same database has it.
+    NOT_FOUND: SONG_UNKNOWN; CLIP_UNKNOWN when it has none, as the service may be set to keep no clips, those of novel and
+    uncertain songs only, or only for a time. FAILED_PRECONDITION, CLIP_ELSEWHERE: another server of the same database has it.
     """
     KeepSongClip: _aio.UnaryUnaryMultiCallable[_songs_pb2.KeepSongClipRequest, _songs_pb2.SongClip]  # type: ignore[assignment]
     """Keeps a clip from being deleted by age or quota, as one does with reviewed songs and exemplars, or no longer.
@@ -151,8 +151,8 @@ class SongServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_songs_pb2.GetSongClipResponse], _abc.AsyncIterator[_songs_pb2.GetSongClipResponse]]:
         """Sends the sound of a song as a FLAC file: first what it is, then its bytes in order.
-        NOT_FOUND: SONG_UNKNOWN; CLIP_UNKNOWN when it has none, as the service may be set to keep no clips, those of novel songs
-        only, or only for a time. FAILED_PRECONDITION, CLIP_ELSEWHERE: another server of the same database has it.
+        NOT_FOUND: SONG_UNKNOWN; CLIP_UNKNOWN when it has none, as the service may be set to keep no clips, those of novel and
+        uncertain songs only, or only for a time. FAILED_PRECONDITION, CLIP_ELSEWHERE: another server of the same database has it.
         """
 
     @_abc_1.abstractmethod
