@@ -22,6 +22,7 @@ from songserve.bundles.swaps import Swaps
 from songserve.clips_tending import open_shelf, tend_clips
 from songserve.database import DataDirectory
 from songserve.engines import sqlite_has_wal_reset_bug
+from songserve.freed_memory import tend_memory
 from songserve.gathering import Gatherer
 from songserve.metrics import Metrics
 from songserve.queries import SongQueries
@@ -134,7 +135,7 @@ async def serving(
         address = _bind(server, settings)
         await server.start()
         stack.push_async_callback(server.stop, 0)
-        for forever in (_watch_lag(metrics), tend_clips(runtime)):
+        for forever in (_watch_lag(metrics), tend_clips(runtime), tend_memory()):
             stack.push_async_callback(_end, asyncio.create_task(forever))
         for service in ("", *SERVICES):
             await health.set(service, health_pb2.HealthCheckResponse.SERVING)
