@@ -127,7 +127,9 @@ class Deeds(World):
         if last.record.kind is not Kind.SOUND or not last.intact:
             return
         self._note_corrupt(last)
-        n_cut = 1 + round(fault.size * (HEADER_BYTES + last.n_data - 2))
+        # In one of four its header is torn too, which says how long it was.
+        least, most = (last.n_data + 1, last.n_data + HEADER_BYTES - 1) if fault.size < 0.25 else (1, last.n_data)
+        n_cut = self.rng.randint(least, most)
         path.write_bytes(content[: last.end - n_cut])
         self.faults[fault.kind] += 1
 

@@ -18,7 +18,7 @@ from songstation.dialogue import ClockQuality, HeardSong
 from songstation.link import Channel, LinkSettings
 from songstation.listening import uuid7
 from songstation.outbox import LossReason
-from songstation.sources import Lost, Source
+from songstation.sources import Lost, Source, chunk_samples
 from songstation.spool import Spool
 from songstation.spool_sessions import Session
 from songstation.station_account import Picture
@@ -41,6 +41,8 @@ class StationPlan:
     client: str
     link: LinkSettings
     encoding: str = "linear16"
+    chunk_s: float = 0.5
+    """Of the source; what a torn record is estimated by when nothing of its header is left."""
     outage_s: float = 30.0
     """After a longer outage a new session begins, and what was heard meanwhile follows beside it."""
     clock_limit_s: float = 2.0
@@ -213,7 +215,7 @@ class FieldStation:
             self._plan.name,
             sample_rate_hz,
             start.astimezone(UTC),
-            round(sample_rate_hz / 2),
+            chunk_samples(self._plan.chunk_s, sample_rate_hz),
             self._plan.encoding,
             self._plan.client,
             quality.source,

@@ -162,6 +162,7 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> "_Ending":
         f"songstream {version('songstream')}",
         link,
         settings.encoding,
+        settings.chunk_s,
         settings.outage_s,
         settings.clock_limit_s,
         settings.device_retry_s,
