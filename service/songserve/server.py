@@ -26,6 +26,7 @@ from songserve.freed_memory import tend_memory
 from songserve.gathering import Gatherer
 from songserve.metrics import Metrics
 from songserve.queries import SongQueries
+from songserve.reclusterings import Reclusterings
 from songserve.rpc_metrics import RpcMetrics
 from songserve.runtime import Runtime
 from songserve.security.channel import channel_options
@@ -37,6 +38,7 @@ from songserve.security.token_file import TokenFile
 from songserve.servicers.classification import ClassificationServicer
 from songserve.servicers.ingest import IngestServicer
 from songserve.servicers.models import ModelBundleServicer
+from songserve.servicers.recluster import ReclusterServicer
 from songserve.servicers.songs import SongServicer
 from songserve.settings import ServeSettings
 from songserve.store import Store
@@ -47,6 +49,8 @@ from songserve.v1 import (
     ingest_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
+    recluster_pb2,
+    recluster_pb2_grpc,
     songs_pb2,
     songs_pb2_grpc,
 )
@@ -62,6 +66,7 @@ SERVICES = tuple(
         (classification_pb2.DESCRIPTOR, "ClassificationService"),
         (songs_pb2.DESCRIPTOR, "SongService"),
         (models_pb2.DESCRIPTOR, "ModelBundleService"),
+        (recluster_pb2.DESCRIPTOR, "ReclusterService"),
     )
 )
 LAG_INTERVAL_S = 0.5
@@ -131,7 +136,10 @@ async def serving(
             runtime.stations = StationLimits(_shares(settings))
         guard = Guard(gate, recheck_s=settings.recheck_s)
         server = grpc.aio.server(options=channel_options(settings), interceptors=[RpcMetrics(metrics.registry), guard])
+        reclusterings = Reclusterings(settings)
+        stack.push_async_callback(reclusterings.close)
         _register(server, runtime, swaps, health)
+        recluster_pb2_grpc.add_ReclusterServiceServicer_to_server(ReclusterServicer(runtime, reclusterings), server)
         address = _bind(server, settings)
         await server.start()
         stack.push_async_callback(server.stop, 0)

@@ -66,6 +66,7 @@ AMBIENT = {
     "songserve.settings": "reads SONGSTREAM_*",
     "songserve.database": "gives a new store and a new directory names of their own",
     "songserve.migrations": "gives an older store a name of its own",
+    "songserve.reclusterings": "hands its environment on to a process",
 }
 
 # Who makes protobuf messages: the modules for it on each side of the wire.
@@ -75,6 +76,7 @@ BUILDERS = [
     "songserve.bundles.responses",
     "songserve.bundles.retypings",
     "songserve.clients.bundles",
+    "songserve.recluster_responses",
     "songstation.wire",
 ]
 

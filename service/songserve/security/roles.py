@@ -20,6 +20,7 @@ _ADMIN: frozenset[Role] = frozenset({"admin"})
 
 _INGEST, _SONGS = "/songserve.v1.IngestService", "/songserve.v1.SongService"
 _CATALOGUE = "/songserve.v1.CatalogueService"
+_RECLUSTER = "/songserve.v1.ReclusterService"
 _MODELS, _CLASSIFICATION = "/songserve.v1.ModelBundleService", "/songserve.v1.ClassificationService"
 
 ROLES: Mapping[str, frozenset[Role]] = {
@@ -53,6 +54,10 @@ ROLES: Mapping[str, frozenset[Role]] = {
     f"{_MODELS}/AddRetypings": _ADMIN,
     f"{_MODELS}/StartShadow": _ADMIN,
     f"{_MODELS}/StopShadow": _ADMIN,
+    f"{_RECLUSTER}/StartReclustering": _ADMIN,
+    f"{_RECLUSTER}/GetReclustering": _READ,
+    f"{_RECLUSTER}/ListReclusterings": _READ,
+    f"{_RECLUSTER}/CancelReclustering": _ADMIN,
 }
 
 PUBLIC = frozenset(

@@ -12,7 +12,8 @@ def recluster(  # noqa: PLR0913, PLR0917 - one parameter per option
     store: Annotated[
         str,
         typer.Option(
-            help="URL of the service's store: sqlite:////data/songs.sqlite or postgresql+psycopg://HOST/NAME."
+            envvar="SONGSTREAM_STORE",
+            help="URL of the service's store: sqlite:////data/songs.sqlite or postgresql+psycopg://HOST/NAME.",
         ),
     ],
     bundle: Annotated[Path, typer.Option(help="Bundle to retrain.")],
