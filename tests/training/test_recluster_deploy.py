@@ -1,0 +1,127 @@
+"""How reclusterings are scheduled: cron expressions, the systemd timer, and the manifests for KubeRay."""
+
+import shlex
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from songcore.errors import ConfigError
+from songtrain.commands.recluster import recluster
+from songtrain.recluster.scheduling import keep_schedule, next_time
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+BIN = Path(sys.executable).parent
+MIDNIGHT = datetime(2026, 6, 1, tzinfo=UTC)
+
+
+def options(command: str) -> set[str]:
+    """Return the options of a command line, after it was checked that there is such a command with all of them."""
+    words = shlex.split(command)
+    assert words[1] == "recluster"
+    app = typer.Typer()
+    app.command()(recluster)
+    known = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).output
+    used = {word for word in words if word.startswith("--")}
+    assert {option for option in used if option not in known} == set()
+    return used
+
+
+def test_times_of_a_schedule() -> None:
+    """The next time is the first one after now, in the clock's zone."""
+    assert next_time("30 2 * * *", MIDNIGHT) == MIDNIGHT + timedelta(hours=2, minutes=30)
+    assert next_time("0 3 * * 0", MIDNIGHT) == datetime(2026, 6, 7, 3, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("schedule", ["every night", "61 2 * * *", "30 2 * *", "0 0 30 2 *"])
+def test_bad_schedules(schedule: str) -> None:
+    """What is no cron expression, or has no time to come, is refused with its reason."""
+    with pytest.raises(ConfigError) as caught:
+        next_time(schedule, MIDNIGHT)
+    assert caught.value.reason == "SCHEDULE_INVALID"
+
+
+def test_a_schedule_goes_on_after_a_failure() -> None:
+    """Work is done at each time; what fails is told, and the next time comes all the same until it is told to stop."""
+    clock, done, told = [MIDNIGHT], list[datetime](), list[str]()
+
+    def wait(seconds: float) -> bool:
+        clock[0] += timedelta(seconds=seconds)
+        return len(done) == 3
+
+    def work() -> None:
+        done.append(clock[0])
+        if len(done) == 2:
+            raise ConfigError("no store", reason="STORE_UNREACHABLE")
+
+    keep_schedule("30 2 * * *", work, lambda: clock[0], wait, lambda error: told.append(error.reason))
+    assert [(at - MIDNIGHT) / timedelta(hours=1) for at in done] == [2.5, 26.5, 50.5]
+    assert told == ["STORE_UNREACHABLE"]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_timer_and_unit_are_valid(tmp_path: Path) -> None:
+    """Systemd knows every setting of both and finds no fault, and the unit's command exists with its options."""
+    for name in ("songstream-recluster.service", "songstream-recluster.timer"):
+        text = (DEPLOY / "systemd" / name).read_text()
+        (tmp_path / name).write_text(text.replace("/opt/songstream/bin", str(BIN)))
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", tmp_path / "songstream-recluster.timer"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert verified.returncode == 0, verified.stderr
+    assert [line for line in verified.stderr.splitlines() if "songstream" in line] == []
+    unit = (DEPLOY / "systemd" / "songstream-recluster.service").read_text()
+    (start,) = [line.removeprefix("ExecStart=") for line in unit.splitlines() if line.startswith("ExecStart=")]
+    assert {"--store", "--bundle", "--active"} <= options(start)
+
+
+def manifests(name: str) -> list[dict[str, Any]]:
+    """Return the documents of a manifest."""
+    return list(yaml.safe_load_all((DEPLOY / "kuberay" / name).read_text()))
+
+
+def test_the_ray_job_has_the_shape_of_one() -> None:
+    """Its command exists, joins the cluster it is on, and every node has the store's URL and the folder all nodes must see."""
+    (job,) = manifests("rayjob.yaml")
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    assert {"--address", "--work", "--models", "--clips", "--bundle"} <= options(job["spec"]["entrypoint"])
+    cluster = job["spec"]["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    assert len(groups) == 2
+    for group in groups:
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        assert [variable["name"] for variable in container["env"]] == ["SONGSTREAM_STORE"]
+        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+        assert pod["securityContext"]["runAsNonRoot"] is True
+    paths = {word for word in shlex.split(job["spec"]["entrypoint"]) if word.startswith("/")}
+    assert all(path.startswith("/data/") for path in paths)
+
+
+def test_the_cron_job_creates_ray_jobs() -> None:
+    """It may create Ray jobs and nothing else, under an account of its own, from a config map, at a time that there is."""
+    account, role, binding, cron = manifests("cronjob.yaml")
+    assert [one["kind"] for one in (account, role, binding, cron)] == [
+        "ServiceAccount",
+        "Role",
+        "RoleBinding",
+        "CronJob",
+    ]
+    assert role["rules"] == [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create"]}]
+    assert next_time(cron["spec"]["schedule"], MIDNIGHT) == MIDNIGHT + timedelta(hours=2, minutes=30)
+    assert cron["spec"]["concurrencyPolicy"] == "Forbid"
+    pod = cron["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == account["metadata"]["name"] == binding["subjects"][0]["name"]
+    (container,) = pod["containers"]
+    mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert container["args"][-1] == f"{mounted['manifests']}/rayjob.yaml"
