@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from pathlib import Path
 from uuid import UUID
 
@@ -108,8 +109,12 @@ class Deeds(World):
 
     async def _full_disk(self, fault: Fault, disk: Disk) -> None:
         disk.fill(round(fault.size * 16_000_000) if fault.size < 0.5 else round((fault.size - 0.5) * 200_000))
+        began_s = time.monotonic()
         await asyncio.sleep(fault.lasts_s)
         disk.free()
+        if disk is self.spool:
+            # As much as can be given in that time, and what was on the way.
+            self.losable_s += (time.monotonic() - began_s) * self.plan.speed + 2.5
         self.faults[fault.kind] += 1
 
     async def _torn_record(self, fault: Fault) -> None:

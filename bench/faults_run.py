@@ -73,11 +73,17 @@ class Run(Deeds):
 
     def _check_losses(self) -> None:
         """Compare what is declared lost with what was damaged here, and with what a full disk did not take."""
+        full_s = 0.0
         for uuid, kept in self.books.sessions.items():
             for place, reason in kept.losses.items():
-                is_known = (uuid, place) in self.corrupt if reason == "SPOOL_CORRUPT" else reason == "SPOOL_FULL"
-                if not is_known or (reason == "SPOOL_FULL" and not self.has("station_disk_full")):
+                if reason == "SPOOL_FULL":
+                    full_s += (place.end - place.begin) / kept.rate_hz
+                elif reason != "SPOOL_CORRUPT" or (uuid, place) not in self.corrupt:
                     self.problems.append(f"{uuid}: {place} was declared lost without need: {reason}")
+        if full_s > self.losable_s:
+            self.problems.append(
+                f"{full_s:.1f} s were declared lost to a disk that was full for {self.losable_s:.1f} s"
+            )
 
     def _check_clock(self) -> None:
         """Each session begins at a time that the wall clock had, and the last at what it has now."""

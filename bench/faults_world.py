@@ -73,6 +73,8 @@ class World:
         self.problems: list[str] = []
         self.faults: Counter[str] = Counter()
         self.corrupt: set[tuple[str, Place]] = set()
+        self.losable_s = 0.0
+        """Sound that a full disk may have cost, at most."""
         self.serving, self.recording = asyncio.Lock(), asyncio.Lock()
         self._beside: list[asyncio.Task[None]] = []
         self.breaking = asyncio.Lock()  # of the link, by those who need it to stay broken
