@@ -5,8 +5,9 @@ stretches of long files, and says how its songs are cut:
 
     python bench/clusters.py --data finch=FOLDER,segmenter=syllable,songs=4000 --data clips=FOLDER,segmenter=general
 
-Labels only score; scores are means over the seeds. A system that is given a number of clusters is given the true one, and
-one that finds it says by ``type_ratio`` how far off it was.
+Labels only score; scores are means over the seeds, ``seeds`` has those of each. A system that is given a number of clusters is
+given the true one, and one that finds it says by ``type_ratio`` how far off it was. The segmenter says what kind of sound it is,
+and so which preset of training the recipe takes; nothing else is chosen.
 """
 
 import csv
@@ -98,6 +99,10 @@ def summary(rows: Sequence[Row], songs: SongSet) -> dict[str, Any]:
             score: round(mean(row.scores[score] for row in worked), 4) for score in SHOWN if score in worked[0].scores
         }
         line["n_clusters"] = round(mean(row.n_clusters or 0 for row in worked), 1)
+        line["seeds"] = [
+            {name: round(row.scores[name], 4) for name in SHOWN if name in row.scores} | {"n_clusters": row.n_clusters}
+            for row in worked
+        ]
         if worked[0].n_clusters_given is None and n_types:
             line["type_ratio"] = round(line["n_clusters"] / n_types, 3)
         line["seconds"] = round(mean(row.seconds or 0 for row in worked), 1)
@@ -133,7 +138,7 @@ def main(
     data: Annotated[list[str], typer.Option(help="NAME=FOLDER[,segmenter=..][,segmentation=..][,songs=N][,channel=N]")],
     systems: Annotated[
         str, typer.Option(help="Names, with commas between.")
-    ] = "recipe,recipe-kmeans,recipe-average,classical-floor",
+    ] = "recipe,recipe-kmeans,recipe-average,classical-floor,modulation-kmeans,untrained,untrained-kmeans",
     file: Annotated[Path | None, typer.Option(help="TOML file that declares more systems.")] = None,
     seeds: Annotated[int, typer.Option(help="Runs of every system.")] = 3,
     out: Annotated[Path | None, typer.Option(help="Folder for the results, which are kept; none if not given.")] = None,

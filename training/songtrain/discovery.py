@@ -57,7 +57,7 @@ def discover_types(
     """Embed all songs by the exported encoder and find the types; CollapseError when there is nothing to tell apart."""
     embeddings = embedder.embed(train.all_features())
     s = settings.clusters
-    clusterer = DensityClusterer(s.min_cluster_size, s.min_samples, s.fill_neighbours).fit(embeddings)
+    clusterer = DensityClusterer(s.min_cluster_size, s.min_samples, s.fill_neighbours, s.min_share).fit(embeddings)
     check_clusters(clusterer.core_labels_, max_share=s.max_share)
     labels = clusterer.labels_
     # Filling may change the order of sizes; ids go by the final sizes.

@@ -24,9 +24,9 @@ from songtrain.datasets.screening import screen_songs
 from songtrain.datasets.songs import SongSet
 from songtrain.datasets.split import hold_out
 from songtrain.discovery import Discovery, discover_types
+from songtrain.encoders.beside import fit_beside, with_beside
 from songtrain.encoders.build import n_parameters
-from songtrain.encoders.modulation import fit_modulation, modulation_size
-from songtrain.encoders.network import AnyEncoder, JointEncoder, SteadyEncoder
+from songtrain.encoders.network import SteadyEncoder
 from songtrain.evaluation.novelty import NoveltyCheck, check_novelty
 from songtrain.evaluation.scores import diagnostics, label_numbers, label_scores
 from songtrain.evaluation.zipf_alternatives import zipf_scores
@@ -168,9 +168,7 @@ def _train(train: SongSet, stream: StreamConfig, job: TrainJob, on_progress: Pro
 def serve_trained(trained: TrainedEncoder, train: SongSet, settings: TrainSettings, stream: StreamConfig) -> Served:
     """Put what is learned in closed form behind the encoder, steadiness and principal components, and export it."""
     store = FrameStore(train, torch.device("cpu"))
-    whole: AnyEncoder = trained.encoder
-    if size := modulation_size(settings.encoder.n_modulation, stream.features):
-        whole = JointEncoder(trained.encoder, fit_modulation(store, size, settings.seed))
+    whole = with_beside(trained.encoder, fit_beside(settings, stream.features, store))
     steady = SteadyEncoder(whole, steady_weights(whole, store, settings, stream))
     return serve_encoder(steady, store, settings, stream)
 

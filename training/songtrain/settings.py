@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from songcore.errors import ConfigError
 from songcore.novelty import NoveltyConfig
+from songcore.presets import STREAMS
+from songcore.stream import StreamConfig
 
 __all__ = [
     "PRESETS",
@@ -26,6 +28,7 @@ __all__ = [
     "WarmupSettings",
     "change_settings",
     "load_settings",
+    "preset_for",
 ]
 
 
@@ -64,6 +67,11 @@ class EncoderSettings(_Section):
 
     None: 256 for songs, none for syllables and other single sounds, which have no rhythm.
     """
+    n_places: int = Field(default=0, ge=0, le=64)
+    """At so many places of a song's own length its spectrum stands beside the network; for single sounds, whose parts come
+    in one order."""
+    n_random: int = Field(default=0, ge=0, le=16)
+    """So many networks of the same shape with random weights stand beside the trained one: they cannot forget what it does."""
     dimension: int = Field(default=256, ge=2, le=512)
     """Values of the served embedding."""
 
@@ -126,7 +134,9 @@ class ClusterSettings(_Section):
     """Density clustering (HDBSCAN); the number of types is found."""
 
     min_cluster_size: int | None = Field(default=None, ge=2)
-    """None: 0.2 % of the songs, but no fewer than 5 and no more than 10."""
+    """None: as ``min_share`` says."""
+    min_share: float | None = Field(default=None, gt=0, lt=0.5)
+    """Part of the songs that a type has at least, and never fewer than 5; None: 0.2 %, but no more than 10 songs."""
     min_samples: int = Field(default=5, ge=1)
     fill_neighbours: int = Field(default=5, ge=1)
     """Songs outside dense cores take the type of most of this many nearest core songs."""
@@ -194,7 +204,7 @@ class TrainSettings(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.warmup.n_epochs + self.rounds.n_rounds == 0:
+        if self.warmup.n_epochs + self.rounds.n_rounds + self.encoder.n_random == 0:
             raise ValueError("warmup.n_epochs and rounds.n_rounds are both 0: nothing would be trained")
         return self
 
@@ -205,12 +215,27 @@ PRESETS: dict[str, TrainSettings] = {
     "syllable": TrainSettings(
         name="syllables",
         data=DataSettings(segmenter="syllable"),
+        encoder=EncoderSettings(n_places=12, n_random=1),
         augment=AugmentSettings(
+            tempo=0.05, pitch_mels=1.0, shift_share=0.05, lowest_snr_db=6.0, n_masks=1, mask_mels=3
+        ),
+        # Borders and pace are part of what a syllable is, so views that differ more would whiten it away.
+        steady=AugmentSettings(
             tempo=0.05, pitch_mels=1.0, shift_share=0.05, lowest_snr_db=6.0, n_masks=1, mask_mels=3
         ),
         warmup=WarmupSettings(n_epochs=8, neighbour_probability=0.0),
         rounds=RoundSettings(n_rounds=0),
+        # A bird has tens of syllables, not hundreds: rarer ones are rather renditions cut or sung badly.
+        clusters=ClusterSettings(min_share=0.005),
         novelty=NoveltySettings(other_tempo=0.05, other_pitch_mels=1.0),
+    ),
+    # Clips of anything: few, and each is one type's own world; random weights know as much as they can teach.
+    "general": TrainSettings(
+        name="sounds",
+        data=DataSettings(segmenter="general", segmentation="annotated"),
+        encoder=EncoderSettings(n_random=2),
+        warmup=WarmupSettings(n_epochs=8, neighbour_probability=0.0),
+        rounds=RoundSettings(n_rounds=0),
     ),
     "demo": TrainSettings(
         name="demo",
@@ -219,6 +244,12 @@ PRESETS: dict[str, TrainSettings] = {
         run=RunSettings(batch_size=64),
     ),
 }
+
+
+def preset_for(stream: StreamConfig) -> TrainSettings:
+    """Return the preset for the kind of sound that this front end and segmenter are made for, the default for any other."""
+    kind = next((name for name in ("syllable", "general") if stream == STREAMS[name]), "default")
+    return PRESETS[kind]
 
 
 def load_settings(file: Path | None, preset: str = "default") -> TrainSettings:

@@ -27,12 +27,19 @@ class DensityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
     the same with every song filled in, and -1 everywhere only when nothing is dense.
     """
 
-    def __init__(self, min_cluster_size: int | None = None, min_samples: int = 5, fill_neighbours: int = 5) -> None:
+    def __init__(
+        self,
+        min_cluster_size: int | None = None,
+        min_samples: int = 5,
+        fill_neighbours: int = 5,
+        min_share: float | None = None,
+    ) -> None:
         self.min_cluster_size, self.min_samples, self.fill_neighbours = min_cluster_size, min_samples, fill_neighbours
+        self.min_share = min_share
 
     def fit(self, X: FloatArray, y: None = None) -> Self:  # noqa: N803, ARG002 - scikit-learn's signature
         """Cluster unit embeddings (n, d) float32."""
-        smallest = self.min_cluster_size or smallest_cluster(len(X))
+        smallest = self.min_cluster_size or smallest_cluster(len(X), self.min_share)
         if len(X) <= max(smallest, self.min_samples):
             found = np.full(len(X), -1, np.int64)
         elif len(X) >= MANY_SONGS:
@@ -45,11 +52,14 @@ class DensityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
         return self
 
 
-def smallest_cluster(n_songs: int) -> int:
-    """Return the songs that a type needs at least, where nobody says: 0.2 % of all, but no fewer than 5 and no more than 10.
+def smallest_cluster(n_songs: int, share: float | None = None) -> int:
+    """Return the songs that a type needs at least: that share of all, but no fewer than 5.
 
-    More songs may be of more types rather than of larger ones: among 700 species of 20 calls each, a type of 0.2 % is none.
+    Where nobody names a share it is 0.2 %, and no more than 10 songs: more songs may be of more types rather than of larger
+    ones; among 700 species of 20 calls each, a type of 0.2 % is none.
     """
+    if share is not None:
+        return max(5, round(share * n_songs))
     return min(10, max(5, round(0.002 * n_songs)))
 
 

@@ -23,13 +23,14 @@ class GraphDensityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc] 
         min_samples: int = 5,
         fill_neighbours: int = 5,
         n_neighbours: int = N_NEIGHBOURS,
+        min_share: float | None = None,
     ) -> None:
         self.min_cluster_size, self.min_samples, self.fill_neighbours = min_cluster_size, min_samples, fill_neighbours
-        self.n_neighbours = n_neighbours
+        self.n_neighbours, self.min_share = n_neighbours, min_share
 
     def fit(self, X: FloatArray, y: None = None) -> Self:  # noqa: N803, ARG002 - scikit-learn's signature
         """Cluster embeddings (n, d) float32."""
-        smallest = self.min_cluster_size or smallest_cluster(len(X))
+        smallest = self.min_cluster_size or smallest_cluster(len(X), self.min_share)
         found = density_labels(X, smallest, self.min_samples, n_neighbours=self.n_neighbours)
         self.core_labels_ = by_size(found)
         self.labels_ = fill(X, self.core_labels_, self.fill_neighbours)

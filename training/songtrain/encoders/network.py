@@ -10,8 +10,9 @@ from songcore.arrays import FloatArray
 from songtrain.encoders.efficientnet import EfficientNetEncoder
 from songtrain.encoders.light import LightEncoder
 from songtrain.encoders.modulation import ModulationSpectra
+from songtrain.encoders.places import PlacedSpectra
 
-__all__ = ["AnyEncoder", "JointEncoder", "ServedEncoder", "SongNetwork", "SteadyEncoder", "TrainingOutput"]
+__all__ = ["AnyEncoder", "Beside", "JointEncoder", "Network", "ServedEncoder", "SongNetwork", "SteadyEncoder", "TrainingOutput"]
 
 N_PROJECTION = 128
 
@@ -41,20 +42,24 @@ class SongNetwork(nn.Module):
         return TrainingOutput(self.projector(pooled), self.embed(pooled))
 
 
-class JointEncoder(nn.Module):
-    """A trained encoder and modulation spectra side by side, each of length 1."""
+Network: TypeAlias = LightEncoder | EfficientNetEncoder
+Beside: TypeAlias = Network | ModulationSpectra | PlacedSpectra
 
-    def __init__(self, encoder: LightEncoder | EfficientNetEncoder, modulation: ModulationSpectra) -> None:
+
+class JointEncoder(nn.Module):
+    """Encoders side by side, each of length 1: a trained one first, then what looks at the song in other ways."""
+
+    def __init__(self, *encoders: Beside) -> None:
         super().__init__()
-        self.encoder, self.modulation = encoder, modulation
-        self.n_features = encoder.n_features + modulation.n_features
+        self.encoders = nn.ModuleList(encoders)
+        self.n_features = sum(encoder.n_features for encoder in encoders)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return one vector per song, (n, n_features)."""
-        return torch.cat([normalize(self.encoder(features).float()), self.modulation(features)], dim=1)
+        return torch.cat([normalize(encoder(features).float()) for encoder in self.encoders], dim=1)
 
 
-AnyEncoder: TypeAlias = LightEncoder | EfficientNetEncoder | JointEncoder
+AnyEncoder: TypeAlias = Network | JointEncoder
 
 
 class SteadyEncoder(nn.Module):

@@ -5,10 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from songcore.errors import ConfigError
+from songcore.stream import StreamConfig
 from songtrain.lab.parts import COUNTS, Kind, build, n_clusters_asked, parts_of
 from songtrain.lab.systems import System, part
+from songtrain.settings import preset_for
 
-__all__ = ["n_clusters_given", "with_clusters", "with_minutes", "with_parameters"]
+__all__ = ["n_clusters_given", "with_clusters", "with_minutes", "with_parameters", "with_sound"]
 
 
 def with_parameters(system: System, parameters: Mapping[str, Any]) -> System:
@@ -28,6 +30,18 @@ def with_parameters(system: System, parameters: Mapping[str, Any]) -> System:
         options: dict[str, Any] = {kind: changed}
         system = replace(system, **options)
     return system
+
+
+def with_sound(system: System, stream: StreamConfig) -> System:
+    """Return the system asked for types no smaller than the preset for this kind of sound has them, unless it says so itself.
+
+    Itself where its clusterer takes no such part of the songs.
+    """
+    share = preset_for(stream).clusters.min_share
+    given = dict(system.clusterer.parameters).keys() & {"min_share", "min_cluster_size"}
+    if share is None or given or "min_share" not in build("clusterer", system.clusterer).get_params(deep=False):
+        return system
+    return with_parameters(system, {"clusterer.min_share": share})
 
 
 def with_clusters(system: System, n_clusters: int) -> System:

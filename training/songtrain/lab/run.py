@@ -16,7 +16,7 @@ from songtrain.datasets.songs import SongSet
 from songtrain.datasets.sound import SoundSource, sound_source
 from songtrain.lab.keepsakes import has_songs, keep_points, keep_songs
 from songtrain.lab.ledger import Ledger, Trial, held_folder, plan_trial, song_digest
-from songtrain.lab.options import with_clusters, with_minutes
+from songtrain.lab.options import with_clusters, with_minutes, with_sound
 from songtrain.lab.parts import describe
 from songtrain.lab.results import Row, read_rows
 from songtrain.lab.systems import System
@@ -125,6 +125,7 @@ def run_systems(
 
 
 def _trials(songs: SongSet, stream: StreamConfig, job: LabJob, digest: str) -> list[Trial]:
-    systems = [s if job.n_clusters is None else with_clusters(s, job.n_clusters) for s in job.systems]
+    systems = [with_sound(s, stream) for s in job.systems]
+    systems = [s if job.n_clusters is None else with_clusters(s, job.n_clusters) for s in systems]
     systems = [s if job.max_minutes is None else with_minutes(s, job.max_minutes) for s in systems]
     return [plan_trial(system, seed, songs, digest, stream) for system in systems for seed in range(job.n_seeds)]

@@ -57,7 +57,7 @@ def label_free_scores(points: FloatArray, found: IntArray, system: System, seed:
     known = clusterer.get_params(deep=False)
     # One seed is enough: density clustering has no chance in it, and four fits cost more than the row itself.
     if seed == 0 and "min_cluster_size" in known and len(points) > 2 * MIN_RUNS:
-        low, high = _sizes(points, system, known["min_cluster_size"])
+        low, high = _sizes(points, system, known["min_cluster_size"] or smallest_cluster(len(points), known.get("min_share")))
         scores |= {"k_low": float(low), "k_high": float(high)}
     return scores
 
@@ -75,14 +75,14 @@ def _halves(points: FloatArray, system: System, seed: int, rng: np.random.Genera
     return stability_between_halves(points, cluster, rng)
 
 
-def _sizes(points: FloatArray, system: System, min_cluster_size: int | None) -> tuple[int, int]:
+def _sizes(points: FloatArray, system: System, min_cluster_size: int) -> tuple[int, int]:
     given = dict(system.clusterer.parameters)
 
     def cluster(size: int) -> IntArray:
         changed = part(system.clusterer.name, **(given | {"min_cluster_size": size}))
         return np.asarray(build("clusterer", changed).fit_predict(points), np.int64)
 
-    return k_range(cluster, min_cluster_size or smallest_cluster(len(points)))
+    return k_range(cluster, min_cluster_size)
 
 
 def stability(rows: Sequence[Row]) -> dict[tuple[str, str], float]:

@@ -20,9 +20,9 @@ from songtrain.augment.views import ViewMaker
 from songtrain.clusterers.density import DensityClusterer
 from songtrain.clusterers.matching import agreement
 from songtrain.datasets.songs import SongSet
+from songtrain.encoders.beside import fit_beside, with_beside
 from songtrain.encoders.build import build_encoder
-from songtrain.encoders.modulation import ModulationSpectra, fit_modulation, modulation_size
-from songtrain.encoders.network import AnyEncoder, JointEncoder, SongNetwork, SteadyEncoder, TrainingOutput
+from songtrain.encoders.network import AnyEncoder, Beside, SongNetwork, SteadyEncoder, TrainingOutput
 from songtrain.evaluation.collapse import check_clusters, check_embeddings, check_variation, effective_rank
 from songtrain.loop.batches import epoch_batches, mutual_neighbours, sampling_weights
 from songtrain.loop.embedding import embed_store
@@ -115,15 +115,12 @@ class Learner:
         return SteadyEncoder(encoder, self._world.from_first(weights)).to(self._device)
 
     def whole_encoder(self) -> AnyEncoder:
-        """Return the network's encoder, with modulation spectra beside it where the settings want them."""
-        size = modulation_size(self.settings.encoder.n_modulation, self._stream.features)
-        if not size:
-            return self.network.encoder
-        if self._modulation is None:
-            found = fit_modulation(self.store, size, self.settings.seed)
-            mean, components = (self._world.from_first(part.cpu().numpy()) for part in (found.mean, found.components))
-            self._modulation = ModulationSpectra(mean, components).to(self._device)
-        return JointEncoder(self.network.encoder, self._modulation)
+        """Return the network's encoder, with what the settings want beside it."""
+        if self._beside is None:
+            self._beside = fit_beside(self.settings, self._stream.features, self.store)
+            for buffer in (buffer for part in self._beside for buffer in part.buffers()):
+                buffer.copy_(torch.from_numpy(self._world.from_first(buffer.cpu().numpy())))
+        return with_beside(self.network.encoder, self._beside)
 
     def _embeddings(self) -> tuple[FloatArray, float]:
         """Return all songs as they would be served now, unit rows (n, d), and the effective rank of the network's own part.
@@ -166,7 +163,7 @@ class Learner:
             self._new_round(state["proxies"].T)
         self._optimizer.load_state_dict(state["optimizer"])
 
-    _modulation: ModulationSpectra | None = None
+    _beside: list[Beside] | None = None
     _neighbours: IntArray | None = None
     """(n, k) mutual neighbours of every song, -1 where there is none; None before they are used."""
 
@@ -207,7 +204,7 @@ class Learner:
         core = np.zeros(len(embeddings), np.int64)
         if self._world.rank == 0:
             s = self.settings.clusters
-            core = DensityClusterer(s.min_cluster_size, s.min_samples, s.fill_neighbours).fit(embeddings).core_labels_
+            core = DensityClusterer(s.min_cluster_size, s.min_samples, s.fill_neighbours, s.min_share).fit(embeddings).core_labels_
         core = self._world.from_first(core)
         check_clusters(core, max_share=self.settings.clusters.max_share)
         kept = agreement(self.labels[-1], core) if self.labels else None

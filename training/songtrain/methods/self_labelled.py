@@ -16,7 +16,7 @@ from songtrain.loop.learner import Learner
 from songtrain.loop.schedule import plan_epochs
 from songtrain.loop.world import World
 from songtrain.methods.fitting import local_device
-from songtrain.settings import PRESETS, TrainSettings, change_settings
+from songtrain.settings import TrainSettings, change_settings, preset_for
 
 __all__ = ["SelfLabelledEncoder"]
 
@@ -41,8 +41,7 @@ class SelfLabelledEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc
 
     def fit(self, X: SongSet, y: None = None) -> Self:  # noqa: N803, ARG002 - scikit-learn's signature
         """Train on the songs; CollapseError when training loses what tells them apart."""
-        preset = "syllable" if self.stream == STREAMS["syllable"] else "default"
-        settings = change_settings(self.settings or PRESETS[preset], self.changes or {}, "self-labelled: changes")
+        settings = change_settings(self.settings or preset_for(self.stream), self.changes or {}, "self-labelled: changes")
         settings = settings.model_copy(update={"seed": self.random_state})
         learner = Learner(X, settings, self.stream, device=local_device(), world=World())
         self.history_ = [learner.run_epoch(epoch) for epoch in plan_epochs(settings)]
