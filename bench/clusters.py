@@ -6,8 +6,8 @@ stretches of long files, and says how its songs are cut:
     python bench/clusters.py --data finch=FOLDER,segmenter=syllable,songs=4000 --data clips=FOLDER,segmenter=general
 
 Labels only score; scores are means over the seeds, ``seeds`` has those of each. A system that is given a number of clusters is
-given the true one, and one that finds it says by ``type_ratio`` how far off it was. The segmenter says what kind of sound it is,
-and so which preset of training the recipe takes; nothing else is chosen.
+given the true one, and one that finds it says by ``type_ratio`` how far off it was. The segmenter says what kind of sound it
+is, and so which preset of training the recipe takes; nothing else is chosen.
 """
 
 import csv

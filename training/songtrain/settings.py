@@ -220,9 +220,7 @@ PRESETS: dict[str, TrainSettings] = {
             tempo=0.05, pitch_mels=1.0, shift_share=0.05, lowest_snr_db=6.0, n_masks=1, mask_mels=3
         ),
         # Borders and pace are part of what a syllable is, so views that differ more would whiten it away.
-        steady=AugmentSettings(
-            tempo=0.05, pitch_mels=1.0, shift_share=0.05, lowest_snr_db=6.0, n_masks=1, mask_mels=3
-        ),
+        steady=AugmentSettings(tempo=0.05, pitch_mels=1.0, shift_share=0.05, lowest_snr_db=6.0, n_masks=1, mask_mels=3),
         warmup=WarmupSettings(n_epochs=8, neighbour_probability=0.0),
         rounds=RoundSettings(n_rounds=0),
         # A bird has tens of syllables, not hundreds: rarer ones are rather renditions cut or sung badly.

@@ -14,7 +14,9 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter per option
     data: Annotated[Path, typer.Option(help="Folder with recordings, and songs.csv where songs are annotated.")],
     out: Annotated[Path, typer.Option(help="The bundle to write; the report is in it.")],
     config: Annotated[Path | None, typer.Option(help="TOML file with run parameters.")] = None,
-    preset: Annotated[str, typer.Option(help="Parameters to start from: default, syllable, general or demo.")] = "default",
+    preset: Annotated[
+        str, typer.Option(help="Parameters to start from: default, syllable, general or demo.")
+    ] = "default",
     work: Annotated[
         Path | None,
         typer.Option(

@@ -12,7 +12,16 @@ from songtrain.encoders.light import LightEncoder
 from songtrain.encoders.modulation import ModulationSpectra
 from songtrain.encoders.places import PlacedSpectra
 
-__all__ = ["AnyEncoder", "Beside", "JointEncoder", "Network", "ServedEncoder", "SongNetwork", "SteadyEncoder", "TrainingOutput"]
+__all__ = [
+    "AnyEncoder",
+    "Beside",
+    "JointEncoder",
+    "Network",
+    "ServedEncoder",
+    "SongNetwork",
+    "SteadyEncoder",
+    "TrainingOutput",
+]
 
 N_PROJECTION = 128
 

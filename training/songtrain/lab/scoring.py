@@ -57,7 +57,9 @@ def label_free_scores(points: FloatArray, found: IntArray, system: System, seed:
     known = clusterer.get_params(deep=False)
     # One seed is enough: density clustering has no chance in it, and four fits cost more than the row itself.
     if seed == 0 and "min_cluster_size" in known and len(points) > 2 * MIN_RUNS:
-        low, high = _sizes(points, system, known["min_cluster_size"] or smallest_cluster(len(points), known.get("min_share")))
+        low, high = _sizes(
+            points, system, known["min_cluster_size"] or smallest_cluster(len(points), known.get("min_share"))
+        )
         scores |= {"k_low": float(low), "k_high": float(high)}
     return scores
 

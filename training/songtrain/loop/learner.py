@@ -204,7 +204,8 @@ class Learner:
         core = np.zeros(len(embeddings), np.int64)
         if self._world.rank == 0:
             s = self.settings.clusters
-            core = DensityClusterer(s.min_cluster_size, s.min_samples, s.fill_neighbours, s.min_share).fit(embeddings).core_labels_
+            clusterer = DensityClusterer(s.min_cluster_size, s.min_samples, s.fill_neighbours, s.min_share)
+            core = clusterer.fit(embeddings).core_labels_
         core = self._world.from_first(core)
         check_clusters(core, max_share=self.settings.clusters.max_share)
         kept = agreement(self.labels[-1], core) if self.labels else None

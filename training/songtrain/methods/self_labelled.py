@@ -41,7 +41,9 @@ class SelfLabelledEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc
 
     def fit(self, X: SongSet, y: None = None) -> Self:  # noqa: N803, ARG002 - scikit-learn's signature
         """Train on the songs; CollapseError when training loses what tells them apart."""
-        settings = change_settings(self.settings or preset_for(self.stream), self.changes or {}, "self-labelled: changes")
+        settings = change_settings(
+            self.settings or preset_for(self.stream), self.changes or {}, "self-labelled: changes"
+        )
         settings = settings.model_copy(update={"seed": self.random_state})
         learner = Learner(X, settings, self.stream, device=local_device(), world=World())
         self.history_ = [learner.run_epoch(epoch) for epoch in plan_epochs(settings)]

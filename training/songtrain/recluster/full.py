@@ -136,7 +136,7 @@ def recluster_all(
     proposal is not calibrated yet.
     """
     s, named = settings.clusters, run.named
-    clusterer = DensityClusterer(s.min_cluster_size, s.min_samples, s.fill_neighbours).fit(embeddings)
+    clusterer = DensityClusterer(s.min_cluster_size, s.min_samples, s.fill_neighbours, s.min_share).fit(embeddings)
     check_clusters(clusterer.core_labels_, max_share=s.max_share)
     found = np.where((clusterer.core_labels_ >= 0) | (old >= 0), clusterer.labels_, -1)
     found = _often_heard(found, old, run.songs.occasions, run.settings.groups.min_occasions)
