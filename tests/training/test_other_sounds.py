@@ -137,7 +137,7 @@ def test_declared_changes_are_ones_that_training_knows(stream: StreamConfig) -> 
     assert describe(SYSTEMS["recipe"], stream) not in described
     for system in rows.values():
         assert system.encoder is not None
-        change_settings(TrainSettings(), build("encoder", system.encoder).get_params()["changes"], system.name)
+        change_settings(TrainSettings(), build("encoder", system.encoder).get_params()["changes"] or {}, system.name)
 
 
 @pytest.mark.parametrize(("n_songs", "smallest"), [(20, 5), (2_500, 5), (4_000, 8), (5_000, 10), (15_000, 10)])

@@ -6,9 +6,9 @@ They never travel with the model; what serving needs is in the bundle's own conf
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from songcore.errors import ConfigError
 from songcore.novelty import NoveltyConfig
@@ -202,12 +202,6 @@ class TrainSettings(_Section):
     novelty: NoveltySettings = NoveltySettings()
     run: RunSettings = RunSettings()
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.warmup.n_epochs + self.rounds.n_rounds + self.encoder.n_random == 0:
-            raise ValueError("warmup.n_epochs and rounds.n_rounds are both 0: nothing would be trained")
-        return self
-
 
 PRESETS: dict[str, TrainSettings] = {
     "default": TrainSettings(),
@@ -262,7 +256,10 @@ def load_settings(file: Path | None, preset: str = "default") -> TrainSettings:
         raise ConfigError(f"cannot read {file}: {error.strerror}", reason="CONFIG_UNREADABLE") from error
     except ValueError as error:
         raise ConfigError(f"{file} is not TOML ({error})", reason="CONFIG_UNREADABLE") from error
-    return change_settings(PRESETS[preset], changes, str(file))
+    settings = change_settings(PRESETS[preset], changes, str(file))
+    if settings.warmup.n_epochs + settings.rounds.n_rounds == 0:
+        raise ConfigError(f"{file}: warmup.n_epochs and rounds.n_rounds are both 0: nothing would be trained")
+    return settings
 
 
 def change_settings(settings: TrainSettings, changes: Mapping[str, object], where: str) -> TrainSettings:
