@@ -152,8 +152,8 @@ def test_a_database_of_the_first_songstream_is_taken_over(tmp_path: Path) -> Non
         )
         found, _ = opened.queries.page(SongFilter(include_noise=True), None, 100)
         assert len(found) == 51
-        old = [one for one in found if one.quality == "ungraded"]
-        assert Counter(one.novelty for one in old) == {"known": 45, "novel": 5}
+        taken = [one for one in found if one.quality == "ungraded"]
+        assert Counter(one.novelty for one in taken) == {"known": 45, "novel": 5}
         assert opened.queries.pool() == (0, None)
         assert [one.uid for one in opened.queries.after(SongFilter(), 50, 10)[0]] == [song(record, 500 * 3600).uid]
         (whole,) = opened.queries.frequencies(FrequencyFilter())
