@@ -3,19 +3,24 @@
 What only a store can know, whether the songs of a split are of the type, is not looked at here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from songcore.decisions import Action, Decision, Merge, Name, SoundKind, Split, Undo, View, apply, fold, type_ids
+from songcore.decisions import Action, Decision, Mark, Merge, Name, SoundKind, Split, Undo, View, apply, fold, type_ids
 from songcore.errors import InputError
 from songcore.manifest import SongType
 
-__all__ = ["check_action", "display_name", "kind_of", "require_type"]
+__all__ = ["changes_nothing", "check_action", "completed", "display_name", "kind_of", "require_type"]
 
 MAX_NAME = 80
 
 
-def check_action(decisions: Sequence[Decision], action: Action, catalogue: Mapping[str, SongType]) -> None:
-    """Raise InputError unless the action makes sense; ``catalogue`` holds the bundle's types by id.
+def check_action(
+    decisions: Sequence[Decision],
+    action: Action,
+    catalogue: Mapping[str, SongType],
+    retired: Collection[str] = frozenset(),
+) -> None:
+    """Raise InputError unless the action makes sense; ``catalogue`` holds the bundle's types by id, ``retired`` former ids.
 
     Reasons: those of `require_type`; MERGE_WITH_ITSELF, KIND_MISMATCH; TYPE_NAME_INVALID, TYPE_NAME_TAKEN; and for an undo
     DECISION_UNKNOWN, DECISION_UNDONE, UNDO_INVALID, DECISION_NEEDED.
@@ -26,13 +31,37 @@ def check_action(decisions: Sequence[Decision], action: Action, catalogue: Mappi
         return
     for type_id in type_ids(action):
         if not (isinstance(action, Split) and type_id == action.new_id):
-            require_type(type_id, view, catalogue)
+            require_type(type_id, view, catalogue, retired)
     _check_kinds(view, action, catalogue)
     if isinstance(action, Name):
         _check_name(action, view, catalogue)
 
 
-def require_type(type_id: str, view: View, catalogue: Mapping[str, SongType]) -> None:
+def completed(action: Action, view: View, catalogue: Mapping[str, SongType]) -> Action:
+    """Return the action with what follows from how things stand: the id that a split makes, and the kinds of types."""
+    match action:
+        case Merge(into=into):
+            return action.model_copy(update={"sound": kind_of(into, view, catalogue)})
+        case Split(type_id=type_id):
+            return action.model_copy(update={"new_id": view.next_id, "sound": kind_of(type_id, view, catalogue)})
+        case _:
+            return action
+
+
+def changes_nothing(action: Action, view: View, catalogue: Mapping[str, SongType]) -> bool:
+    """Return whether what the action says is so already."""
+    match action:
+        case Name(type_id=type_id, name=""):
+            return type_id not in view.names
+        case Name(type_id=type_id, name=name):
+            return display_name(type_id, view, catalogue) == name
+        case Mark(type_id=type_id, kind=kind):
+            return kind_of(type_id, view, catalogue) == kind
+        case _:
+            return False
+
+
+def require_type(type_id: str, view: View, catalogue: Mapping[str, SongType], retired: Collection[str]) -> None:
     """Raise InputError unless the id stands for a type now: TYPE_MERGED, TYPE_RETIRED or TYPE_UNKNOWN."""
     into = view.resolve(type_id)
     if type_id in view.merged:
@@ -46,7 +75,7 @@ def require_type(type_id: str, view: View, catalogue: Mapping[str, SongType]) ->
         )
     if type_id in view.made or type_id in catalogue:
         return
-    if type_id in view.touched or any(type_id in known.parents for known in catalogue.values()):
+    if type_id in retired or type_id in view.touched:
         raise InputError(
             f"{type_id} is no longer in the catalogue of the bundle being served; list the types for what became of it",
             reason="TYPE_RETIRED",

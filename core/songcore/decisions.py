@@ -64,6 +64,8 @@ class Split(_Action):
     new_id: str
     songs: tuple[str, ...]
     sound: SoundKind
+    last_song: int = 0
+    """Number of the last song stored at the time: of those after it nobody said that they stay where they are."""
 
 
 class Mark(_Action):

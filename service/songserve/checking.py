@@ -123,15 +123,17 @@ def _check_songs(connection: Connection, report: StoreReport) -> Iterator[str]:
 
 def _counted(connection: Connection, station: str) -> defaultdict[tuple[int, int], Tally]:
     hour = songs.c.start_ms - songs.c.start_ms % HOUR_MS
-    keys = (hour.label("hour_ms"), songs.c.type_id, songs.c.kind, songs.c.is_novel, songs.c.forced_cut)
+    type_id = func.coalesce(songs.c.placed_in, songs.c.type_id)
+    novel = songs.c.is_novel & songs.c.placed_in.is_(None)
+    keys = (hour.label("hour_ms"), type_id.label("id"), songs.c.kind, novel.label("novel"), songs.c.forced_cut)
     hours = select(*keys).where(songs.c.station == station).subquery()
     rows = connection.execute(select(*hours.c, func.count()).group_by(*hours.c))
     counted: defaultdict[tuple[int, int], Tally] = defaultdict(Tally)
     for row in rows:
-        hour_ms, type_id, kind, is_novel, forced_cut, n = tuple(row)
+        hour_ms, counted_as, kind, is_novel, forced_cut, n = tuple(row)
         for width_ms in WIDTHS_MS:
             tally = counted[width_ms, bucket_start(hour_ms, width_ms)]
-            tally.add(type_id, kind, is_novel=is_novel, n=n, n_cut=n * forced_cut)
+            tally.add(counted_as, kind, is_novel=is_novel, n=n, n_cut=n * forced_cut)
     return counted
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Select, select
 
+from songcore.decisions import View
 from songserve.schema import DAY_MS, EVER, HOUR_MS, buckets
 from songserve.tally import Tally, by_number
 
@@ -68,17 +69,19 @@ def bucket_query(wanted: FrequencyFilter, stations: Sequence[str]) -> Select[Any
     return select(*columns).where(*conditions).order_by(buckets.c.station, buckets.c.start_ms)
 
 
-def combined(wanted: FrequencyFilter, rows: Iterable[Any]) -> list[Frequency]:
-    """Return rows of `bucket_query` put together to the buckets that are wanted."""
+def combined(wanted: FrequencyFilter, rows: Iterable[Any], view: View) -> list[Frequency]:
+    """Return rows of `bucket_query` put together to the buckets that are wanted, by people's decisions."""
     found: list[Frequency] = []
-    types = frozenset(wanted.type_ids)
+    types = frozenset(view.resolve(type_id) for type_id in wanted.type_ids)
     for (station, start_ms), group in groupby(rows, key=lambda row: (row[0], _start(row[1], wanted))):
         (_, _, recorded_s, text), *more = group
         tally = Tally.read(text)  # one row, the usual case, is in order as it is written
         for _, _, further_s, text in more:
             recorded_s += further_s
             tally.merge(Tally.read(text))
-        songs = by_number(tally.songs) if more else tally.songs
+        if view.last_seq:
+            tally = tally.decided(view)
+        songs = by_number(tally.songs) if more or view.last_seq else tally.songs
         counts, novel, noise = (
             {key: n for key, n in part.items() if key in types} if types else part
             for part in (songs, tally.novel, tally.noise)

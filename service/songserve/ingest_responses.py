@@ -2,6 +2,7 @@
 
 from songcore.assign import Assignment
 from songcore.bundle import Bundle
+from songcore.decisions import View
 from songserve.credit import Credit
 from songserve.hearing import Found
 from songserve.intake import Gap
@@ -67,9 +68,9 @@ def ack(received_sequence_number: int, record: SessionRecord, credit: Credit) ->
     )
 
 
-def song_event(song: StoredSong) -> Response:
+def song_event(song: StoredSong, view: View) -> Response:
     """Return the event of a song that was committed."""
-    return Response(song=ingest_pb2.SongEvent(song=song_message(song), state=ingest_pb2.SongEvent.STATE_FINAL))
+    return Response(song=ingest_pb2.SongEvent(song=song_message(song, view), state=ingest_pb2.SongEvent.STATE_FINAL))
 
 
 def partial_event(song: Found, name: Assignment, record: SessionRecord, *, revision: int) -> Response:

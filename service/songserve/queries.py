@@ -6,21 +6,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Engine, exists, func, select, tuple_
 from sqlalchemy.exc import DBAPIError
 
+from songcore.decisions import Decision, View
 from songserve.bundles.history import BundleEvent
+from songserve.decision_log import DecisionLog
 from songserve.frequencies import Frequency, FrequencyFilter, bucket_query, combined, stations_query
 from songserve.records import Retyping, SessionRecord, StoredClip, StoredSong
-from songserve.schema import EVER, buckets, bundle_events, clips, identity, retypings, songs
+from songserve.schema import EVER, SONG_COLUMNS, buckets, bundle_events, clips, identity, retypings, songs
 from songserve.store import store_refusal
 from songserve.tally import Tally
+from songserve.verdicts import is_novel, is_of_type, is_sound
 from songserve.writing import read_session
 
 __all__ = ["Position", "SongFilter", "SongQueries"]
 
-_SONG_COLUMNS = tuple(column for column in songs.c if column.name not in {"seq", "is_novel"})
-_SONG_KEYS = tuple(column.name for column in _SONG_COLUMNS)
+_SONG_KEYS = tuple(column.name for column in SONG_COLUMNS)
 _LAST_SEQ = select(func.coalesce(func.max(songs.c.seq), 0))
 _CLIP_BYTES = clips.c.n_bytes + clips.c.feature_bytes
 
@@ -37,7 +39,7 @@ Position = tuple[int, str]
 
 @dataclass(frozen=True)
 class SongFilter:
-    """Which songs; None matches everything. Times are UTC milliseconds, half-open."""
+    """Which songs, by people's decisions; None matches everything. Times are UTC milliseconds, half-open."""
 
     start_ms: int | None = None
     end_ms: int | None = None
@@ -47,6 +49,7 @@ class SongFilter:
     only_novel: bool = False
     only_pool: bool = False
     include_noise: bool = False
+    only_with_clip: bool = False
 
 
 class SongQueries:
@@ -54,6 +57,18 @@ class SongQueries:
 
     def __init__(self, readers: Engine) -> None:
         self._readers = readers
+        self._log = DecisionLog()
+
+    @property
+    def view(self) -> View:
+        """How things stood after people's decisions when the store was last asked for anything about songs."""
+        return self._log.view
+
+    def decisions(self) -> tuple[Decision, ...]:
+        """Return everything that people decided, in order."""
+        with self._reading() as connection:
+            self._log.read(connection)
+        return self._log.decisions
 
     def session(self, uuid: str) -> tuple[SessionRecord, int] | None:
         """Return a session and how many songs of it are stored, or None."""
@@ -64,16 +79,23 @@ class SongQueries:
 
     def song(self, uid: str) -> StoredSong | None:
         """Return one song, or None."""
-        rows = self._all(select(*_SONG_COLUMNS).where(songs.c.uid == uid))
-        return StoredSong(**rows[0]) if rows else None
+        with self._reading() as connection:
+            self._log.read(connection)
+            row = connection.execute(select(*SONG_COLUMNS).where(songs.c.uid == uid)).mappings().one_or_none()
+        return StoredSong(**row) if row else None
 
-    def page(self, wanted: SongFilter, after: Position | None, size: int) -> tuple[list[StoredSong], Position | None]:
+    def page(
+        self, wanted: SongFilter, after: Position | None, size: int, newest_first: bool = False
+    ) -> tuple[list[StoredSong], Position | None]:
         """Return up to ``size`` songs in order of start time, and where the next page begins after, None at the end."""
-        conditions = _song_conditions(wanted)
-        if after is not None:
-            conditions.append(tuple_(songs.c.start_ms, songs.c.uid) > after)
-        ordered = select(*_SONG_COLUMNS).where(*conditions).order_by(songs.c.start_ms, songs.c.uid).limit(size + 1)
-        found = [StoredSong(**row) for row in self._all(ordered)]
+        place = tuple_(songs.c.start_ms, songs.c.uid)
+        order = (songs.c.start_ms.desc(), songs.c.uid.desc()) if newest_first else (songs.c.start_ms, songs.c.uid)
+        with self._reading() as connection:
+            conditions = _song_conditions(wanted, self._log.read(connection))
+            if after is not None:
+                conditions.append(place < after if newest_first else place > after)
+            ordered = select(*SONG_COLUMNS).where(*conditions).order_by(*order).limit(size + 1)
+            found = [StoredSong(**row) for row in connection.execute(ordered).mappings()]
         page = found[:size]
         return page, (page[-1].start_ms, page[-1].uid) if len(found) > size else None
 
@@ -83,7 +105,8 @@ class SongQueries:
             # First the end, then what lies before it: a song committed in between is found the next time.
             last = connection.execute(_LAST_SEQ).scalar_one()
             between = (songs.c.seq > seq) & (songs.c.seq <= last)
-            ordered = select(*_SONG_COLUMNS, songs.c.seq).where(between, *_song_conditions(wanted))
+            conditions = _song_conditions(wanted, self._log.read(connection))
+            ordered = select(*SONG_COLUMNS, songs.c.seq).where(between, *conditions)
             rows = connection.execute(ordered.order_by(songs.c.seq).limit(size)).mappings().all()
         found = [StoredSong(**{key: row[key] for key in _SONG_KEYS}) for row in rows]
         return found, rows[-1]["seq"] if len(rows) == size else max(seq, last)
@@ -137,27 +160,29 @@ class SongQueries:
         return [Retyping(**row) for row in self._all(ordered)]
 
     def totals(self) -> tuple[Tally, dict[str, float]]:
-        """Return how many songs of each type are stored, and the seconds recorded by each station."""
-        rows = self._all(select(buckets).where(buckets.c.width_ms == EVER))
+        """Return how many songs of each type are stored, by people's decisions, and the seconds recorded by each station."""
+        with self._reading() as connection:
+            view = self._log.read(connection)
+            rows = connection.execute(select(buckets).where(buckets.c.width_ms == EVER)).mappings().all()
         tally = Tally()
         for row in rows:
             tally.merge(Tally.read(row["tally"]))
-        return tally, {row["station"]: row["recorded_s"] for row in rows}
+        return tally.decided(view), {row["station"]: row["recorded_s"] for row in rows}
 
     def pool(self) -> tuple[int, int | None]:
         """Return how many songs are in the pool, and when the oldest began, UTC milliseconds."""
-        (row,) = self._all(
-            select(func.count().label("n"), func.min(songs.c.start_ms).label("oldest_ms"))
-            .select_from(songs)
-            .where(*_IN_POOL)
-        )
-        return int(row["n"]), row["oldest_ms"]
+        with self._reading() as connection:
+            still_song = is_sound("song", self._log.read(connection))
+            totals = select(func.count(), func.min(songs.c.start_ms)).select_from(songs).where(*_IN_POOL, still_song)
+            n_songs, oldest_ms = connection.execute(totals).one()
+        return int(n_songs), oldest_ms
 
     def frequencies(self, wanted: FrequencyFilter) -> list[Frequency]:
-        """Return counts and recorded seconds by station and bucket, ordered by both."""
+        """Return counts, by people's decisions, and recorded seconds by station and bucket, ordered by both."""
         with self._reading() as connection:
+            view = self._log.read(connection)
             stations = wanted.stations or connection.execute(stations_query()).scalars().all()
-            return combined(wanted, connection.execute(bucket_query(wanted, stations)))
+            return combined(wanted, connection.execute(bucket_query(wanted, stations)), view)
 
     def _all(self, statement: Any) -> Sequence[Any]:
         with self._reading() as connection:
@@ -172,20 +197,22 @@ class SongQueries:
             raise store_refusal(error, doing="read") from error
 
 
-def _song_conditions(wanted: SongFilter) -> list[ColumnElement[bool]]:
+def _song_conditions(wanted: SongFilter, view: View) -> list[ColumnElement[bool]]:
     conditions = _time_conditions(songs.c.start_ms, wanted.start_ms, wanted.end_ms)
     if wanted.station is not None:
         conditions.append(songs.c.station == wanted.station)
     if wanted.session is not None:
         conditions.append(songs.c.session == wanted.session)
     if wanted.type_id is not None:
-        conditions += [songs.c.type_id == wanted.type_id, songs.c.is_novel.is_(False)]
+        conditions.append(is_of_type(wanted.type_id, view))
     if wanted.only_novel:
-        conditions.append(songs.c.is_novel.is_(True))
+        conditions.append(is_novel(view))
     if wanted.only_pool:
         conditions += _IN_POOL
     if not wanted.include_noise:
-        conditions.append(songs.c.kind == "song")
+        conditions.append(is_sound("song", view))
+    if wanted.only_with_clip:
+        conditions.append(exists().where(clips.c.song == songs.c.uid))
     return conditions
 
 

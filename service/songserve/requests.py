@@ -12,10 +12,14 @@ from songserve.refusal import Refusal
 from songserve.v1 import songs_pb2
 
 __all__ = [
+    "DEFAULT_PAGE",
+    "MAX_PAGE",
     "milliseconds",
     "read_frequency_filter",
     "read_page",
     "read_song_uid",
+    "read_type_id",
+    "read_types_page",
     "read_watch",
     "resume_token",
 ]
@@ -37,8 +41,23 @@ def read_song_uid(name: str) -> str:
     return _id_in(name, "songs")
 
 
-def read_page(request: songs_pb2.ListSongsRequest) -> tuple[SongFilter, Position | None, int]:
-    """Return which songs, after which, and how many; raises Refusal NAME_INVALID, PAGE_TOKEN_INVALID, INTERVAL_INVALID."""
+def read_type_id(name: str) -> str:
+    """Return the id in ``songTypes/{id}``."""
+    return _id_in(name, "songTypes")
+
+
+def read_types_page(request: songs_pb2.ListSongTypesRequest) -> tuple[str, int]:
+    """Return the id after which the page begins, empty for the first, and how many; or Refusal PAGE_TOKEN_INVALID."""
+    if not re.fullmatch(r"[A-Z0-9]{0,16}", request.page_token):
+        raise Refusal("page_token is none that this server gave; begin again without one", reason="PAGE_TOKEN_INVALID")
+    return request.page_token, min(request.page_size or MAX_PAGE, MAX_PAGE)
+
+
+def read_page(request: songs_pb2.ListSongsRequest) -> tuple[SongFilter, Position | None, int, bool]:
+    """Return which songs, after which, how many, and whether the newest come first.
+
+    Raises Refusal NAME_INVALID, PAGE_TOKEN_INVALID or INTERVAL_INVALID.
+    """
     start_ms, end_ms = _interval(request)
     session = SessionName.parse(request.session) if request.session else None
     station = _id_in(request.station, "stations") if request.station else None
@@ -47,10 +66,11 @@ def read_page(request: songs_pb2.ListSongsRequest) -> tuple[SongFilter, Position
         end_ms=end_ms,
         station=station,
         session=str(session.uuid) if session else None,
-        type_id=_id_in(request.song_type, "songTypes") if request.song_type else None,
+        type_id=read_type_id(request.song_type) if request.song_type else None,
         only_novel=request.only_novel,
         only_pool=request.only_pool,
         include_noise=request.include_noise,
+        only_with_clip=request.only_with_clip,
     )
     after = None
     if request.page_token:
@@ -60,7 +80,7 @@ def read_page(request: songs_pb2.ListSongsRequest) -> tuple[SongFilter, Position
                 "page_token is none that this server gave; begin again without one", reason="PAGE_TOKEN_INVALID"
             )
         after = (int(token[1]), token[2])
-    return wanted, after, min(request.page_size or DEFAULT_PAGE, MAX_PAGE)
+    return wanted, after, min(request.page_size or DEFAULT_PAGE, MAX_PAGE), request.newest_first
 
 
 def read_watch(request: songs_pb2.WatchSongsRequest, *, store: str, last_seq: int) -> tuple[SongFilter, int]:
@@ -70,7 +90,7 @@ def read_watch(request: songs_pb2.WatchSongsRequest, *, store: str, last_seq: in
     """
     wanted = SongFilter(
         station=_id_in(request.station, "stations") if request.station else None,
-        type_id=_id_in(request.song_type, "songTypes") if request.song_type else None,
+        type_id=read_type_id(request.song_type) if request.song_type else None,
         only_novel=request.only_novel,
         only_pool=request.only_pool,
         include_noise=request.include_noise,

@@ -1,24 +1,28 @@
 """Domain values to responses of `songserve.v1`; those of sessions are built in `songserve.ingest_responses`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from songcore.assign import Assignment
 from songcore.bundle import Bundle
+from songcore.decisions import View
 from songcore.stream import Song
 from songserve.frequencies import Frequency
 from songserve.hearing import Model
 from songserve.queries import Position
 from songserve.records import StoredClip, StoredSong
 from songserve.v1 import classification_pb2, songs_pb2, types_pb2
+from songserve.verdicts import verdict
 
 __all__ = [
+    "KINDS",
     "bundle_name",
     "clip_data",
     "clip_header",
     "clip_message",
+    "decision_name",
     "duration",
     "frequencies",
     "named_song",
@@ -26,13 +30,12 @@ __all__ = [
     "recording_summary",
     "song_message",
     "song_page",
-    "song_types",
     "songs_stored",
     "timestamp",
     "type_name",
 ]
 
-_KINDS = {"song": types_pb2.SOUND_KIND_SONG, "noise": types_pb2.SOUND_KIND_NOISE}
+KINDS = {"song": types_pb2.SOUND_KIND_SONG, "noise": types_pb2.SOUND_KIND_NOISE}
 _NOVELTY = {
     "known": types_pb2.NOVELTY_KNOWN,
     "uncertain": types_pb2.NOVELTY_UNCERTAIN,
@@ -48,8 +51,9 @@ _QUALITY = {
 }
 
 
-def song_message(song: StoredSong) -> types_pb2.Song:
-    """Return a stored song."""
+def song_message(song: StoredSong, view: View) -> types_pb2.Song:
+    """Return a stored song, with what people made of it."""
+    decided = verdict(song, view)
     return types_pb2.Song(
         name=f"songs/{song.uid}",
         station=f"stations/{song.station}",
@@ -62,7 +66,7 @@ def song_message(song: StoredSong) -> types_pb2.Song:
         onset_s=song.onset / song.sample_rate_hz,
         offset_s=song.offset / song.sample_rate_hz,
         song_type=type_name(song.type_id),
-        kind=_KINDS[song.kind],
+        kind=KINDS[song.kind],
         similarity=song.similarity,
         novelty_score=song.novelty_score,
         p_value=song.p_value,
@@ -72,6 +76,12 @@ def song_message(song: StoredSong) -> types_pb2.Song:
         snr_db=song.snr_db,
         quality=_QUALITY[song.quality],
         model_bundle=bundle_name(song.bundle),
+        decided=types_pb2.Verdict(
+            song_type=type_name(decided.type_id),
+            kind=KINDS[decided.kind],
+            is_novel=decided.is_novel,
+            by_people=decided.by_people,
+        ),
     )
 
 
@@ -90,7 +100,7 @@ def named_song(song: Song, name: Assignment, model: Model) -> types_pb2.Song:
         onset_s=song.onset / rate,
         offset_s=song.offset / rate,
         song_type=type_name(name.type_id),
-        kind=_KINDS[name.kind],
+        kind=KINDS[name.kind],
         similarity=name.similarity,
         novelty_score=name.novelty_score,
         p_value=name.p_value,
@@ -121,15 +131,19 @@ def recording_summary(
     )
 
 
-def song_page(songs: Sequence[StoredSong], following: Position | None) -> songs_pb2.ListSongsResponse:
+def song_page(songs: Sequence[StoredSong], following: Position | None, view: View) -> songs_pb2.ListSongsResponse:
     """Return one page of songs."""
     token = "" if following is None else f"{following[0]}.{following[1]}"
-    return songs_pb2.ListSongsResponse(songs=[song_message(song) for song in songs], next_page_token=token)
+    return songs_pb2.ListSongsResponse(songs=[song_message(song, view) for song in songs], next_page_token=token)
 
 
-def songs_stored(songs: Sequence[StoredSong], resume_token: str) -> songs_pb2.WatchSongsResponse:
+def songs_stored(songs: Sequence[StoredSong], resume_token: str, view: View) -> songs_pb2.WatchSongsResponse:
     """Return songs to one who watches, and where to go on."""
-    return songs_pb2.WatchSongsResponse(songs=[song_message(song) for song in songs], resume_token=resume_token)
+    return songs_pb2.WatchSongsResponse(
+        songs=[song_message(song, view) for song in songs],
+        resume_token=resume_token,
+        last_decision=decision_name(view.last_seq) if view.last_seq else "",
+    )
 
 
 def clip_message(song: StoredSong, clip: StoredClip) -> songs_pb2.SongClip:
@@ -157,21 +171,6 @@ def clip_data(data: bytes) -> songs_pb2.GetSongClipResponse:
     return songs_pb2.GetSongClipResponse(data=data)
 
 
-def song_types(bundle: Bundle, n_songs: Mapping[str, int]) -> songs_pb2.ListSongTypesResponse:
-    """Return the bundle's catalogue with the songs stored of each type."""
-    return songs_pb2.ListSongTypesResponse(
-        song_types=[
-            types_pb2.SongType(
-                name=type_name(song_type.id),
-                display_name=song_type.name,
-                kind=_KINDS[song_type.kind],
-                n_songs=n_songs.get(song_type.id, 0),
-            )
-            for song_type in bundle.types
-        ]
-    )
-
-
 def frequencies(found: Sequence[Frequency]) -> songs_pb2.QueryFrequenciesResponse:
     """Return counts beside effort."""
     return songs_pb2.QueryFrequenciesResponse(
@@ -190,6 +189,11 @@ def frequencies(found: Sequence[Frequency]) -> songs_pb2.QueryFrequenciesRespons
             for frequency in found
         ]
     )
+
+
+def decision_name(seq: int) -> str:
+    """Return a decision's resource name."""
+    return f"decisions/{seq}"
 
 
 def type_name(type_id: str) -> str:

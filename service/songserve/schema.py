@@ -23,6 +23,7 @@ __all__ = [
     "EVER",
     "HOUR_MS",
     "REVISION",
+    "SONG_COLUMNS",
     "WIDTHS_MS",
     "buckets",
     "bundle_events",
@@ -123,6 +124,9 @@ songs = Table(
     ),
     Index("songs_pool", "start_ms", "uid", sqlite_where=text(_POOL), postgresql_where=text(_POOL)),
 )
+
+SONG_COLUMNS = tuple(column for column in songs.c if column.name not in {"seq", "is_novel"})
+"""Those of a `StoredSong`."""
 
 # What people decided about song types; rows are only ever added. `songcore.decisions` says what they mean together.
 decisions = Table(

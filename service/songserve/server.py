@@ -35,6 +35,7 @@ from songserve.security.guard import Guard
 from songserve.security.stations import StationLimits, StationShares
 from songserve.security.tls import TlsFiles, server_credentials
 from songserve.security.token_file import TokenFile
+from songserve.servicers.catalogue import CatalogueServicer
 from songserve.servicers.classification import ClassificationServicer
 from songserve.servicers.ingest import IngestServicer
 from songserve.servicers.models import ModelBundleServicer
@@ -43,6 +44,8 @@ from songserve.servicers.songs import SongServicer
 from songserve.settings import ServeSettings
 from songserve.store import Store
 from songserve.v1 import (
+    catalogue_pb2,
+    catalogue_pb2_grpc,
     classification_pb2,
     classification_pb2_grpc,
     ingest_pb2,
@@ -65,6 +68,7 @@ SERVICES = tuple(
         (ingest_pb2.DESCRIPTOR, "IngestService"),
         (classification_pb2.DESCRIPTOR, "ClassificationService"),
         (songs_pb2.DESCRIPTOR, "SongService"),
+        (catalogue_pb2.DESCRIPTOR, "CatalogueService"),
         (models_pb2.DESCRIPTOR, "ModelBundleService"),
         (recluster_pb2.DESCRIPTOR, "ReclusterService"),
     )
@@ -207,6 +211,7 @@ def _register(server: grpc.aio.Server, runtime: Runtime, swaps: Swaps, health: H
     ingest_pb2_grpc.add_IngestServiceServicer_to_server(IngestServicer(runtime), server)
     classification_pb2_grpc.add_ClassificationServiceServicer_to_server(ClassificationServicer(runtime), server)
     songs_pb2_grpc.add_SongServiceServicer_to_server(SongServicer(runtime), server)
+    catalogue_pb2_grpc.add_CatalogueServiceServicer_to_server(CatalogueServicer(runtime), server)
     models_pb2_grpc.add_ModelBundleServiceServicer_to_server(ModelBundleServicer(runtime, swaps), server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if runtime.settings.reflection:

@@ -16,8 +16,13 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from songcore.decisions import Decision, View
+from songcore.errors import SongError
 from songserve.bundles.history import BundleEvent
 from songserve.database import DataDirectory
+from songserve.decision_log import DecisionLog
+from songserve.decision_writing import Intent
+from songserve.placing import Placer
 from songserve.records import Commit, Retyping, SessionOpening, SessionRecord, StoredSong
 from songserve.refusal import Refusal
 from songserve.writing import OlderWriterError, Statements, Transaction
@@ -38,7 +43,7 @@ class _Job:
     run: Callable[[Transaction], Any]
     future: "Future[Any]"
     result: Any = None
-    refusal: Refusal | None = None
+    refusal: SongError | None = None
 
 
 class Store:
@@ -52,6 +57,7 @@ class Store:
     ) -> None:
         self._directory, self._window_s, self._min_free = directory, group_window_s, min_free_bytes
         self._observe = observe
+        self._log, self._placer = DecisionLog(), Placer()
         self._watchers: set[Callable[[], object]] = set()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._statements = Statements.of(directory.writer.dialect.name)
@@ -81,6 +87,15 @@ class Store:
         """Set whether a clip is kept from deletion; gives False when the song has none."""
         return self._submit(lambda transaction: transaction.keep_clip(uid, keep))
 
+    def decide(self, intent: Intent) -> "Future[Decision | None]":
+        """Add a decision; gives None when it is so already. Fails with what `songserve.decision_writing` raises."""
+        return self._submit(lambda transaction: transaction.decide(intent))
+
+    @property
+    def view(self) -> View:
+        """How things stand after people's decisions, as far as the writing thread has seen."""
+        return self._log.view
+
     def note_bundle_event(self, event: BundleEvent) -> "Future[BundleEvent]":
         """Keep what was done with a bundle; gives the event with its number."""
         return self._submit(lambda transaction: transaction.note_bundle_event(event))
@@ -90,7 +105,7 @@ class Store:
         return self._submit(lambda transaction: transaction.add_retypings(found))
 
     def subscribe(self, stored: Callable[[], object]) -> Callable[[], None]:
-        """Call ``stored`` in the writing thread after each transaction that added songs; returns what ends that."""
+        """Call ``stored`` in the writing thread after each transaction with new songs or decisions; returns what ends that."""
         self._watchers.add(stored)
         return lambda: self._watchers.discard(stored)
 
@@ -139,20 +154,21 @@ class Store:
         try:
             self.check_disk()
             with self._directory.writer.begin() as connection:
-                transaction = Transaction(connection, self._statements)
+                transaction = Transaction(connection, self._statements, self._log, self._placer)
                 for job in group:
                     _run(job, transaction)
                 transaction.finish()
         except Exception as error:  # noqa: BLE001 - whatever happened, somebody waits for the answer
             self._answer_failure(group, error)
             return
+        self._log.extend(transaction.new_decisions)
         for job in group:
             if job.refusal:
                 job.future.set_exception(job.refusal)
             else:
                 job.future.set_result(job.result)
         self._observe(time.monotonic() - began, len(group))
-        if transaction.n_new_songs:
+        if transaction.n_new_songs or transaction.new_decisions:
             for stored in list(self._watchers):
                 with suppress(RuntimeError):  # of an event loop that ended meanwhile
                     stored()
@@ -174,7 +190,7 @@ class Store:
 def _run(job: _Job, transaction: Transaction) -> None:
     try:
         job.result = job.run(transaction)
-    except Refusal as refusal:
+    except SongError as refusal:
         job.refusal = refusal
 
 

@@ -4,15 +4,19 @@ The transaction is the only one of its kind at that moment, in this server and a
 """
 
 import json
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import ChainMap, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 from sqlalchemy import Connection, CursorResult, bindparam, delete, func, insert, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from songcore.decisions import Decision, fold
 from songserve.bundles.history import BundleEvent
+from songserve.decision_log import DecisionLog
+from songserve.decision_writing import Intent, decide
+from songserve.placing import Placer
 from songserve.records import AudioFormat, Commit, Retyping, SessionName, SessionOpening, SessionRecord, StoredSong
 from songserve.refusal import Refusal
 from songserve.schema import WIDTHS_MS, buckets, bundle_events, clips, embeddings, retypings, sessions, songs
@@ -93,12 +97,14 @@ class Transaction:
     A refused job has written nothing, so the others are not touched by it.
     """
 
-    def __init__(self, connection: Connection, statements: Statements) -> None:
-        self._connection, self._statements = connection, statements
+    def __init__(self, connection: Connection, statements: Statements, log: DecisionLog, placer: Placer) -> None:
+        self._connection, self._statements, self._log, self._placer = connection, statements, log, placer
+        self._knows_decisions = False
         self._seq: int | None = None
         self._commits: list[tuple[Commit, list[StoredSong]]] = []
         self._buckets: defaultdict[tuple[int, str, int], _Bucket] = defaultdict(_Bucket)
         self.n_new_songs = 0
+        self.new_decisions: list[Decision] = []
 
     def open_session(self, opening: SessionOpening) -> SessionRecord:
         """Create the session or take it over with a new epoch; raises Refusal FORMAT_CHANGED, or as `finish` does."""
@@ -137,6 +143,14 @@ class Transaction:
     def keep_clip(self, uid: str, keep: bool) -> bool:
         """Set whether a clip is kept from deletion; False when the song has none."""
         return _n_rows(self._connection.execute(_KEEP_CLIP, {"key": uid, "keep": keep})) > 0
+
+    def decide(self, intent: Intent) -> Decision | None:
+        """Write what somebody wants to be decided, None when it is so already; raises as `decide` and `finish` do."""
+        self._write_commits()
+        decision = decide(self._connection, self._decisions(), intent, self._count)
+        if decision is not None:
+            self.new_decisions.append(decision)
+        return decision
 
     def note_bundle_event(self, event: BundleEvent) -> BundleEvent:
         """Add what was done with a bundle; return it with its number."""
@@ -181,6 +195,28 @@ class Transaction:
     def _buckets_of(self, station: str, time_ms: int) -> list[_Bucket]:
         return [self._buckets[width_ms, station, bucket_start(time_ms, width_ms)] for width_ms in WIDTHS_MS]
 
+    def _count(self, song: StoredSong, n: int = 1) -> None:
+        for bucket in self._buckets_of(song.station, song.start_ms):
+            bucket.tally.count(song, n)
+
+    def _decisions(self) -> tuple[Decision, ...]:
+        """Return all decisions, those of this transaction included."""
+        if not self._knows_decisions:
+            # Before any is written here: what is not committed yet must not be remembered as if it were.
+            self._log.read(self._connection)
+            self._knows_decisions = True
+        return (*self._log.decisions, *self.new_decisions)
+
+    def _placed(self, wanted: Sequence[StoredSong], vectors: Mapping[str, bytes]) -> dict[str, StoredSong]:
+        """Return the songs by uid, those of types that people split where they belong."""
+        decisions = self._decisions()
+        if self.new_decisions:
+            # With a memory of its own, as this transaction may fail.
+            found = Placer().place(self._connection, wanted, vectors, fold(decisions), decisions)
+        else:
+            found = self._placer.place(self._connection, wanted, vectors, self._log.view, decisions)
+        return {song.uid: song for song in found}
+
     def _write_commits(self) -> None:
         """Write the commits noted so far, each kind of row at once: a statement for each costs more than its row."""
         commits, self._commits = self._commits, []
@@ -214,22 +250,22 @@ class Transaction:
                     bucket.recorded_s += recorded_s
 
     def _add_songs(self, commits: Sequence[tuple[Commit, list[StoredSong]]]) -> None:
-        wanted = [song for commit, _ in commits for song in commit.songs]
-        if not wanted:
+        found = [song for commit, _ in commits for song in commit.songs]
+        if not found:
             return
+        wanted = self._placed(found, ChainMap(*(dict(commit.embeddings) for commit, _ in commits)))
         if self._seq is None:
             self._seq = self._connection.execute(_LAST_SEQ).scalar_one()
         # A number that a song does not take, as it was there before, stays unused.
-        rows = [{**song.row(), "seq": self._seq + index} for index, song in enumerate(wanted, 1)]
-        self._seq += len(wanted)
+        rows = [{**wanted[song.uid].row(), "seq": self._seq + index} for index, song in enumerate(found, 1)]
+        self._seq += len(found)
         added = set(self._connection.execute(self._statements.add_songs, rows).scalars())
         for commit, new in commits:
             for song in commit.songs:
                 if song.uid in added:
                     added.remove(song.uid)
-                    new.append(song)
-                    for bucket in self._buckets_of(song.station, song.start_ms):
-                        bucket.tally.count(song)
+                    new.append(wanted[song.uid])
+                    self._count(wanted[song.uid])
             self.n_new_songs += len(new)
 
 

@@ -13,8 +13,9 @@ from songcore.manifest import SongType
 
 CATALOGUE = {
     **{f"T{n:04d}": SongType(id=f"T{n:04d}", name=f"type {n}") for n in range(1, 6)},
-    "T0009": SongType(id="T0009", kind="noise", parents=("T0008",)),
+    "T0009": SongType(id="T0009", kind="noise"),
 }
+RETIRED = {"T0008"}
 
 
 def decided(*actions: Action) -> list[Decision]:
@@ -29,7 +30,7 @@ def decided(*actions: Action) -> list[Decision]:
 def refused(decisions: Sequence[Decision], action: Action) -> str:
     """Return why an action is refused."""
     with pytest.raises(InputError) as error:
-        check_action(decisions, action, CATALOGUE)
+        check_action(decisions, action, CATALOGUE, RETIRED)
     return error.value.reason
 
 

@@ -72,11 +72,13 @@ AMBIENT = {
 # Who makes protobuf messages: the modules for it on each side of the wire.
 BUILDERS = [
     "songserve.responses",
+    "songserve.catalogue_responses",
     "songserve.ingest_responses",
     "songserve.bundles.responses",
     "songserve.bundles.retypings",
     "songserve.clients.bundles",
     "songserve.recluster_responses",
+    "songserve.clients.catalogue",
     "songstation.wire",
 ]
 

@@ -38,7 +38,7 @@ def add(
     role: Annotated[
         Literal["ingest", "read", "admin"],
         typer.Option(
-            help="`ingest`: send sound as this station; `read`: look at songs; `admin`: `read`, and keep clips."
+            help="`ingest`: send sound as this station; `read`: look at songs; `admin`: `read`, keep clips, decide on types."
         ),
     ] = "ingest",
     *,

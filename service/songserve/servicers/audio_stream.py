@@ -14,7 +14,7 @@ from songserve.ingest_requests import Wish
 from songserve.ingest_responses import ack, go_away, notice_event, partial_event, song_event
 from songserve.intake import Chunk, Finish
 from songserve.notices import Notice, SoundWatch, bundle_changed
-from songserve.records import Commit
+from songserve.records import Commit, StoredSong
 from songserve.refusal import Refusal
 from songserve.runtime import Runtime
 from songserve.servicers.audio_reader import AudioReader
@@ -181,10 +181,10 @@ class AudioStream:
         commit = self._session.decide(heard, names)
         if commit:
             # Goes on when the client leaves meanwhile: what is stored is also counted.
-            await asyncio.shield(self._store(commit, sounds))
+            stored = await asyncio.shield(self._store(commit, sounds))
             if self._wish.results != "none":
-                for song in commit.songs:
-                    await self._context.write(song_event(song))
+                for song in stored:
+                    await self._context.write(song_event(song, self._runtime.store.view))
         self._reader.notices += self._watch.follow(heard.levels)
         self._guesser.consider(heard)
         await self._tell()
@@ -204,7 +204,8 @@ class AudioStream:
             self._runtime.metrics.ingest_chunks_total.labels("rejected").inc()
             raise
 
-    async def _store(self, commit: Commit, sounds: ClipSounds) -> None:
+    async def _store(self, commit: Commit, sounds: ClipSounds) -> list[StoredSong]:
+        """Commit; return the songs, as the store has those that are new."""
         commit = await self._runtime.with_clips(commit, sounds)
         new = await asyncio.wrap_future(self._runtime.store.commit(commit))
         self._session.settle(commit)
@@ -215,6 +216,8 @@ class AudioStream:
         )
         self._health.committed(captured_s)
         metrics.ingest_commit_lag_seconds.observe(max(0.0, self._runtime.now() - captured_s))
+        placed = {song.uid: song for song in new}
+        return [placed.get(song.uid, song) for song in commit.songs]
 
     async def _tell(self) -> None:
         """Send what is worth telling, gaps once they are committed, and a guess that is ready."""

@@ -13,7 +13,7 @@ __all__ = ["watch_songs"]
 
 PAGE_SIZE = 200
 POLL_S = 1.0
-"""Songs that another server stored in the same database are found this often; those of this one at once."""
+"""What another server stored in the same database is found this often; what this one did at once."""
 QUIET_S = 15.0
 """After this long without songs a token is sent."""
 
@@ -26,14 +26,15 @@ async def watch_songs(runtime: Runtime, request: songs_pb2.WatchSongsRequest, co
     stored, loop = asyncio.Event(), asyncio.get_running_loop()
     unsubscribe = runtime.store.subscribe(lambda: loop.call_soon_threadsafe(stored.set))
     try:
-        sent_at = -QUIET_S
+        sent_at, decided = -QUIET_S, -1
         while not runtime.draining:
             stored.clear()
             songs, seq = await runtime.read(queries.after, wanted, seq, PAGE_SIZE)
-            if songs or loop.time() - sent_at >= QUIET_S:
+            view = queries.view
+            if songs or view.last_seq != decided or loop.time() - sent_at >= QUIET_S:
                 # Waits while the client does not read, and holds one page meanwhile.
-                await context.write(songs_stored(songs, resume_token(store, seq)))
-                sent_at = loop.time()
+                await context.write(songs_stored(songs, resume_token(store, seq), view))
+                sent_at, decided = loop.time(), view.last_seq
             if len(songs) < PAGE_SIZE:
                 await _until(stored)
     finally:

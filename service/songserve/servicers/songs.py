@@ -5,9 +5,11 @@
 import asyncio
 from dataclasses import replace
 
+from songserve.catalogue import entries, page_of
+from songserve.catalogue_responses import type_page
 from songserve.refusal import Refusal
-from songserve.requests import read_frequency_filter, read_page, read_song_uid
-from songserve.responses import clip_message, frequencies, song_message, song_page, song_types
+from songserve.requests import read_frequency_filter, read_page, read_song_uid, read_types_page
+from songserve.responses import clip_message, frequencies, song_message, song_page
 from songserve.runtime import Runtime
 from songserve.servicers.calls import Context, admitted, answering
 from songserve.servicers.song_clips import find_clip, send_clip
@@ -31,13 +33,14 @@ class SongServicer(songs_pb2_grpc.SongServiceServicer):
         song = await self._runtime.read(self._queries.song, read_song_uid(request.name))
         if song is None:
             raise Refusal(f"there is no {request.name}", reason="SONG_UNKNOWN")
-        return song_message(song)
+        return song_message(song, self._queries.view)
 
     @answering
     async def ListSongs(self, request: songs_pb2.ListSongsRequest, context: Context) -> songs_pb2.ListSongsResponse:
         """Return a page of songs."""
         del context
-        return song_page(*await self._runtime.read(self._queries.page, *read_page(request)))
+        page, following = await self._runtime.read(self._queries.page, *read_page(request))
+        return song_page(page, following, self._queries.view)
 
     @answering
     async def WatchSongs(  # type: ignore[override] # gRPC also takes a coroutine that writes by itself
@@ -69,9 +72,10 @@ class SongServicer(songs_pb2_grpc.SongServiceServicer):
         self, request: songs_pb2.ListSongTypesRequest, context: Context
     ) -> songs_pb2.ListSongTypesResponse:
         """Return the catalogue with counts."""
-        del request, context
+        del context
+        after, size = read_types_page(request)
         tally, _ = await self._runtime.read(self._queries.totals)
-        return song_types(self._runtime.bundle, {**tally.noise, **tally.songs})
+        return type_page(*page_of(entries(self._runtime.bundle, self._queries.view, tally), after, size))
 
     @answering
     async def QueryFrequencies(

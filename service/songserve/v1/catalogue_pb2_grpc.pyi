@@ -32,7 +32,7 @@ GRPC_VERSION: str
 
 class CatalogueServiceStub:
     """Every change takes the `etag` of the type as it was when one looked, and answers ABORTED, ETAG_MISMATCH when somebody decided
-    about it since: look again, then decide. INVALID_ARGUMENT: ETAG_MISSING, NAME_INVALID; WHO_MISSING where the server asks for no
+    about it since: look again, then decide. INVALID_ARGUMENT: ETAG_MISSING, NAME_INVALID; WHO_INVALID where the server asks for no
     credentials and the request does not say who decides. NOT_FOUND, TYPE_UNKNOWN. FAILED_PRECONDITION: TYPE_MERGED for a type that
     was merged away, TYPE_RETIRED for one that the bundle being served no longer has, or whose split was undone. UNAVAILABLE,
     STORE_UNAVAILABLE; DATA_LOSS, STORE_CORRUPT; RESOURCE_EXHAUSTED, DISK_LOW. A refused change changes nothing.
@@ -72,7 +72,7 @@ class CatalogueServiceStub:
 @_typing.type_check_only
 class CatalogueServiceAsyncStub(CatalogueServiceStub):
     """Every change takes the `etag` of the type as it was when one looked, and answers ABORTED, ETAG_MISMATCH when somebody decided
-    about it since: look again, then decide. INVALID_ARGUMENT: ETAG_MISSING, NAME_INVALID; WHO_MISSING where the server asks for no
+    about it since: look again, then decide. INVALID_ARGUMENT: ETAG_MISSING, NAME_INVALID; WHO_INVALID where the server asks for no
     credentials and the request does not say who decides. NOT_FOUND, TYPE_UNKNOWN. FAILED_PRECONDITION: TYPE_MERGED for a type that
     was merged away, TYPE_RETIRED for one that the bundle being served no longer has, or whose split was undone. UNAVAILABLE,
     STORE_UNAVAILABLE; DATA_LOSS, STORE_CORRUPT; RESOURCE_EXHAUSTED, DISK_LOW. A refused change changes nothing.
@@ -108,7 +108,7 @@ class CatalogueServiceAsyncStub(CatalogueServiceStub):
 
 class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
     """Every change takes the `etag` of the type as it was when one looked, and answers ABORTED, ETAG_MISMATCH when somebody decided
-    about it since: look again, then decide. INVALID_ARGUMENT: ETAG_MISSING, NAME_INVALID; WHO_MISSING where the server asks for no
+    about it since: look again, then decide. INVALID_ARGUMENT: ETAG_MISSING, NAME_INVALID; WHO_INVALID where the server asks for no
     credentials and the request does not say who decides. NOT_FOUND, TYPE_UNKNOWN. FAILED_PRECONDITION: TYPE_MERGED for a type that
     was merged away, TYPE_RETIRED for one that the bundle being served no longer has, or whose split was undone. UNAVAILABLE,
     STORE_UNAVAILABLE; DATA_LOSS, STORE_CORRUPT; RESOURCE_EXHAUSTED, DISK_LOW. A refused change changes nothing.

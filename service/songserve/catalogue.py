@@ -1,0 +1,99 @@
+"""The catalogue as people see it: the types of a bundle and those that people made, by people's decisions. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from songcore.bundle import Bundle
+from songcore.deciding import display_name, kind_of, require_type
+from songcore.decisions import Action, Decision, SoundKind, Undo, View, type_ids
+from songcore.errors import InputError
+from songcore.manifest import SongType
+from songserve.tally import Tally
+
+__all__ = ["TypeEntry", "entries", "entry", "history", "page_of", "types_by_id"]
+
+
+@dataclass(frozen=True)
+class TypeEntry:
+    """One type as it is now."""
+
+    type_id: str
+    name: str
+    kind: SoundKind
+    n_songs: int
+    """Songs stored of it, by people's decisions, novel ones excluded."""
+    etag: str
+    merged: tuple[str, ...] = ()
+    """Ids whose songs count here."""
+    merged_into: str | None = None
+    split_from: str | None = None
+    exemplars: tuple[str, ...] = ()
+    n_training_songs: int = 0
+
+
+def types_by_id(bundle: Bundle) -> dict[str, SongType]:
+    """Return the types of a bundle by id."""
+    return {known.id: known for known in bundle.types}
+
+
+def entries(bundle: Bundle, view: View, tally: Tally) -> list[TypeEntry]:
+    """Return every type that stands, by id: the bundle's, then those that people made; ``tally`` is by people's decisions."""
+    catalogue = types_by_id(bundle)
+    ids = [type_id for type_id in {**catalogue, **view.made} if view.resolve(type_id) == type_id]
+    return [_entry(type_id, view, catalogue, tally) for type_id in sorted(ids)]
+
+
+def entry(type_id: str, bundle: Bundle, view: View, tally: Tally) -> TypeEntry:
+    """Return one type, also one that was merged or retired; raises InputError TYPE_UNKNOWN."""
+    catalogue = types_by_id(bundle)
+    try:
+        require_type(type_id, view, catalogue, bundle.manifest.retired)
+    except InputError as error:
+        if error.reason == "TYPE_UNKNOWN":
+            raise
+    return _entry(type_id, view, catalogue, tally)
+
+
+def _entry(type_id: str, view: View, catalogue: Mapping[str, SongType], tally: Tally) -> TypeEntry:
+    known = catalogue.get(type_id)
+    end = view.resolve(type_id)
+    kind = kind_of(type_id, view, catalogue)
+    return TypeEntry(
+        type_id=type_id,
+        name=display_name(type_id, view, catalogue),
+        kind=kind,
+        n_songs=(tally.noise if kind == "noise" else tally.songs).get(type_id, 0),
+        etag=view.etag(type_id),
+        merged=tuple(view.members(type_id)[1:]),
+        merged_into=None if end == type_id else end,
+        split_from=view.made.get(type_id) or view.withdrawn.get(type_id),
+        exemplars=known.exemplars if known else (),
+        n_training_songs=known.n_songs if known else 0,
+    )
+
+
+def history(
+    decisions: Sequence[Decision], type_id: str | None, before: int | None, size: int
+) -> tuple[list[Decision], int | None]:
+    """Return up to ``size`` decisions, the newest first, and the number before which more follow.
+
+    Only those about a type, and below a number, where these are given; an undo is about what it undoes.
+    """
+    actions = {one.seq: one.action for one in decisions}
+
+    def about(action: Action) -> tuple[str, ...]:
+        return about(actions[action.seq]) if isinstance(action, Undo) else type_ids(action)
+
+    found = [
+        one
+        for one in reversed(decisions)
+        if (before is None or one.seq < before) and (type_id is None or type_id in about(one.action))
+    ]
+    return found[:size], found[size - 1].seq if len(found) > size else None
+
+
+def page_of(found: Sequence[TypeEntry], after: str, size: int) -> tuple[list[TypeEntry], str]:
+    """Return up to ``size`` entries whose ids come after one, and the last id when more follow."""
+    rest = [one for one in found if one.type_id > after]
+    page = rest[:size]
+    return page, page[-1].type_id if len(rest) > size else ""

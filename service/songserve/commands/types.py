@@ -1,0 +1,283 @@
+"""``songstream types``: look at the song types of a running server, and decide about them."""
+
+import getpass
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from songserve.commands.remote import add_connection, connect
+
+if TYPE_CHECKING:
+    from songserve.clients.catalogue import CatalogueClient, DecisionRow, SongRow, TypeRow
+
+__all__ = ["types"]
+
+types = typer.Typer(
+    name="types",
+    help=(
+        "Look at the song types of a running server and decide about them. Decisions count at once, are kept with who decided "
+        "and when, and hold in later trainings; what the model said stays on every song."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+add_connection(types)
+
+Type = Annotated[str, typer.Argument(metavar="TYPE", help="Id of the type, for example T0042.", show_default=False)]
+By = Annotated[
+    str | None,
+    typer.Option(
+        help="Who decides [default: the login name]; with a token it is the token's name.", show_default=False
+    ),
+]
+Etag = Annotated[
+    str | None,
+    typer.Option(
+        help="Decide only if nobody decided about the type since `show` printed this [default: as it is now].",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@types.command("list")
+def list_types(context: typer.Context, *, as_json: Json = False) -> None:
+    """List the types: those of the model and those that people made, with how many songs of each are stored."""
+    with connect(context) as connection:
+        found = _client(connection).types()
+    if as_json:
+        _print_json({"types": [asdict(one) for one in found]})
+        return
+    table = Table("type", "name", "kind", "songs", "", title=f"{len(found)} song types")
+    for one in found:
+        table.add_row(one.id, one.name, one.kind, f"{one.n_songs:,}", _origin(one))
+    Console().print(table)
+
+
+@types.command()
+def show(
+    context: typer.Context,
+    type_id: Type,
+    n_songs: Annotated[int, typer.Option("--songs", min=0, max=1000, help="How many of its latest songs.")] = 10,
+    clips: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, help="Save the sound of these songs in this folder.", show_default=False),
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Show one type: its typical songs, what people decided about it, and its latest songs whose sound is kept."""
+    with connect(context) as connection:
+        client = _client(connection)
+        one = client.type(type_id)
+        songs = client.songs(one.id, n_songs, only_with_clip=True) if n_songs else []
+        decisions = list(client.history(one.id))
+        files = [_save(client, song, clips) for song in songs] if clips else []
+    if as_json:
+        _print_json(
+            {
+                "type": asdict(one),
+                "decisions": [asdict(decision) for decision in decisions],
+                "songs": [asdict(song) for song in songs],
+                "clips": [str(file) for file in files],
+            }
+        )
+        return
+    _print_type(one)
+    if decisions:
+        Console().print(_history_table(decisions, "Decisions about it"))
+    if songs:
+        Console().print(_song_table(songs, "Latest songs whose sound is kept"))
+    if files:
+        print(f"saved {len(files)} clips in {clips}")
+
+
+@types.command()
+def name(
+    context: typer.Context,
+    type_id: Type,
+    new_name: Annotated[str, typer.Argument(metavar="NAME", help="Its name; '' for that of the model again.")],
+    by: By = None,
+    etag: Etag = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Give a type a name of its own."""
+    with connect(context) as connection:
+        client = _client(connection, by)
+        _print_changed(client.name(type_id, new_name, etag=etag or client.type(type_id).etag), as_json=as_json)
+
+
+@types.command()
+def merge(
+    context: typer.Context,
+    type_id: Type,
+    into: Annotated[str, typer.Option(help="The type that its songs are of from now on.", show_default=False)],
+    by: By = None,
+    etag: Etag = None,
+    into_etag: Annotated[str | None, typer.Option(help="The same of the other type.", show_default=False)] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Merge a type into another: its songs, of the past and of the future, count for that one."""
+    with connect(context) as connection:
+        client = _client(connection, by)
+        etags = (etag or client.type(type_id).etag, into_etag or client.type(into).etag)
+        _print_changed(client.merge(type_id, into, etag=etags[0], into_etag=etags[1]), as_json=as_json)
+
+
+@types.command()
+def split(
+    context: typer.Context,
+    type_id: Type,
+    songs: Annotated[list[str] | None, typer.Argument(help="Uids of songs, as `show` lists them.")] = None,
+    file: Annotated[
+        typer.FileText | None, typer.Option("--from", help="File with one uid a line, or - for standard input.")
+    ] = None,
+    by: By = None,
+    etag: Etag = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Make a new type of some songs of a type; its id begins with P."""
+    uids = [*(songs or ()), *(line.split()[0] for line in file or () if line.strip())]
+    with connect(context) as connection:
+        client = _client(connection, by)
+        _print_changed(client.split(type_id, uids, etag=etag or client.type(type_id).etag), as_json=as_json)
+
+
+@types.command()
+def noise(context: typer.Context, type_id: Type, by: By = None, etag: Etag = None, *, as_json: Json = False) -> None:
+    """Say that a type is noise: it is recognised, counted apart, and never novel."""
+    with connect(context) as connection:
+        client = _client(connection, by)
+        _print_changed(client.mark(type_id, "noise", etag=etag or client.type(type_id).etag), as_json=as_json)
+
+
+@types.command()
+def song(context: typer.Context, type_id: Type, by: By = None, etag: Etag = None, *, as_json: Json = False) -> None:
+    """Say that a type is song, when it was taken for noise."""
+    with connect(context) as connection:
+        client = _client(connection, by)
+        _print_changed(client.mark(type_id, "song", etag=etag or client.type(type_id).etag), as_json=as_json)
+
+
+@types.command()
+def undo(
+    context: typer.Context,
+    number: Annotated[int, typer.Argument(min=1, help="Number of the decision, from `history`.", show_default=False)],
+    by: By = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Take a decision back, as if it had never been made; it stays in the history."""
+    with connect(context) as connection:
+        done = _client(connection, by).undo(number)
+    if as_json:
+        _print_json({"decision": asdict(done)})
+    else:
+        print(f"decision {done.number}: {done.by} undid decision {done.detail}")
+
+
+@types.command()
+def history(
+    context: typer.Context,
+    type_id: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="Only about this type.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 100,
+    *,
+    as_json: Json = False,
+) -> None:
+    """List who decided what and when, the newest first."""
+    with connect(context) as connection:
+        found = list(islice(_client(connection).history(type_id), limit))
+    if as_json:
+        _print_json({"decisions": [asdict(one) for one in found]})
+    else:
+        Console().print(_history_table(found, "Decisions"))
+
+
+def _client(connection: Any, by: str | None = None) -> "CatalogueClient":
+    from songserve.clients.catalogue import CatalogueClient
+
+    return CatalogueClient(connection, by=by or _login())
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number without a name
+        return ""
+
+
+def _save(client: "CatalogueClient", one: "SongRow", folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{one.type}_{one.start:%Y%m%d_%H%M%S}_{one.station}_{one.uid}.flac"
+    file.write_bytes(client.clip(one.uid))
+    return file
+
+
+def _origin(one: "TypeRow") -> str:
+    parts = [f"merged into {one.merged_into}"] if one.merged_into else []
+    parts += [f"split from {one.split_from}"] if one.split_from else []
+    parts += [f"with {', '.join(one.merged)}"] if one.merged else []
+    return "; ".join(parts)
+
+
+def _print_type(one: "TypeRow") -> None:
+    called = f" {one.name!r}" if one.name else ""
+    print(f"{one.id}{called}, {one.kind}: {one.n_songs:,} songs stored, {one.n_training_songs:,} in training")
+    if origin := _origin(one):
+        print(origin)
+    print(f"etag {one.etag}")
+    if one.exemplars:
+        print(f"typical songs of the training set: {', '.join(one.exemplars)}")
+
+
+def _print_changed(one: "TypeRow", *, as_json: bool) -> None:
+    if as_json:
+        _print_json({"type": asdict(one)})
+    else:
+        _print_type(one)
+
+
+def _song_table(songs: Iterable["SongRow"], title: str) -> Table:
+    table = Table("start, UTC", "station", "s", "SNR, dB", "model said", "similarity", "song", title=title)
+    for one in songs:
+        said = f"{one.model_type} (people: {one.type})" if one.by_people else one.model_type
+        start = f"{one.start:%Y-%m-%d %H:%M:%S}"
+        figures = (f"{one.duration_s:.2f}", f"{one.snr_db:.0f}")
+        table.add_row(start, one.station, *figures, said, f"{one.similarity:.3f}", one.uid)
+    return table
+
+
+def _history_table(decisions: Iterable["DecisionRow"], title: str) -> Table:
+    table = Table("", "time, UTC", "by", "type", "decision", "", title=title)
+    for one in decisions:
+        words = {
+            "name": f"is called {one.detail!r}",
+            "merge": f"merged into {one.detail}",
+            "undo": f"undid {one.detail}",
+        }
+        words |= {"split": f"{one.n_songs} songs became {one.detail}", "noise": "is noise", "song": "is song"}
+        undone = "undone" if one.undone else ""
+        table.add_row(str(one.number), f"{one.time:%Y-%m-%d %H:%M:%S}", one.by, one.type, words[one.action], undone)
+    return table
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    json.dump(value, sys.stdout, default=_plain)
+    print()
+
+
+def _plain(value: datetime) -> str:
+    return value.isoformat(timespec="milliseconds")
