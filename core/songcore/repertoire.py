@@ -5,7 +5,7 @@ songs are individuals and types are species.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,7 +16,15 @@ from scipy.stats import norm
 
 from songcore.errors import InputError
 
-__all__ = ["RepertoireSize", "Transitions", "accumulation_curve", "chao1", "good_turing_coverage", "transition_matrix"]
+__all__ = [
+    "RepertoireSize",
+    "Transitions",
+    "accumulation_band",
+    "accumulation_curve",
+    "chao1",
+    "good_turing_coverage",
+    "transition_matrix",
+]
 
 
 @dataclass(frozen=True)
@@ -60,14 +68,40 @@ def accumulation_curve(counts: Sequence[int], n_songs: Sequence[int]) -> NDArray
         raise InputError(
             f"n_songs goes from {sizes.min()} to {sizes.max()}; of the songs heard, 0 to {total} can be drawn"
         )
+    return np.asarray(len(heard) - sum(_unheard(heard, sizes), np.zeros(len(sizes))))
+
+
+def accumulation_band(
+    counts: Sequence[int], n_songs: Sequence[int], confidence: float = 0.95
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return bounds (len(n_songs),), low and high, of where the curve lies in other seasons of the same singers.
+
+    Unconditional variance of Colwell et al. (2012, J. Plant Ecology 5: 3-21, eq. 5): Σ_i (1 - u_i)² - E²/S, u_i the
+    probability that type i is not among n songs, E the curve and S Chao1. At the end of the
+    curve this is how seasons differ; before, where the curve is a mean over many choices, it is wider. Songs count as
+    drawn one by one: where singers repeat a type many times in a row the band is too narrow.
+    """
+    curve = accumulation_curve(counts, n_songs)
+    heard = _heard(counts)
+    squares = np.zeros(len(curve))
+    for unheard in _unheard(heard, np.asarray(n_songs, np.int64).reshape(-1)):
+        squares += (1.0 - unheard) ** 2
+    variance = squares - curve**2 / max(chao1(counts).estimate, 1.0)
+    spread = float(norm.ppf((1 + confidence) / 2)) * np.sqrt(np.maximum(variance, 0.0))
+    return np.maximum(curve - spread, 0.0), curve + spread
+
+
+def _unheard(heard: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:
+    """Give for each type the probability (n_sizes,) that it is not among so many of the songs."""
+    total = int(heard.sum())
     # One type at a time: types × sizes may be large.
-    unseen = np.zeros(len(sizes))
     for count in heard.tolist():
+        unheard = np.zeros(len(sizes))
         possible = sizes <= total - count
         drawn = sizes[possible]
         log_share = _log_choose(total - count, drawn) - _log_choose(total, drawn)
-        unseen[possible] += np.exp(np.minimum(log_share, 0.0))
-    return np.asarray(len(heard) - unseen)
+        unheard[possible] = np.exp(np.minimum(log_share, 0.0))
+        yield unheard
 
 
 def good_turing_coverage(counts: Sequence[int]) -> float:

@@ -298,7 +298,59 @@ RELIABILITY = Board(
     ],
 )
 
-BOARDS = (FIELD, SERVER, RELIABILITY)
+REPERTOIRE = Board(
+    "songstream-repertoire",
+    "Songstream: repertoire",
+    "How well the repertoire of all stations is known, what people decided, and whether a retraining would pay.",
+    [
+        Panel(
+            "Types",
+            "Types heard, and how many there are at least by Chao1, with its 95 % interval.",
+            [
+                Query("max(songstream_repertoire_types)", "heard"),
+                Query("max by (bound) (songstream_repertoire_estimated_types)", "Chao1, {{bound}}"),
+            ],
+            unit="none",
+        ),
+        Panel(
+            "Coverage",
+            "Estimated probability that the next song with a type is of a type heard before.",
+            [Query("max(songstream_repertoire_coverage)", "coverage")],
+            unit="percentunit",
+        ),
+        Panel(
+            "Types heard once",
+            "Types with a single song stored: the fewer, the better the repertoire is known.",
+            [Query("max(songstream_repertoire_singletons)", "singletons")],
+            unit="none",
+            width=8,
+        ),
+        Panel(
+            "Novel songs beyond false alarms",
+            "Of seven days, or since the bundle was made; 15 songs and three standard deviations make a retraining due.",
+            [Query("max(songstream_novel_songs_excess)", "excess")],
+            unit="none",
+            width=8,
+        ),
+        Panel(
+            "Retraining due",
+            "1 where a retraining would pay, by reason; the alert RetrainingDue waits half a day.",
+            [Query("max by (reason) (songstream_retraining_due)", "{{reason}}")],
+            unit="none",
+            width=8,
+        ),
+        Panel(
+            "Decisions",
+            "What people decided about types since the data directory began.",
+            [Query("max by (kind) (songstream_decisions_total)", "{{kind}}")],
+            unit="none",
+            width=24,
+        ),
+    ],
+    span="now-30d",
+)
+
+BOARDS = (FIELD, SERVER, RELIABILITY, REPERTOIRE)
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ from songserve.schema import EVER, HOUR_MS, REVISION, WIDTHS_MS, buckets, clips,
 from songserve.tally import Tally
 from songserve.writing import bucket_start
 
-__all__ = ["StoreReport", "check_store", "reading"]
+__all__ = ["StoreReport", "check_store", "reading", "require_current"]
 
 MAX_LISTED = 20
 CLOSE_S = 1e-3
@@ -58,6 +58,19 @@ def reading(data_dir: Path, database_url: str | None) -> Iterator[Engine]:
         raise unusable(engine, error) from error
     finally:
         (engines or engine).dispose()
+
+
+def require_current(engine: Engine) -> None:
+    """Raise ConfigError unless the tables are those of this songstream: DATABASE_MISSING, SCHEMA_NEWER, STORE_TOO_OLD."""
+    with engine.connect() as connection:
+        found = found_revision(connection)
+    if found is None:
+        raise ConfigError("the database holds no store; `songstream serve` makes one", reason="DATABASE_MISSING")
+    if check_revision(found) != REVISION:
+        raise ConfigError(
+            f"the store has schema {found}, not {REVISION}; run `songstream db upgrade`, or start its server once",
+            reason="STORE_TOO_OLD",
+        )
 
 
 def check_store(data_dir: Path, database_url: str | None) -> StoreReport:

@@ -27,6 +27,7 @@ from songserve.gathering import Gatherer
 from songserve.metrics import Metrics
 from songserve.queries import SongQueries
 from songserve.reclusterings import Reclusterings
+from songserve.repertoire_metrics import RepertoireMetrics
 from songserve.rpc_metrics import RpcMetrics
 from songserve.runtime import Runtime
 from songserve.security.channel import channel_options
@@ -132,6 +133,9 @@ async def serving(
         swaps = await open_swaps(runtime, bundle, server=directory.shelf)
         del bundle  # whoever uses one holds it
         _start_collection(metrics, directory)
+        metrics.registry.register(
+            RepertoireMetrics(runtime.queries, bundle=lambda: runtime.bundle, now_ms=lambda: runtime.now_ms)
+        )
         metrics_address = _serve_metrics(stack, settings, metrics)
         health = HealthServicer()
         gate = _gate(settings, now)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from songcore.errors import InputError
-from songcore.repertoire import accumulation_curve, chao1, good_turing_coverage, transition_matrix
+from songcore.repertoire import accumulation_band, accumulation_curve, chao1, good_turing_coverage, transition_matrix
 from songcore.zipf import zipf_probabilities
 
 small_counts = st.lists(st.integers(0, 5), min_size=1, max_size=4)
@@ -144,3 +144,26 @@ def test_transition_probabilities_are_recovered() -> None:
         sequence.append(int(rng.choice(3, p=chain[sequence[-1]])))
     found = transition_matrix([["abc"[number] for number in sequence]])
     np.testing.assert_allclose(found.probabilities, chain, atol=0.02)
+
+
+def test_the_band_is_as_wide_as_seasons_differ() -> None:
+    """Over 300 seasons of one law the band has the spread of the curve at its end, within a fifth, and more before."""
+    rng = np.random.default_rng(7)
+    law, sizes = zipf_probabilities(60, 1.0), [25, 100, 400]
+    seasons = rng.multinomial(400, law, 300)
+    curves = np.asarray([accumulation_curve(counts.tolist(), sizes) for counts in seasons])
+    bands = np.asarray([accumulation_band(counts.tolist(), sizes) for counts in seasons])
+    widths = (bands[:, 1] - bands[:, 0]).mean(axis=0) / 2 / 1.96
+    assert widths[-1] == pytest.approx(curves[:, -1].std(), rel=0.2)
+    assert (widths[:-1] > curves.std(axis=0)[:-1]).all()
+
+
+def test_the_band_holds_the_curve_and_ends_where_all_is_known() -> None:
+    """The curve lies within; with types that were all heard often nothing can be elsewhere at the end."""
+    counts, sizes = [50, 40, 30, 20], [0, 1, 10, 140]
+    low, high = accumulation_band(counts, sizes)
+    curve = accumulation_curve(counts, sizes)
+    assert (low <= curve).all()
+    assert (curve <= high).all()
+    assert high[-1] - low[-1] == pytest.approx(0.0, abs=1e-6)
+    assert [bound.tolist() for bound in accumulation_band([], [0])] == [[0.0], [0.0]]

@@ -16,6 +16,7 @@ NAMES = (
     "DeclaredLoss",
     "NoveltyHigh",
     "NoveltyDrift",
+    "RetrainingDue",
     "EventLoopLag",
     "DiskLow",
     "GpuFallback",

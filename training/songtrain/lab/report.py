@@ -8,12 +8,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from songcore.errors import ConfigError, InputError
+from songcore.figures import svg
 from songtrain.lab.keepsakes import read_points, read_songs
 from songtrain.lab.leaderboard import Line, leaderboard
 from songtrain.lab.results import FILE_NAME, LABEL_SCORES, Row, read_rows
 from songtrain.lab.scoring import RankAgreement, agreement_with_labels
 from songtrain.lab.sections import SystemSection, networks, reconstructions, song_section, sweeps, system_section
-from songtrain.report.figures import svg
 from songtrain.report.leaderboard import agreement_figure, leaderboard_figure
 
 __all__ = ["write_lab_report"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from songcore.arrays import FloatArray, IntArray
+from songcore.figures import png, sizes_figure, svg
 from songtrain.evaluation.distances import PairDistances, pair_distances
 from songtrain.evaluation.over_k import scores_over_k, usual_numbers
 from songtrain.evaluation.scores import label_numbers
@@ -19,7 +20,6 @@ from songtrain.lab.keepsakes import KeptPoints, SongTable, read_points
 from songtrain.lab.results import LABEL_FREE, Row, parameters_text
 from songtrain.lab.sweep_table import SweepTable, sweep_tables
 from songtrain.report.cluster_pictures import distances_figure, maps, maps_figure, over_k_figure, types_figure
-from songtrain.report.figures import png, sizes_figure, svg
 from songtrain.report.network_pictures import history_figure, reconstructions_figure
 from songtrain.report.song_pictures import STATISTIC_WORDS, duration_figure, statistics_figure
 from songtrain.report.sweep_pictures import sweep_figure

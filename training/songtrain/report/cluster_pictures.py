@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 
 from songcore.arrays import FloatArray, IntArray
 from songcore.errors import InputError
+from songcore.figures import ACCENT, FAINT, INK, SECOND, new_figure
 from songtrain.evaluation.distances import PairDistances
 from songtrain.evaluation.over_k import AtK
 from songtrain.evaluation.types import TypeScore
 from songtrain.reducers.projections import Components, DiscriminantMap, NeighbourMap, UniformMap
-from songtrain.report.figures import ACCENT, FAINT, INK, N_COLOURED, SECOND, new_figure
+from songtrain.report.figures import N_COLOURED
 
 __all__ = ["distances_figure", "maps", "maps_figure", "over_k_figure", "types_figure"]
 

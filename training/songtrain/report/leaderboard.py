@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from songtrain.report.figures import ACCENT, FAINT, INK, SECOND, new_figure
+from songcore.figures import ACCENT, FAINT, INK, SECOND, new_figure
 
 __all__ = ["Spread", "agreement_figure", "leaderboard_figure"]
 

@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from songcore.arrays import FloatArray
-from songtrain.report.figures import INK, new_figure
+from songcore.figures import INK, new_figure
 
 __all__ = ["history_figure", "reconstructions_figure"]
 

@@ -11,6 +11,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from songcore.features import SCALE_DB
+from songcore.figures import png, sizes_figure, svg
 from songcore.stream import StreamConfig
 from songtrain.datasets.distributed import Skipped
 from songtrain.datasets.songs import SongSet
@@ -18,7 +19,7 @@ from songtrain.discovery import Discovery
 from songtrain.evaluation.novelty import NoveltyCheck
 from songtrain.evaluation.scores import label_numbers, label_scores
 from songtrain.loop.distributed import TrainedEncoder
-from songtrain.report.figures import map_figure, novelty_figure, png, sizes_figure, song_picture, svg, training_figure
+from songtrain.report.figures import map_figure, novelty_figure, song_picture, training_figure
 from songtrain.settings import TrainSettings
 
 __all__ = ["ReportContent", "write_report"]

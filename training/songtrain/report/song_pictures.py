@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from songcore.arrays import FloatArray
+from songcore.figures import ACCENT, FAINT, INK, SECOND, new_figure
 from songtrain.evaluation.song_statistics import MAX_ENTROPY_BITS
-from songtrain.report.figures import ACCENT, FAINT, INK, SECOND, new_figure
 
 __all__ = ["STATISTIC_WORDS", "duration_figure", "statistics_figure"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from songtrain.report.figures import ACCENT, FAINT, INK, SECOND, new_figure
+from songcore.figures import ACCENT, FAINT, INK, SECOND, new_figure
 
 __all__ = ["SweepPoint", "sweep_figure"]
 

@@ -1,0 +1,184 @@
+"""The repertoire of a store: what the command writes is what the songs say, and what a scrape says about retraining."""
+
+import csv
+import json
+import re
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from postgres import PostgresServer
+from songcore.decisions import Action, Decision, Mark, Merge, Name, Split, Undo
+from songcore.errors import SongError
+from songcore.manifest import SongType
+from songcore.repertoire import chao1, good_turing_coverage
+from songserve.commands.repertoire import repertoire
+from songserve.database import DATABASE_NAME
+from songserve.decision_writing import Intent
+from songserve.retraining import decided_since, novel_excess, retraining_due
+from songserve.schema import DAY_MS
+from stores import START_MS, Opened, commit, opening, song
+
+ORDER = "ABABCA ACDA  AABE"
+"""What was sung, two seconds apart but for blanks, of a minute each."""
+
+
+def fill(opened: Opened) -> None:
+    """Store ORDER on each of two stations, south a month later; north also a novel song and noise."""
+    for number, (station, later_s) in enumerate([("north", 0), ("south", 31 * 86_400)], 1):
+        record = opened.store.open_session(opening(number, station)).result(10)
+        now, songs = float(later_s), []
+        for name in ORDER:
+            now += 60 if name == " " else 2
+            if name != " ":
+                songs.append(song(record, now, f"T000{'ABCDE'.index(name) + 1}"))
+        if station == "north":
+            # Between two songs of one bout: the novel song parts them, the noise does not.
+            songs += [song(record, 3.0, novelty="novel"), song(record, 5.0, "T0009", kind="noise")]
+        effort = {START_MS + later_s * 1000: 3600.0}
+        opened.store.commit(replace(commit(record, 1, *songs), recorded_s=effort)).result(10)
+    catalogue = {type_id: SongType(id=type_id) for type_id in ("T0004", "T0005")}
+    merge = Merge(type_id="T0005", into="T0004", sound="song")
+    opened.store.decide(Intent(merge, "ada", 1, {}, catalogue)).result(10)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the data directory of a store."""
+    path = tmp_path_factory.mktemp("repertoire") / "data"
+    with Opened(path) as opened:
+        fill(opened)
+    return path
+
+
+def run(store: Path | str, out: Path, *options: str) -> Any:
+    """Run the command and return its JSON."""
+    import typer
+
+    app = typer.Typer()
+    app.command()(repertoire)
+    arguments = ["--store", str(store), "--out", str(out), "--bootstrap", "20", "--json", *options]
+    result = CliRunner().invoke(app, arguments)
+    if result.exception is not None:
+        raise result.exception
+    return json.loads(result.stdout)
+
+
+def table(out: Path, name: str) -> list[dict[str, str]]:
+    """Return a table, which is the same as CSV and as Parquet."""
+    with (out / f"{name}.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    columns = pq.read_table(out / f"{name}.parquet").to_pylist()
+    assert [list(row) for row in columns] == [list(row) for row in rows]
+    return rows
+
+
+@pytest.fixture(scope="module")
+def made(store: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """Return the answer for the whole store, and the folder."""
+    out = tmp_path_factory.mktemp("out")
+    return run(store, out), out
+
+
+def test_the_numbers_are_those_of_the_songs(made: tuple[Any, Path]) -> None:
+    """Counts go by people's decisions, estimates are those of songcore for them, novel songs and noise stand beside."""
+    answer, out = made
+    places = [(one["station"], one["period"]) for one in answer["repertoires"]]
+    months = [("all", "2025-11"), ("all", "2025-12")]
+    assert places == [
+        ("all", "all"),
+        *months,
+        ("north", "all"),
+        ("north", "2025-11"),
+        ("south", "all"),
+        ("south", "2025-12"),
+    ]
+    whole = answer["repertoires"][0]
+    counts = [14, 6, 4, 4]  # A, B, C and D with E
+    assert (whole["n_songs"], whole["n_types"], whole["n_novel"], whole["n_noise"]) == (28, 4, 1, 1)
+    assert (whole["chao1"], whole["coverage"]) == (chao1(counts).estimate, good_turing_coverage(counts))
+    types = [row for row in table(out, "types") if (row["station"], row["period"]) == ("north", "all")]
+    found = {row["song_type"]: int(row["n_songs"]) for row in types}
+    assert found == {"T0001": 7, "T0002": 3, "T0003": 2, "T0004": 2}
+    assert [(row["n_songs"], row["recorded_hours"]) for row in table(out, "effort")] == [("14", "1.0")] * 2
+    assert sum(int(row["n_songs"]) for row in table(out, "days")) == 28
+    ends = {row["station"]: float(row["n_types"]) for row in table(out, "accumulation")}
+    assert ends == {"all": 4.0, "north": 4.0, "south": 4.0}
+
+
+def test_what_follows_what_stays_within_bouts(made: tuple[Any, Path]) -> None:
+    """Silence and novel songs end a bout, noise does not, and what people merged follows as one."""
+    rows = table(made[1], "transitions")
+    found: dict[str, dict[str, int]] = {"north": {}, "south": {}, "all": {}}
+    for row in rows:
+        if row["period"] == "all":
+            found[row["station"]][row["song_type"][-1] + row["followed_by"][-1]] = int(row["n"])
+    south = {"12": 3, "21": 1, "23": 1, "31": 1, "13": 1, "34": 1, "41": 1, "11": 1, "24": 1}
+    assert found["south"] == south
+    assert found["north"] == {**south, "12": 2}
+
+
+def test_the_page_needs_nothing_beside_it(made: tuple[Any, Path]) -> None:
+    """One file holds text and pictures of all stations and of each."""
+    page = (made[1] / "repertoire.html").read_text()
+    assert page.count("<svg") == 3 * 5
+    assert re.findall(r"""(?:src|href)=["'](?!#|data:)[^"']*""", page) == []
+
+
+def test_a_part_of_a_store(store: Path, tmp_path: Path) -> None:
+    """A station and days choose songs; the same numbers come from the whole; without pictures there is no page."""
+    answer = run(store, tmp_path, "--station", "south", "--from", "2025-12-01", "--period", "none", "--tables-only")
+    assert [(one["station"], one["n_songs"]) for one in answer["repertoires"]] == [("all", 14), ("south", 14)]
+    assert not (tmp_path / "repertoire.html").exists()
+    with pytest.raises(SongError) as error:
+        run(store, tmp_path, "--to", "2020-01-01")
+    assert error.value.reason == "NO_SONGS"
+    with pytest.raises(SongError) as error:
+        run(tmp_path, tmp_path)
+    assert error.value.reason == "DATABASE_MISSING"
+    with sqlite3.connect(tmp_path / DATABASE_NAME) as old:
+        old.executescript(Path(__file__).with_name("first_schema.sql").read_text())
+    old.close()
+    with pytest.raises(SongError) as error:
+        run(tmp_path, tmp_path)
+    assert error.value.reason == "STORE_TOO_OLD"
+
+
+def test_both_databases_say_the_same(made: tuple[Any, Path], tmp_path: Path, postgres: PostgresServer) -> None:
+    """The songs in PostgreSQL give the same numbers."""
+    url = postgres.new_database()
+    with Opened(tmp_path / "data", database_url=url) as opened:
+        fill(opened)
+    answer = run(url, tmp_path / "out", "--tables-only")
+    assert answer["repertoires"] == made[0]["repertoires"]
+
+
+def test_false_alarms_alone_make_no_retraining_due() -> None:
+    """Of 1,000 weeks with nothing new about one in a thousand raises the gauge; forty songs of a new type do every time."""
+    rng = np.random.default_rng(5)
+    alarms = rng.binomial(2000, 0.05, 1000)
+    due = [retraining_due(novel_excess(2000, int(n), 0.05), 0)["novel_songs"] for n in alarms]
+    assert sum(due) <= 5
+    assert all(retraining_due(novel_excess(2000, int(n) + 60, 0.05), 0)["novel_songs"] for n in alarms[alarms >= 100])
+    assert not retraining_due(novel_excess(0, 0, 0.05), 9)["decisions"]
+    assert not retraining_due(novel_excess(10, 10, 0.05), 0)["novel_songs"]  # few songs, however strange
+
+
+def test_ten_decisions_that_hold_make_a_retraining_due() -> None:
+    """Names, undone decisions and those before the bundle was made do not count."""
+    actions: list[Action] = [
+        Name(type_id="T0001", name="x"),
+        *[Mark(kind="noise", type_id=f"T{n:04d}") for n in range(1, 11)],
+        Split(type_id="T0020", new_id="P0001", songs=("a",), sound="song"),
+        Undo(seq=2),
+    ]
+    decisions = [Decision(seq, START_MS + seq * DAY_MS, "ada", action) for seq, action in enumerate(actions, 1)]
+    assert decided_since(decisions, {2}, START_MS) == 10
+    assert retraining_due(novel_excess(0, 0, 0.05), 10)["decisions"]
+    assert decided_since(decisions, {2}, START_MS + 4 * DAY_MS) == 8 + 1
