@@ -8,6 +8,7 @@ import asyncio
 import json
 import signal
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -25,9 +26,9 @@ LATE_S = 0.5
 class EarlyStore(Store):
     """Says that a commit is stored, and stores it later."""
 
-    def commit(self, commit: Commit) -> "Future[tuple[StoredSong, ...]]":
+    def commit(self, commit: Commit) -> "Future[Sequence[StoredSong]]":
         """Answer at once."""
-        told: Future[tuple[StoredSong, ...]] = Future()
+        told: Future[Sequence[StoredSong]] = Future()
         told.set_result(commit.songs)
         later = threading.Timer(LATE_S, self._commit_later, [commit])
         later.daemon = True

@@ -19,6 +19,7 @@ from songcore.errors import ConfigError
 from songserve.commands.db import db
 from songserve.database import DATABASE_NAME, DataDirectory
 from songserve.queries import SongFilter
+from songserve.schema import REVISION
 from stores import HOUR_MS, START_MS, Opened, Shelf, commit, opening, song
 
 SONGSTREAM = str(Path(sys.executable).with_name("songstream"))
@@ -206,7 +207,7 @@ def test_an_old_store_is_upgraded_by_hand(tmp_path: Path) -> None:
     (problem,) = place.check()["problems"]
     assert "songstream db upgrade" in problem
     assert place.run("backup", str(tmp_path / "copy")).exit_code == 0
-    assert place.run("upgrade").stdout == "schema 0004\n"
+    assert place.run("upgrade").stdout == f"schema {REVISION}\n"
     assert place.check()["problems"] == []
     assert place.run("restore", str(tmp_path / "copy")).exit_code == 0
     assert place.check()["problems"] == []
