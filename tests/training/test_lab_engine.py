@@ -24,6 +24,7 @@ from songtrain.lab.results import read_rows
 from songtrain.lab.run import LabJob, run_systems
 from songtrain.lab.systems import System, choose_systems, part
 from songtrain.lab.tasks import describe_songs
+from songtrain.lab.trial import cluster_points, place_songs
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -42,6 +43,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.cluster import KMeans
+from songtrain.lab.features import LogMelImage
 
 class Deadly(KMeans):
     """Kills its process as often as `file` has lines left."""
@@ -55,6 +57,17 @@ class Deadly(KMeans):
             lives.write_text(str(left - 1))
             os.kill(os.getpid(), signal.SIGKILL)
         return super().fit_predict(X)
+
+class Once(LogMelImage):
+    """Images of songs, with a line in `file` for every time that they are made."""
+    def __init__(self, file="", n_frames=96):
+        super().__init__(n_frames)
+        self.file = file
+
+    def fit_transform(self, X, y=None):
+        with Path(self.file).open("a") as lines:
+            lines.write("made\\n")
+        return super().fit_transform(X)
 
 class Echo(BaseEstimator):
     """An autoencoder that gives half of everything back, one epoch of three being done."""
@@ -107,6 +120,23 @@ def test_killed_worker_is_replaced_once(toy_songs: ToySongs, stream: StreamConfi
     assert [row.error[-13:] for row in rows] == ["", "[WORKER_LOST]", ""]
     assert rows[0].n_clusters == 6
     assert always.read_text() == "7", "two tries, not more"
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_features_are_made_once_for_all_seeds_and_systems(
+    toy_songs: ToySongs, stream: StreamConfig, tmp_path: Path
+) -> None:
+    """Two systems that begin with the same features, with two seeds each, give what they give alone, and make them once."""
+    features = part("own_parts:Once", file=str(tmp_path / "made"))
+    clusterer = part("kmeans", n_clusters=6)
+    systems = [
+        System(name, "", features, None, part("pca", n_components=n), clusterer) for name, n in (("a", 4), ("b", 8))
+    ]
+    found = run_systems(toy_songs(48), stream, LabJob(Path("unused"), tmp_path, systems, 2)).rows
+    assert (tmp_path / "made").read_text() == "made\n"
+    assert [row.error for row in found] == [""] * 4
+    alone = cluster_points(place_songs(toy_songs(48), systems[1], 1, stream), systems[1], 1)
+    assert found[3].labels == tuple(alone.labels.tolist())
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -12,6 +12,7 @@ from songtrain.encoders.convolution import ConvolutionEncoder
 from songtrain.encoders.efficientnet import EfficientNetEncoder
 from songtrain.encoders.light import LightEncoder
 from songtrain.encoders.residual import ResidualEncoder
+from songtrain.loop.precision import multiplies_bfloat16
 
 __all__ = ["EncoderName", "ImageEncoder"]
 
@@ -32,7 +33,7 @@ class ImageEncoder(nn.Module):
     """Images (n, n_frames, n_bands) float32 of any size → (n, n_features) float32.
 
     Silence is added after the last frame up to 32 frames, and above the highest band up to 32 bands and a multiple of 8:
-    syllables of a few frames and cepstra pass through every network. On a GPU the network runs in bfloat16.
+    syllables of a few frames and cepstra pass through every network. Where the device has bfloat16 the network runs in it.
     """
 
     def __init__(self, name: EncoderName, n_bands: int) -> None:
@@ -52,6 +53,6 @@ class ImageEncoder(nn.Module):
         """Return one vector per image."""
         _, n_frames, n_bands = images.shape
         x = pad(images, (0, self._n_mels - n_bands, 0, max(0, MIN_SIDE - n_frames))).mT[:, None]
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=multiplies_bfloat16(x.device)):
             codes: Tensor = self.network(x.contiguous(memory_format=self._memory_format))
         return codes.float()

@@ -40,8 +40,13 @@ class Chain:
         """Whether songs that it was not fitted on can be placed; t-SNE places no others."""
         return all(hasattr(part, "transform") for part in self._parts.values())
 
-    def fit(self, songs: SongSet) -> FloatArray:
-        """Return the songs as points (n, d) float32.
+    def describe(self, songs: SongSet) -> FloatArray:
+        """Return the features of the songs, which `fit` takes."""
+        features = self._parts["features"]
+        return np.asarray(features.fit_transform(_as_taken("features", features, songs)))
+
+    def fit(self, songs: SongSet, described: FloatArray | None = None) -> FloatArray:
+        """Return the songs as points (n, d) float32; ``described`` are their features, if somebody has them already.
 
         Raises InputError SONGS_EQUAL or NOT_FINITE when what a part gives tells no song from another.
         """
@@ -50,7 +55,13 @@ class Chain:
             if kind == "reducer":
                 values = _flat(values)
                 _check_differ(values)
-            values = estimator.fit_transform(_as_taken(kind, estimator, values))
+            taken = _as_taken(kind, estimator, values)
+            if kind == "features" and described is not None:
+                estimator.fit(taken)
+                # A copy: what tasks share cannot be written to, and torch wants to.
+                values = described.copy()
+            else:
+                values = estimator.fit_transform(taken)
         points = np.asarray(values, np.float32)
         _check_differ(points)
         return points

@@ -12,7 +12,7 @@ from songcore.stream import StreamConfig
 from songtrain.datasets.sound import SoundSource
 from songtrain.lab.systems import Part, System
 
-__all__ = ["PARTS", "Kind", "build", "describe", "n_clusters_asked", "parts_of"]
+__all__ = ["PARTS", "Kind", "build", "describe", "n_clusters_asked", "parts_of", "takes_seed"]
 
 Kind: TypeAlias = Literal["features", "encoder", "reducer", "clusterer"]
 
@@ -122,6 +122,11 @@ def _estimator(kind: Kind, name: str) -> BaseEstimator:
             f"{kind} {name!r} cannot be imported ({error}); is its package installed?", reason="PART_UNKNOWN"
         ) from error
     return estimator
+
+
+def takes_seed(kind: Kind, part: Part) -> bool:
+    """Return True when the part may give something else for every seed."""
+    return any(name in SEEDS for name in _estimator(kind, part.name).get_params(deep=False))
 
 
 def n_clusters_asked(clusterer: BaseEstimator) -> int | None:

@@ -1,4 +1,4 @@
-"""Trials as Ray tasks, two for each: the first is shared by all trials that need the same points.
+"""Trials as Ray tasks, up to three for each: features and points are shared by all trials that need the same.
 
 A task whose process or node is lost is run once more, anywhere; lost points are placed again. What is lost twice is a
 row with its reason.
@@ -27,14 +27,17 @@ from songtrain.datasets.songs import SongPlace, SongSet
 from songtrain.datasets.sound import SoundSource, song_sounds
 from songtrain.evaluation.song_statistics import SongStatistics, describe_song
 from songtrain.lab.ledger import Trial
+from songtrain.lab.parts import takes_seed
 from songtrain.lab.results import Row
-from songtrain.lab.trial import Clustering, Points, cluster_points, place_songs
+from songtrain.lab.systems import Part, System
+from songtrain.lab.trial import Clustering, Points, cluster_points, make_features, place_songs
 
 __all__ = ["Bench", "describe_songs", "failed", "finished", "start_clustering"]
 
 N_TASKS = 64
 
 # Any: of a function with an optional argument Ray's types know the shorter form alone.
+_features: Any = ray.remote(num_cpus=1, max_retries=1)(make_features)
 _place: Any = ray.remote(num_cpus=1, max_retries=1)(place_songs)
 _cluster: Any = ray.remote(num_cpus=1, max_retries=1)(cluster_points)
 
@@ -50,6 +53,7 @@ class Bench:
         self._songs, self._stream, self._sound = ray.put(songs), stream, sound
         self._waiting = Counter(_shared(trial) for trial in trials)
         self._points: dict[Any, Any] = {}
+        self._features: dict[Part, Any] = {}
         self._n_gpus = min(1.0, ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]  # Ray has none here
 
     def points(self, trial: Trial) -> Any:
@@ -57,8 +61,19 @@ class Bench:
         shared = _shared(trial)
         if shared not in self._points:
             place = _place.options(num_gpus=self._n_gpus if trial.system.encoder is not None else 0)
-            self._points[shared] = place.remote(self._songs, trial.system, trial.blank.seed, self._stream, self._sound)
+            self._points[shared] = place.remote(
+                self._songs, trial.system, trial.blank.seed, self._stream, self._sound, self._described(trial.system)
+            )
         return self._points[shared]
+
+    def _described(self, system: System) -> Any:
+        """Return the reference of the features that the system begins with, None where it has none or each seed its own."""
+        part = system.features
+        if part is None or takes_seed("features", part):
+            return None
+        if part not in self._features:
+            self._features[part] = _features.remote(self._songs, system, self._stream, self._sound)
+        return self._features[part]
 
     def clusters(self, trial: Trial) -> Any:
         """Start the trial and return the reference of its `Clustering`."""
@@ -72,7 +87,8 @@ class Bench:
 
     def run(self, trials: Sequence[Trial]) -> Iterator[tuple[Trial, Row, Points | None]]:
         """Yield every trial as it ends, with its row and, of the first seed, the points it was made of."""
-        running = {self.clusters(trial): trial for trial in trials}
+        # The first seed of all first: who stops early has compared all systems.
+        running = {self.clusters(trial): trial for trial in sorted(trials, key=lambda trial: trial.blank.seed)}
         while running:
             (task,), _ = ray.wait(list(running), num_returns=1)
             trial = running.pop(task)

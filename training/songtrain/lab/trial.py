@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,20 @@ from songtrain.lab.copies import agreement_with_copies
 from songtrain.lab.parts import build, n_clusters_asked
 from songtrain.lab.scoring import label_free_scores, score_labels
 from songtrain.lab.systems import System
+from songtrain.stopwatch import Stopwatch
 
-__all__ = ["Clustering", "Points", "cluster_points", "place_songs"]
+__all__ = ["Clustering", "Described", "Points", "cluster_points", "make_features", "place_songs"]
 
 N_RECONSTRUCTIONS = 6
+
+
+@dataclass(frozen=True)
+class Described:
+    """The features of all songs, the same for every seed and every system that begins with them."""
+
+    values: FloatArray
+    seconds: float
+    peak_memory_mib: float
 
 
 @dataclass(frozen=True)
@@ -54,21 +63,39 @@ class Clustering:
     """(n,) clusters numbered by size, -1 for none."""
     scores: dict[str, float]
     seconds: float
-    """Of this system alone, shared work included; scoring is not."""
+    """Of this system alone by a `Stopwatch`, shared work included; scoring is not."""
     peak_memory_mib: float
     history: tuple[dict[str, float], ...] = ()
     n_epochs_asked: int | None = None
 
 
+def make_features(songs: SongSet, system: System, stream: StreamConfig, sound: SoundSource | None = None) -> Described:
+    """Return the features that the system begins with, of all songs."""
+    watch = Stopwatch()
+    _forget_peak()
+    values = Chain(system, 0, stream, sound).describe(songs)
+    return Described(values, watch.seconds(), _peak_memory_mib())
+
+
 def place_songs(
-    songs: SongSet, system: System, seed: int, stream: StreamConfig, sound: SoundSource | None = None
+    songs: SongSet,
+    system: System,
+    seed: int,
+    stream: StreamConfig,
+    sound: SoundSource | None = None,
+    described: Described | None = None,
 ) -> Points:
-    """Return the songs as points; InputError when the features of all songs are the same or not finite."""
-    begin = perf_counter()
+    """Return the songs as points, from their features where these are ``described`` already.
+
+    InputError when the features of all songs are the same or not finite.
+    """
+    watch = Stopwatch()
     _forget_peak()
     chain = Chain(system, seed, stream, sound)
-    values = chain.fit(songs)
-    seconds, peak = perf_counter() - begin, _peak_memory_mib()
+    values = chain.fit(songs, None if described is None else described.values)
+    seconds, peak = watch.seconds(), _peak_memory_mib()
+    if described is not None:
+        seconds, peak = seconds + described.seconds, max(peak, described.peak_memory_mib)
     return Points(
         values=values,
         truth=label_numbers(songs.labels),
@@ -83,7 +110,7 @@ def place_songs(
 
 def cluster_points(points: Points, system: System, seed: int) -> Clustering:
     """Return the clusters; InputError when more are asked for than there are songs."""
-    begin = perf_counter()
+    watch = Stopwatch()
     _forget_peak()
     clusterer = build("clusterer", system.clusterer, seed=seed)
     asked, n = n_clusters_asked(clusterer), len(points.values)
@@ -92,7 +119,7 @@ def cluster_points(points: Points, system: System, seed: int) -> Clustering:
             f"{asked} clusters are asked of {n} songs; give more songs or ask for fewer", reason="TOO_FEW_SONGS"
         )
     labels = by_size(np.asarray(clusterer.fit_predict(points.values), np.int64))
-    seconds, peak = perf_counter() - begin + points.seconds, max(points.peak_memory_mib, _peak_memory_mib())
+    seconds, peak = watch.seconds() + points.seconds, max(points.peak_memory_mib, _peak_memory_mib())
     scores = score_labels(points.values, labels, points.truth, seed)
     scores |= label_free_scores(points.values, labels, system, seed)
     if points.neighbour_agreement is not None:

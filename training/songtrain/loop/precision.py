@@ -1,11 +1,11 @@
 """Which number format trains faster on this machine."""
 
-from time import perf_counter
-
 import torch
 from torch import Tensor, nn
 
-__all__ = ["is_faster_in_bfloat16"]
+from songtrain.stopwatch import Stopwatch
+
+__all__ = ["is_faster_in_bfloat16", "multiplies_bfloat16"]
 
 
 def is_faster_in_bfloat16(network: nn.Module, features: Tensor, *, n_trials: int = 2) -> bool:
@@ -24,11 +24,17 @@ def is_faster_in_bfloat16(network: nn.Module, features: Tensor, *, n_trials: int
     return times[True] < times[False]
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Return True on GPUs, and on processors that multiply bfloat16 matrices at once."""
+    known = torch.cpu.get_capabilities()
+    return device.type == "cuda" or bool(known.get("amx_bf16") or known.get("avx512_bf16"))
+
+
 def _step_time(network: nn.Module, features: Tensor, *, enabled: bool) -> float:
-    begin = perf_counter()
+    watch = Stopwatch()
     with torch.autocast(features.device.type, torch.bfloat16, enabled=enabled):
         out = network(features)
     sum(part.float().sum() for part in out).backward()
     if features.is_cuda:
         torch.cuda.synchronize()
-    return perf_counter() - begin
+    return watch.seconds()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from time import perf_counter
 
 import numpy as np
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from songcore.arrays import FloatArray, IntArray
 from songtrain.evaluation.collapse import CollapseError
+from songtrain.stopwatch import Stopwatch
 
 __all__ = ["EpochEnd", "encode", "fit_network", "local_device", "settle_norms", "shuffled", "torch_seed"]
 
@@ -68,16 +68,16 @@ def fit_network(
 ) -> list[float]:
     """Train for up to ``n_epochs`` and return the mean loss of every epoch that was finished.
 
-    ``batches_of`` gives the song indices of an epoch's batches; ``loss_of`` the loss of such a batch. After ``max_minutes`` no
-    batch more is begun, so that slow networks can be compared for what they reach in the same time. CollapseError when
-    the loss is not finite.
+    ``batches_of`` gives the song indices of an epoch's batches; ``loss_of`` the loss of such a batch. After ``max_minutes`` of
+    `Stopwatch` no batch more is begun, so that slow networks can be compared for what they reach in the same time.
+    CollapseError when the loss is not finite.
     """
-    begin = perf_counter()
+    watch = Stopwatch()
     losses: list[float] = []
     for epoch in range(n_epochs):
         total, n_seen = 0.0, 0
         for index in batches_of(epoch):
-            if max_minutes is not None and perf_counter() - begin > 60 * max_minutes:
+            if max_minutes is not None and watch.seconds() > 60 * max_minutes:
                 return losses
             optimizer.zero_grad(set_to_none=True)
             loss = loss_of(index)

@@ -5,7 +5,6 @@ its prototype, so types of very unequal sizes, as song types are, are cut and me
 """
 
 from collections.abc import Callable
-from time import perf_counter
 from typing import Literal, Self
 
 import numpy as np
@@ -34,6 +33,7 @@ from songtrain.methods.enough_songs import check_enough
 from songtrain.methods.fitting import fit_network, local_device, torch_seed
 from songtrain.methods.settling import settle_on_songs
 from songtrain.settings import AugmentSettings, TrainSettings
+from songtrain.stopwatch import Stopwatch
 
 __all__ = ["PrototypeLabels", "reliable_songs"]
 
@@ -116,7 +116,7 @@ class PrototypeLabels(TransformerMixin, BaseEstimator):  # type: ignore[misc]  #
     def fit(self, X: SongSet, y: None = None) -> Self:  # noqa: N803, ARG002 - scikit-learn's signature
         """Train on the songs; ``history_`` has the loss of every epoch and its stage, 1 to 3."""
         check_enough(len(X), max(2, self.n_clusters))
-        self._begin = perf_counter()
+        self._watch = Stopwatch()
         self._rng = np.random.default_rng(self.random_state)
         self.history_: list[dict[str, float]] = []
         with torch_seed(self.random_state):
@@ -151,7 +151,7 @@ class PrototypeLabels(TransformerMixin, BaseEstimator):  # type: ignore[misc]  #
         return maker
 
     def _minutes_left(self) -> float | None:
-        return None if self.max_minutes is None else self.max_minutes - (perf_counter() - self._begin) / 60
+        return None if self.max_minutes is None else self.max_minutes - self._watch.seconds() / 60
 
     def _note(self, stage: int) -> Callable[[int, float], bool]:
         def note(epoch: int, loss: float) -> bool:
