@@ -6,13 +6,15 @@ serving will give it, echo and all, and an encoder that only ever saw tidier one
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 
 from songcore.annotations import Annotation
-from songcore.arrays import FloatArray, IntArray
+from songcore.arrays import FloatArray
 from songcore.audio import open_recording
 from songcore.features import song_features
 from songcore.frontend import LogMel
@@ -71,10 +73,11 @@ def extract_songs(
     clips that are one sound from end to end.
     """
     frames = recording_frames(path, config, channel)
+    floors = _Floors(frames, config)
     if annotations is not None and keep_borders:
-        spans = _annotated(frames, annotations, config)
+        spans = _annotated(floors, annotations, config)
     elif annotations is not None:
-        spans = _as_served(_annotated(frames, annotations, config), _segmented(frames, config))
+        spans = _as_served(_annotated(floors, annotations, config), _segmented(frames, config))
     else:
         spans = _segmented(frames, config)
     songs = [song_features(frames[s.first : s.last], s.floor, config.frontend, config.features) for s in spans]
@@ -83,7 +86,7 @@ def extract_songs(
         places=tuple(SongPlace(name, s.onset, s.offset, s.label) for s in spans),
         lengths=np.asarray([len(song) for song in songs], np.int64),
         frames=np.concatenate([empty, *songs]).astype(np.float16),
-        background=_background(frames, spans, config),
+        background=_background(floors, spans, config),
         duration_s=len(frames) * config.frontend.hop_s,
     )
 
@@ -97,19 +100,18 @@ def _segmented(frames: FloatArray, config: StreamConfig) -> list[_Span]:
     ]
 
 
-def _annotated(frames: FloatArray, annotations: Sequence[Annotation], config: StreamConfig) -> list[_Span]:
-    rate, hop = config.frontend.sample_rate_hz, config.frontend.hop
+def _annotated(floors: "_Floors", annotations: Sequence[Annotation], config: StreamConfig) -> list[_Span]:
+    frames, rate, hop = floors.frames, config.frontend.sample_rate_hz, config.frontend.hop
     times = [(round(a.onset_s * rate), round(a.offset_s * rate), a.label) for a in annotations]
     # An annotation behind the end of the recording has no sound to learn from.
     inside = [
         (onset, min(offset, len(frames) * hop), label) for onset, offset, label in times if onset // hop < len(frames)
     ]
-    floors = _floors(frames, np.asarray([onset // hop for onset, _, _ in inside], np.int64), config)
     return [
         _Span(
             onset, offset, _frame_at(onset, hop), max(_frame_at(onset, hop) + 1, _frame_at(offset, hop)), floor, label
         )
-        for (onset, offset, label), floor in zip(inside, floors, strict=True)
+        for (onset, offset, label), floor in zip(inside, floors.at([onset // hop for onset, *_ in inside]), strict=True)
     ]
 
 
@@ -136,14 +138,24 @@ def _frame_at(sample: int, hop: int) -> int:
     return (sample + hop // 2) // hop
 
 
-def _floors(frames: FloatArray, at: IntArray, config: StreamConfig) -> FloatArray:
-    if len(at) == 0:
-        return np.empty((0, frames.shape[1]), np.float32)
-    return NoiseFloor(config.segmenter.noise, config.frontend).floors_at(frames, at)
+class _Floors:
+    """The noise floor all along a recording, followed once, when it is first asked for."""
+
+    def __init__(self, frames: FloatArray, config: StreamConfig) -> None:
+        self.frames, self._noise = frames, NoiseFloor(config.segmenter.noise, config.frontend)
+
+    def at(self, indices: ArrayLike) -> FloatArray:
+        """Return the floors (n, n_mels) at frames with these indices."""
+        return self._of_blocks[np.asarray(indices, np.int64) // self._noise.block]
+
+    @cached_property
+    def _of_blocks(self) -> FloatArray:
+        return self._noise.floors_at(self.frames, np.arange(0, len(self.frames), self._noise.block))
 
 
-def _background(frames: FloatArray, spans: Sequence[_Span], config: StreamConfig) -> Float16Array:
+def _background(floors: _Floors, spans: Sequence[_Span], config: StreamConfig) -> Float16Array:
     """Features of stretches without songs, spread evenly over the recording; none where levels count from each song's own."""
+    frames = floors.frames
     if config.features.reference == "loudest":
         return np.empty((0, frames.shape[1]), np.float16)
     free = np.ones(len(frames), bool)
@@ -158,6 +170,6 @@ def _background(frames: FloatArray, spans: Sequence[_Span], config: StreamConfig
     features = config.features.model_copy(update={"steady_share": None})
     stretches = [
         song_features(frames[start : start + BACKGROUND_FRAMES], floor, config.frontend, features)
-        for start, floor in zip(starts, _floors(frames, starts, config), strict=True)
+        for start, floor in zip(starts, floors.at(starts), strict=True)
     ]
     return np.concatenate([np.empty((0, frames.shape[1]), np.float32), *stretches]).astype(np.float16)
