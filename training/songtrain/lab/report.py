@@ -11,12 +11,22 @@ from songcore.errors import ConfigError, InputError
 from songcore.figures import svg
 from songtrain.lab.keepsakes import read_points, read_songs
 from songtrain.lab.leaderboard import Line, leaderboard
-from songtrain.lab.results import FILE_NAME, LABEL_SCORES, Row, read_rows
+from songtrain.lab.results import FILE_NAME, Row, read_rows
 from songtrain.lab.scoring import RankAgreement, agreement_with_labels
 from songtrain.lab.sections import SystemSection, networks, reconstructions, song_section, sweeps, system_section
 from songtrain.report.leaderboard import agreement_figure, leaderboard_figure
 
 __all__ = ["write_lab_report"]
+
+HEADINGS = {
+    "ari": "ARI",
+    "nmi": "NMI",
+    "nmi_geometric": "geometric",
+    "ami": "AMI",
+    "accuracy": "accuracy",
+    "random_nmi": "random",
+}
+"""Scores of the leaderboard, in the order of its columns."""
 
 
 def write_lab_report(folder: Path, now: datetime, system: str | None = None) -> Path:
@@ -36,7 +46,8 @@ def write_lab_report(folder: Path, now: datetime, system: str | None = None) -> 
     environment = Environment(loader=PackageLoader("songtrain.report", "."), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("laboratory.html").render(
         lines=lines,
-        columns=[name for name in LABEL_SCORES if any(line.scores[name] for line in lines)],
+        columns=[name for name in HEADINGS if any(line.scores[name] for line in lines)],
+        headings=HEADINGS,
         n_songs=rows[0].n_songs,
         n_runs=len(rows),
         created_at=now.isoformat(sep=" "),
