@@ -7,16 +7,19 @@ the two alternate in rounds, so that a busy machine slows both. Starting Ray and
 With ``--workers 2`` one worker and two, each of one thread, take turns instead, and ``workers_ratio`` is by how much two are
 faster. ``--device cuda`` trains on a GPU, in bfloat16.
 
+``…_of_cpu`` are the same ratios in processor time of the loop's process (of several workers the first): what they would be if
+nothing else ran on the cores and workers never waited for each other.
+
 Run as ``python bench/train.py --songs 600 --epochs 4``.
 """
 
 import json
 import os
 import tempfile
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Annotated, Any
 
 import numpy as np
@@ -33,6 +36,22 @@ from songtrain.loop.learner import Learner
 from songtrain.loop.schedule import plan_epochs
 from songtrain.loop.world import World
 from songtrain.settings import TrainSettings
+
+
+@dataclass
+class Epochs:
+    """What epochs took, the first of every run left out: it warms caches."""
+
+    seconds: list[float] = field(default_factory=list)
+    worked_s: list[float] = field(default_factory=list)
+    """Processor time of the process."""
+    start_s: list[float] = field(default_factory=list)
+    """Time of a run beside its epochs."""
+
+    def add(self, ended_at: list[float], worked_s: list[float]) -> None:
+        """Take the clocks at the ends of all epochs of a run."""
+        self.seconds += [float(seconds) for seconds in np.diff(ended_at)]
+        self.worked_s += [float(seconds) for seconds in np.diff(worked_s)]
 
 
 def random_songs(n_songs: int, n_frames: int, seed: int) -> SongSet:
@@ -64,50 +83,48 @@ def main(
     stream = StreamConfig(*PRESETS["song"], FeatureConfig())
     data = random_songs(songs, frames, 0)
     torch.set_num_threads(threads)
-    times: dict[str, list[float]] = {"ray": [], "other": [], "start": []}
+    under_ray, other = Epochs(), Epochs()
     with ray_session(), tempfile.TemporaryDirectory() as folder:
         for number in range(rounds):
             chosen = settings.model_copy(update={"seed": number})
-            times["ray"] += _ray_epochs(data, chosen, stream, Path(folder) / "one", device, times["start"])
+            _ray_epochs(data, chosen, stream, Path(folder) / "one", device, under_ray)
             if workers > 1:
                 several = chosen.model_copy(update={"run": chosen.run.model_copy(update={"n_workers": workers})})
-                times["other"] += _ray_epochs(data, several, stream, Path(folder) / "several", device, [])
+                _ray_epochs(data, several, stream, Path(folder) / "several", device, other)
             else:
-                times["other"] += _bare_epochs(data, chosen, stream, device)
-    ray_s, other_s = median(times["ray"]), median(times["other"])
-    result = {"songs_per_s": songs / ray_s, "start_s": median(times["start"])}
+                _bare_epochs(data, chosen, stream, device, other)
+    ray_s, other_s = median(under_ray.seconds), median(other.seconds)
+    times_faster = median(under_ray.worked_s) / median(other.worked_s)
+    result = {"songs_per_s": songs / ray_s, "start_s": median(under_ray.start_s)}
     if workers > 1:
         result |= {"several_songs_per_s": songs / other_s, "workers_ratio": ray_s / other_s, "workers": workers}
+        result |= {"workers_ratio_of_cpu": times_faster}
     else:
-        result |= {"bare_songs_per_s": songs / other_s, "ratio": other_s / ray_s}
+        result |= {"bare_songs_per_s": songs / other_s, "ratio": other_s / ray_s, "ratio_of_cpu": 1 / times_faster}
     result |= {"threads": threads, "load": os.getloadavg()[0]}
     print(json.dumps({name: round(value, 3) for name, value in result.items()}))
 
 
 def _ray_epochs(
-    data: SongSet, settings: TrainSettings, stream: StreamConfig, work: Path, device: str, start_s: list[float]
-) -> list[float]:
-    ends: list[float] = []
+    data: SongSet, settings: TrainSettings, stream: StreamConfig, work: Path, device: str, epochs: Epochs
+) -> None:
+    events: list[dict[str, Any]] = []
     begin = perf_counter()
-    train_encoder(data, settings, stream, work, use_gpu=device == "cuda", on_event=partial(_note, ends))
-    start_s.append(perf_counter() - begin - (ends[-1] - ends[0]))
-    # The first epoch warms caches and is left out, of all.
-    return [float(seconds) for seconds in np.diff(ends)]
+    train_encoder(data, settings, stream, work, use_gpu=device == "cuda", on_event=events.append)
+    # The worker's own clocks: both processes are on this machine, and posting takes a moment that is not training's.
+    ended_at = [float(event["ended_at"]) for event in events]
+    epochs.add(ended_at, [float(event["worked_s"]) for event in events])
+    epochs.start_s.append(perf_counter() - begin - (ended_at[-1] - ended_at[0]))
 
 
-def _note(ends: list[float], event: dict[str, Any]) -> None:
-    # The worker's own clock: both processes are on this machine, and posting takes a moment that is not training's.
-    ends.append(float(event["ended_at"]))
-
-
-def _bare_epochs(data: SongSet, settings: TrainSettings, stream: StreamConfig, device: str) -> list[float]:
+def _bare_epochs(data: SongSet, settings: TrainSettings, stream: StreamConfig, device: str, epochs: Epochs) -> None:
     learner = Learner(data, settings, stream, device=torch.device(device), world=World())
-    times = []
+    ended_at, worked_s = [], []
     for epoch in plan_epochs(settings):
-        begin = perf_counter()
         learner.run_epoch(epoch)
-        times.append(perf_counter() - begin)
-    return times[1:]
+        ended_at.append(perf_counter())
+        worked_s.append(process_time())
+    epochs.add(ended_at, worked_s)
 
 
 if __name__ == "__main__":

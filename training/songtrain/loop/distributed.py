@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from types import MappingProxyType
 from typing import Any
 
@@ -145,7 +145,8 @@ def _train_worker(config: dict[str, Any]) -> None:
             _report(learner, history, world)
             if world.rank == 0:
                 # Waited for, so that a run that is killed next has told what it did.
-                ray.get(config["board"].post.remote({"epoch": epoch.index, "ended_at": perf_counter(), **row}))
+                clocks = {"ended_at": perf_counter(), "worked_s": process_time()}
+                ray.get(config["board"].post.remote({"epoch": epoch.index, **clocks, **row}))
     except SongError as error:
         # A run that cannot succeed is told and not tried again.
         ray.train.report({"reason": error.reason, "message": str(error)})
