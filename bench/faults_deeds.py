@@ -1,6 +1,7 @@
 """The faults themselves, each a method by its name in `faults_plan.KINDS`; a fault has ended when its method returns."""
 
 import asyncio
+import os
 import signal
 import time
 from pathlib import Path
@@ -127,7 +128,7 @@ class Deeds(World):
             self.proxy.weather = Weather()
 
     def _tear(self, fault: Fault) -> None:
-        path, content, found = self.newest()
+        path, _, found = self.newest()
         last = found[-1]
         if last.record.kind is not Kind.SOUND or not last.intact:
             return
@@ -135,7 +136,7 @@ class Deeds(World):
         # In one of four its header is torn too, which says how long it was.
         least, most = (last.n_data + 1, last.n_data + HEADER_BYTES - 1) if fault.size < 0.25 else (1, last.n_data)
         n_cut = self.rng.randint(least, most)
-        path.write_bytes(content[: last.end - n_cut])
+        os.truncate(path, last.end - n_cut)
         self.faults[fault.kind] += 1
 
     async def _flipped_record(self, fault: Fault) -> None:
