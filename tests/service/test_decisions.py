@@ -166,6 +166,7 @@ def test_songs_of_the_future_follow(season: Season) -> None:
         (merge("T0002", "T0077"), {}, "TYPE_UNKNOWN"),
         (merge("T0001", "T0002"), {"T0001": "0123456789abcdef"}, "ETAG_MISMATCH"),
         (Undo(seq=2), {}, "DECISION_UNDONE"),
+        (Undo(seq=3), {}, "UNDO_INVALID"),
         (Undo(seq=9), {}, "DECISION_UNKNOWN"),
         (split("T0001"), {}, "SPLIT_EMPTY"),
         (split("T0001", 0, 77), {}, "SONG_UNKNOWN"),
@@ -185,6 +186,20 @@ def test_a_refused_decision_leaves_nothing(season: Season, action: Action, etags
     assert error.value.reason == reason
     assert beside.result(10) is not None
     assert [one.seq for one in season.opened.queries.decisions()] == [1, 2, 3, 4]
+    assert season.counts() == BEFORE
+
+
+def test_names_are_unique_and_what_others_rest_on_stays(season: Season) -> None:
+    """A name that another type has is refused, and so is undoing what a later decision needs, until that one is undone."""
+    season.decide(Name(type_id="T0001", name="long")).result(10)
+    season.decide(Mark(kind="noise", type_id="T0002")).result(10)
+    season.decide(merge("T0002", "T0009")).result(10)
+    for action, reason in ((Name(type_id="T0003", name="long"), "TYPE_NAME_TAKEN"), (Undo(seq=2), "DECISION_NEEDED")):
+        with pytest.raises(SongError) as error:
+            season.decide(action).result(10)
+        assert error.value.reason == reason
+    season.decide(Undo(seq=3)).result(10)
+    season.decide(Undo(seq=2)).result(10)
     assert season.counts() == BEFORE
 
 

@@ -1,5 +1,6 @@
 """Reclusterings through the API: started, asked for, listed, cancelled; the server goes on as if nothing were."""
 
+import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 from time import sleep
@@ -117,7 +118,7 @@ def test_bad_requests(shared_server: ServerThread, method: str, request_: Any, e
 
 
 def test_one_that_was_started_elsewhere(server: ServerThread) -> None:
-    """What a timer started is shown; one whose process is gone is called interrupted."""
+    """What a timer started is shown and left to it; one whose process is gone is called interrupted."""
     folder = server.settings.data_dir / RECLUSTERINGS_FOLDER / "timer"
     folder.mkdir(parents=True)
     (folder / "run.json").write_text('{"mode": "quick", "bundle": "abc", "created_at": "2026-06-01T02:30:00Z"}')
@@ -126,3 +127,10 @@ def test_one_that_was_started_elsewhere(server: ServerThread) -> None:
     )
     found = get(server, "reclusterings/timer")
     assert (found.state, found.done, found.stage) == (INTERRUPTED, True, "clustering")
+    cancel = recluster_pb2.CancelReclusteringRequest(name="reclusterings/timer")
+    with (folder.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert get(server, "reclusterings/timer").state == RUNNING
+        expected = ("FAILED_PRECONDITION", "RECLUSTERING_ELSEWHERE")
+        assert refusal(stub(server).CancelReclustering, cancel) == expected
+    assert stub(server).CancelReclustering(cancel).state == INTERRUPTED

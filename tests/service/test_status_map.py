@@ -279,6 +279,23 @@ ELSEWHERE = {
         ),
         "test_swaps.py",
     ),
+    **dict.fromkeys(
+        (
+            "DECISION_NEEDED",
+            "DECISION_UNDONE",
+            "DECISION_UNKNOWN",
+            "KIND_MISMATCH",
+            "SPLIT_ALL",
+            "SPLIT_FOREIGN",
+            "TYPE_MERGED",
+            "TYPE_NAME_TAKEN",
+            "TYPE_RETIRED",
+            "TYPE_UNKNOWN",
+            "UNDO_INVALID",
+        ),
+        "test_decisions.py",
+    ),
+    **dict.fromkeys(("RECLUSTERING_ELSEWHERE", "RECLUSTERING_UNKNOWN", "RECLUSTER_BUSY"), "test_reclusterings.py"),
 }
 """Reasons of the map that have nothing to do with streams, and the test that provokes them."""
 
