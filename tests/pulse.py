@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -71,10 +70,6 @@ class PulseDaemon:
         command = ["pactl", "list", "short", "source-outputs"]
         listed = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
         return bool(listed.stdout.strip())
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send the daemon a signal."""
-        self._daemon.send_signal(number)
 
     def _control(self, *arguments: str) -> int:
         command = ["pactl", *arguments]

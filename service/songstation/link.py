@@ -160,6 +160,9 @@ class Link:
             except SessionBrokenError as error:
                 failure = Failure("", error.reason, str(error))
             self.outbox.closed()
+            # A call of gRPC that ends at the moment it is cancelled tells of its end, and the cancellation is forgotten.
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise asyncio.CancelledError
             if self.outbox.finished:
                 return
             await self._recover(failure)

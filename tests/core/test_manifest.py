@@ -25,6 +25,7 @@ def manifest(**changes: Any) -> Manifest:
         "frontend": config.frontend,
         "segmenter": config.segmenter,
         "features": config.features,
+        "quality": config.quality,
         "encoder": EncoderInfo(architecture="none", n_parameters=0, dimension=3, trained_on="nothing"),
         "novelty": NoveltyConfig(),
         "sha256": {"encoder.onnx": "0" * 64},

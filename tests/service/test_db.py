@@ -234,7 +234,7 @@ def test_a_store_that_cannot_be_written_is_explained_and_can_be_read(tmp_path: P
     for path in (place.path, *place.path.rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o666)
     (place.path / DATABASE_NAME).chmod(0o444)
-    for parent in list(tmp_path.parents)[:2]:
+    for parent in list(tmp_path.parents)[:3]:
         parent.chmod(0o755)
     tmp_path.chmod(0o755)
     with as_somebody(), pytest.raises(ConfigError) as refused:

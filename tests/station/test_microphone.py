@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +25,6 @@ from songstation.device_calls import answered
 from songstation.microphone import Microphone
 from songstation.ring import RingBuffer
 from songstation.sources import Lost
-from songstation.spool_export import listed
 
 SONGSTREAM = str(Path(sys.executable).with_name("songstream"))
 RATE_HZ = 48_000
@@ -178,38 +176,6 @@ def test_the_callback_copies_and_counts_overflows() -> None:
     assert (n_lost, samples.tolist()) == (0, [*range(10), *range(10)])
     n_lost, samples = microphone._ring.read(100)
     assert (n_lost, samples.tolist()) == (30, [*range(10)])
-
-
-@pytest.mark.pulse
-def test_a_sound_system_that_hangs_does_not_hold_the_station(pulse: PulseDaemon, tmp_path: Path) -> None:
-    """With a daemon that stands still under it the station starts anew in place, and hears again once the daemon moves."""
-    spool = tmp_path / "spool"
-    command = [SONGSTREAM, "station", "run", "--server", "127.0.0.1:9", "--station", "north", "--spool", str(spool)]
-    own = {"SONGSTREAM_STATION_METRICS_PORT": "0", "SONGSTREAM_STATION_DEVICE_SILENT_S": "1"}
-    with (tmp_path / "log").open("w") as log:
-        station = subprocess.Popen(command, env=pulse.environment | own, stderr=log)
-
-    def sessions() -> list[dict[str, Any]]:
-        return [asdict(one) for one in listed(spool)] if spool.exists() else []
-
-    def wait_for(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 60
-        while not condition():
-            assert station.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
-            time.sleep(0.05)
-
-    try:
-        wait_for(lambda: bool(sessions() and sessions()[0]["seconds"]))
-        pulse.signal(signal.SIGSTOP)
-        wait_for(lambda: "starting anew" in (tmp_path / "log").read_text())
-        pulse.signal(signal.SIGCONT)
-        wait_for(lambda: len(sessions()) == 2 and sessions()[1]["seconds"] > 0)
-    finally:
-        station.terminate()
-        code = station.wait(30)
-    assert code == 0
-    assert sessions()[0]["seconds"] > 0
 
 
 def test_a_stop_does_not_wait_for_a_sound_system_that_hangs() -> None:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 from rich.table import Table
 
@@ -121,7 +120,7 @@ def history(
         return
     table = Table("when", "what", "bundle", "who", "detail")
     for event in events:
-        detail = json.dumps(MessageToDict(event.detail))
+        detail = json.dumps(_fields(event.detail))
         when = f"{event.event_time.ToDatetime():%Y-%m-%d %H:%M:%SZ}"
         table.add_row(when, event.kind, event.model_bundle.rpartition("/")[2][:12], event.who, detail)
     Console().print(table)
@@ -158,7 +157,7 @@ def _asking(context: typer.Context) -> Iterator["BundleClient"]:
 
 def _plain(message: Any) -> dict[str, Any]:
     """Return a message as JSON has it, with every field."""
-    plain: dict[str, Any] = MessageToDict(
+    plain: dict[str, Any] = _fields(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
     return plain
@@ -174,3 +173,9 @@ def _tell(message: Any, *, as_json: bool) -> None:
         if value not in ("", [], {}):
             table.add_row(name, value if isinstance(value, str) else json.dumps(value))
     Console().print(table)
+
+
+def _fields(message: Any, **options: Any) -> dict[str, Any]:
+    from google.protobuf.json_format import MessageToDict
+
+    return dict(MessageToDict(message, **options))

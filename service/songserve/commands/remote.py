@@ -1,11 +1,12 @@
 """The options of commands that ask a running server: given once, before the sub-command."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from songserve.clients.connection import Connection, Server
+if TYPE_CHECKING:
+    from songserve.clients.connection import Connection
 
 __all__ = ["add_connection", "connect"]
 
@@ -15,15 +16,17 @@ def add_connection(commands: typer.Typer) -> None:
     commands.callback()(_options)
 
 
-def connect(context: typer.Context) -> Connection:
+def connect(context: typer.Context) -> "Connection":
     """Return the connection that the options of the command's group describe."""
+    from songserve.clients.connection import Connection, Server
+
     return Connection(context.ensure_object(Server))
 
 
 def _options(
     context: typer.Context,
     server: Annotated[str, typer.Option(envvar="SONGSTREAM_SERVER", help="host:port of the server.")] = (
-        Server.address
+        "127.0.0.1:50051"
     ),
     ca: Annotated[
         Path | None,
@@ -40,4 +43,6 @@ def _options(
     *,
     insecure: Annotated[bool, typer.Option("--insecure", help="Do not encrypt beyond this machine.")] = False,
 ) -> None:
+    from songserve.clients.connection import Server
+
     context.obj = Server(server, ca, certificate, key, token_file, insecure)
