@@ -18,7 +18,7 @@ streams_reset, lost_songs, doubled_songs
 promotions, full_retrains, refused activations, and proposals that the gate refused (by reason)
 decisions_in_force                 with --people: of how many decisions how many hold at the end, full retrains later
 
-    python bench/season.py --out season-out            # about an hour of two cores
+    python bench/season.py --out season-out
     python bench/season.py --days 8 --songs 90 --types 16 --new 4 --new-after 2 --training-songs 320 --full 6
 """
 

@@ -112,8 +112,8 @@ class Microphone:
             if self._ring.n_read > n_before:
                 heard_s = loop.time()
             elif loop.time() - heard_s > self._silent_s or not is_active:
-                # A stream that runs and gives nothing hangs in the sound system. Stopping it may never return, and was seen
-                # to leave the process with broken file descriptors: it is not touched any more.
+                # A stream that runs and gives nothing hangs in the sound system. Stopping it may never return, and
+                # the event loop was seen to stand still after it did: it is not touched any more.
                 self._is_stuck = self._is_stuck or is_active
                 for chunk in self.finish():
                     yield chunk
