@@ -21,9 +21,10 @@ $(READY): pyproject.toml
 demo: setup
 	$(BIN)/python bench/demo.py --out demo-out
 
+# Two at a time, as most tests wait for a server, a cluster or a sound; a file's tests share what they set up.
 test: setup
 	./deploy/install-test-tools.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -25,14 +25,17 @@ MAKERS: Mapping[str, Callable[[int], nn.Module]] = {
     "resnet-50": lambda _: ResidualEncoder(50),
     "efficientnet-b0": lambda _: EfficientNetEncoder(),
 }
-MIN_SIDE = 32
+MIN_BANDS = 32
 """The deepest of these networks halve both sides five times."""
+MIN_FRAMES = 40
+"""Maps of one frame by several bands, what 32 frames come to, torch 2.13's bfloat16 convolutions fill from unwritten memory:
+other numbers at each call, and NaN at some. Two frames are safe."""
 
 
 class ImageEncoder(nn.Module):
     """Images (n, n_frames, n_bands) float32 of any size → (n, n_features) float32.
 
-    Silence is added after the last frame up to 32 frames, and above the highest band up to 32 bands and a multiple of 8:
+    Silence is added after the last frame up to 40 frames, and above the highest band up to 32 bands and a multiple of 8:
     syllables of a few frames and cepstra pass through every network. Where the device has bfloat16 the network runs in it.
     """
 
@@ -42,7 +45,7 @@ class ImageEncoder(nn.Module):
             raise ConfigError(
                 f"no network {name!r}: choose among {', '.join(get_args(EncoderName))}", reason="PART_UNKNOWN"
             )
-        n_mels = max(MIN_SIDE, -(-n_bands // 8) * 8)
+        n_mels = max(MIN_BANDS, -(-n_bands // 8) * 8)
         network = MAKERS[name](n_mels)
         self._memory_format: torch.memory_format = network.memory_format  # type: ignore[assignment]  # a module's attribute
         self.network = network.to(memory_format=self._memory_format)  # type: ignore[call-overload]  # torch's stub
@@ -52,7 +55,7 @@ class ImageEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return one vector per image."""
         _, n_frames, n_bands = images.shape
-        x = pad(images, (0, self._n_mels - n_bands, 0, max(0, MIN_SIDE - n_frames))).mT[:, None]
+        x = pad(images, (0, self._n_mels - n_bands, 0, max(0, MIN_FRAMES - n_frames))).mT[:, None]
         with torch.autocast(x.device.type, torch.bfloat16, enabled=multiplies_bfloat16(x.device)):
             codes: Tensor = self.network(x.contiguous(memory_format=self._memory_format))
         return codes.float()
