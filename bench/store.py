@@ -2,7 +2,8 @@
 
 The last line is JSON. What its fields mean, times in seconds:
 
-fill_songs_per_s              songs stored for each second of filling, each commit with its session, counts and effort
+fill_songs_per_s              songs stored for each second of filling, each with its embedding, each commit with its session, counts
+                              and effort
 season_p50_s, season_p95_s    `QueryFrequencies` over the whole season: all stations in total, by week and by day; one station
                               by day; one type of all stations by day; below each kind by itself
 hours_p95_s                   the same over one week of all stations, by the hour, and over the season of one station
@@ -46,6 +47,7 @@ N_DAYS, N_STATIONS, N_TYPES = 100, 30, 60
 HOURS = range(2, 10)
 """Dawn, UTC."""
 SEASON = (START_MS, START_MS + N_DAYS * DAY_MS)
+EMBEDDING_SIZE = 256
 MAX_WAITING = 256
 N_REPEATS = 20
 
@@ -110,7 +112,9 @@ def fill(directory: DataDirectory, n_songs: int) -> float:
     for station, hour_ms, n in station_hours(n_songs, rng):
         hours_since = (hour_ms - START_MS) // HOUR_MS + 1
         record = replace(records[station], committed_sample=hours_since * 3600 * 48_000)
-        commit = Commit(record, songs_of(record, hour_ms, n, rng), {hour_ms: 3600.0 - float(rng.integers(0, 60))})
+        songs = songs_of(record, hour_ms, n, rng)
+        vectors = {song.uid: rng.bytes(4 * EMBEDDING_SIZE) for song in songs}
+        commit = Commit(record, songs, {hour_ms: 3600.0 - float(rng.integers(0, 60))}, embeddings=vectors)
         waiting.append(store.commit(commit))
         if len(waiting) > MAX_WAITING:
             waiting.popleft().result(60)

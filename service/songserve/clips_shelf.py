@@ -6,7 +6,6 @@ So a row always has its file; a crash in between leaves a file without a row, wh
 deleted the row goes first, for the same reason.
 """
 
-import io
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -77,9 +76,10 @@ class ClipShelf:
         return clip
 
     def _written(self, song: StoredSong, sound: ClipSound, path: Path) -> StoredClip:
-        feature_bytes = _write_file(features_path(path), pack_features(sound.features))
+        features = pack_features(sound.features)
+        feature_bytes = _make_file(features_path(path), lambda unfinished: unfinished.write_bytes(features))
         # Last, as it is the sound that says that all is there.
-        n_bytes = _write_file(path, _as_flac(song, sound))
+        n_bytes = _make_file(path, lambda unfinished: _write_flac(unfinished, song, sound))
         _flush(path.parent)
         return StoredClip(
             song=song.uid,
@@ -193,34 +193,33 @@ def features_path(clip: Path) -> Path:
     return clip.with_suffix(FEATURES_SUFFIX)
 
 
-def _as_flac(song: StoredSong, sound: ClipSound) -> bytes:
-    encoded = io.BytesIO()  # a file of Python's would be called back for every block
-    with soundfile.SoundFile(encoded, "w", sound.sample_rate_hz, 1, "PCM_16", format="FLAC") as file:
+def _write_flac(path: Path, song: StoredSong, sound: ClipSound) -> None:
+    # By its path: a file of Python's would be called back for every block, with the interpreter's lock each time.
+    with soundfile.SoundFile(path, "w", sound.sample_rate_hz, 1, "PCM_16", format="FLAC") as file:
         # Who finds the file without the database learns what it is.
         file.title, file.artist = f"songs/{song.uid}", f"stations/{song.station}"
         file.comment = f"{_START_SAMPLE}{sound.start_sample}"
         file.write(sound.samples)
-    return encoded.getvalue()
 
 
-def _write_file(path: Path, content: bytes) -> int:
+def _make_file(path: Path, write: Callable[[Path], object]) -> int:
     """Make the file appear whole or not at all, and return its bytes; it is on the disk once its folder is flushed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
     try:
-        with unfinished.open("wb") as raw:
-            raw.write(content)
-            raw.flush()
-            os.fsync(raw.fileno())
+        write(unfinished)
+        _flush(unfinished)
+        n_bytes = unfinished.stat().st_size
         unfinished.rename(path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
-    return len(content)
+    return n_bytes
 
 
-def _flush(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _flush(path: Path) -> None:
+    """Have the disk take what the system holds of a file or folder."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
