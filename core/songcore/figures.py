@@ -42,7 +42,7 @@ def sizes_figure(counts: Sequence[int], exponent: float, p_value: float) -> Figu
         ticks = [t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000) if t <= top]
         axis.set_ticks(ticks, [f"{t:,}" for t in ticks])
         axis.set_ticks([], minor=True)
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="upper right")
     return figure
 
 

@@ -69,7 +69,7 @@ def over_k_figure(curve: Sequence[AtK]) -> Figure:
         for name, colour in (("ari", ACCENT), ("nmi", INK)):
             known = [(at.k, getattr(at, name)) for at in curve if getattr(at, name) is not None]
             axes[3].plot(*zip(*known, strict=True), "o-", color=colour, markersize=3, label=name.upper())
-        axes[3].legend(frameon=False, fontsize=8)
+        axes[3].legend(frameon=False, fontsize=8, loc="lower center")
         axes[3].set_title("what labels say", fontsize=9, color=INK)
     for ax in axes:
         ax.set_xscale("log", base=2)
@@ -87,7 +87,7 @@ def distances_figure(distances: PairDistances, words: str) -> Figure:
     ax.hist(distances.same, bins, density=True, color=ACCENT, alpha=0.7, label=f"pairs of one {words}")
     ax.set_xlabel("distance")
     ax.set_yticks([])
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 0.98), ncols=2)
     return figure
 
 

@@ -36,7 +36,7 @@ def history_figure(histories: Mapping[str, History]) -> Figure:
     for ax in axes:
         ax.set_xlabel("epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
-    axes[0].legend(frameon=False, fontsize=7)
+    axes[0].legend(frameon=False, fontsize=7, loc="upper right")
     return figure
 
 

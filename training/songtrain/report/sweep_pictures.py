@@ -44,7 +44,7 @@ def sweep_figure(points: Sequence[SweepPoint], parameter: str) -> Figure:
         _scale(ax, values, are_numbers=are_numbers)
         ax.set_xlabel(parameter, fontsize=8)
     if len(lines) > 1:
-        axes[0].legend(frameon=False, fontsize=6)
+        axes[0].legend(frameon=False, fontsize=6, loc="lower right")
     return figure
 
 
