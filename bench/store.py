@@ -2,8 +2,8 @@
 
 The last line is JSON. What its fields mean, times in seconds:
 
-fill_songs_per_s              songs stored for each second of filling, each with its embedding, each commit with its session, counts
-                              and effort
+fill_songs_per_s              songs stored for each second of filling, each with its embedding, each commit with its session,
+                              counts and effort
 season_p50_s, season_p95_s    `QueryFrequencies` over the whole season: all stations in total, by week and by day; one station
                               by day; one type of all stations by day; below each kind by itself
 hours_p95_s                   the same over one week of all stations, by the hour, and over the season of one station

@@ -154,6 +154,17 @@ def test_songs_of_another_encoder_are_placed_anew(tmp_path: Path, known_bundle: 
     assert (left.outcome, left.facts["n_songs"]) == ("pool_empty", 0)
 
 
+def test_songs_of_the_first_bundle_count_wherever_it_is(tmp_path: Path, known_bundle: Path, season_songs: Any) -> None:
+    """A server is started with a bundle outside its models; a later night still knows what that one heard."""
+    heard_by = load_bundle(known_bundle, device="cpu")
+    season = fill_store(tmp_path / "data", heard_by, *season_songs, with_features=False)
+    promoted = candidate(season.folder, recluster(job(season.folder, known_bundle)))
+    alone = recluster(job(season.folder, promoted, "night-2"))
+    assert alone.facts["n_songs"] == 0
+    known = recluster(job(season.folder, promoted, "night-3", started_with=known_bundle))
+    assert (known.facts["n_left_out"], known.facts["n_songs"]) == (0, len(season_songs[1]))
+
+
 def test_stages_that_fail_are_told(season: Season, known_bundle: Path) -> None:
     """A full retraining of a bundle that has nothing to go on with fails with its reason, and so does the run's state."""
     with pytest.raises(SongError) as caught:

@@ -70,9 +70,9 @@ class StoredFacts:
         return fold(self.decisions)
 
 
-def known_manifests(models: Path, bundle: Path) -> dict[str, Manifest]:
-    """Return the manifests of the bundle and of all in the folder of models, by digest; what is no bundle is passed over."""
-    found = [read_manifest(bundle)]
+def known_manifests(models: Path, *bundles: Path) -> dict[str, Manifest]:
+    """Return the manifests of the bundles and of all in the folder of models, by digest; what is none there is passed over."""
+    found = [read_manifest(bundle) for bundle in bundles]
     for path in sorted(models.glob("*/manifest.json")):
         try:
             found.append(read_manifest(path.parent))

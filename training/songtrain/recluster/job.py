@@ -55,6 +55,8 @@ class ReclusterJob:
     """The service's folder of clips, with songs' features; beside the store if that is a SQLite file."""
     address: str | None = None
     """Of a Ray cluster; None for this machine alone."""
+    started_with: Path | None = None
+    """Bundle that the service was started with, which need not be among the models: the first songs are its."""
 
 
 def recluster(job: ReclusterJob, on_state: Callable[[RunState], None] = lambda _: None) -> RunState:
@@ -123,7 +125,7 @@ class _Run:
         if read_facts(self._folder) is not None:
             return
         job = self._job
-        known = known_manifests(job.models, job.bundle)
+        known = known_manifests(job.models, job.bundle, *filter(None, [job.started_with]))
         beside = store_folder(job.store)
         clips = job.clips or (beside / "clips" if beside else None)
         snapshot = read_snapshot(job.store, clips=clips, max_known=job.settings.max_known)

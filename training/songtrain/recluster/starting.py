@@ -51,6 +51,7 @@ def run_request(request: Request, now: Callable[[], datetime], on_state: Callabl
         now=lambda: now().replace(microsecond=0),
         clips=request.clips,
         address=request.address,
+        started_with=request.bundle,
     )
     return recluster(job, on_state)
 
