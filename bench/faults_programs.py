@@ -1,6 +1,7 @@
 """What a run is made of: two programs, a pipe of sound between nobody and the station, small file systems, a wall clock."""
 
 import asyncio
+import errno
 import fcntl
 import json
 import os
@@ -119,9 +120,14 @@ class Disk:
 
     def fill(self, n_left: int) -> None:
         """Leave room for so many bytes."""
-        free = shutil.disk_usage(self.path).free
         with (self.path / "filler").open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, free - n_left))
+            while (free := shutil.disk_usage(self.path).free) > n_left:
+                try:
+                    return os.posix_fallocate(file.fileno(), 0, free - n_left)
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    file.truncate()  # the program wrote meanwhile; there is less room than a moment ago
 
     def free(self) -> None:
         """Make room again."""
