@@ -123,7 +123,8 @@ class Disk:
         with (self.path / "filler").open("wb") as file:
             while (free := shutil.disk_usage(self.path).free) > n_left:
                 try:
-                    return os.posix_fallocate(file.fileno(), 0, free - n_left)
+                    os.posix_fallocate(file.fileno(), 0, free - n_left)
+                    break
                 except OSError as error:
                     if error.errno != errno.ENOSPC:
                         raise
