@@ -208,8 +208,9 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         seed=arguments.seed,
     )
     first = train_first(plan, folder, arguments)
-    # A day is streamed as fast as the server listens, not at the pace that stations are held to.
-    (folder / "serve.toml").write_text("live_speed = 1000.0\nlisten_window_ms = 20.0\nmax_waiting_kb = 2048\n")
+    # A day is streamed as fast as the server listens, not at the pace that stations are held to; and it is long ago.
+    pace = "live_speed = 1000.0\nlisten_window_ms = 20.0\nmax_waiting_kb = 2048\n"
+    (folder / "serve.toml").write_text(f"{pace}clip_days = 36500\n")
     server = Process(first, folder / "data", ["--device", "cpu", "--config", str(folder / "serve.toml")])
     season = Season(plan, folder, load_bundle(first, device="cpu"), server)
     people = People(server.address) if arguments.people else None
