@@ -60,6 +60,15 @@ class Books:
         self.problems: list[str] = []
         self.n_checks = 0
 
+    def n_withheld(self) -> int:
+        """Return the samples lost to a full disk that the station declares with its next record, or when it is stopped."""
+        try:
+            state = json.loads((self.spool / "state.json").read_text())
+        except (OSError, ValueError):
+            return 0
+        kept = self.sessions.get(state["session"])
+        return max(0, state["captured_samples"] - kept.end) if kept else 0
+
     @property
     def n_captured(self) -> int:
         """Return the samples of all sessions."""

@@ -56,7 +56,7 @@ class Run(Deeds):
     async def _settle(self) -> None:
         """In fine weather everything arrives, and both programs end well."""
         total = len(self.sound) // 2
-        if not await self.until(lambda: self.books.n_captured >= total, reads=True):
+        if not await self.until(lambda: self.books.n_captured + self.books.n_withheld() >= total, reads=True):
             self.problems.append(f"captured {self.books.n_captured} of {total} samples, and no more")
         self.station.send(signal.SIGTERM)
         if (code := await self.station.ended(PATIENCE_S)) != 0:
