@@ -24,7 +24,7 @@ demo: setup
 # Two at a time, as most tests wait for a server, a cluster or a sound; a file's tests share what they set up.
 test: setup
 	./deploy/install-test-tools.sh
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -1,0 +1,14 @@
+"""The order of all tests."""
+
+from pathlib import Path
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that ask for the most time, so that no worker is left alone with one of them at the end."""
+    asked: dict[Path, float] = {}
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        asked[item.path] = max(asked.get(item.path, 0.0), float(marker.args[0]) if marker and marker.args else 0.0)
+    items.sort(key=lambda item: -asked[item.path])
