@@ -8,9 +8,6 @@ resample, log_mel, segment    the stages of a stream
 checkpoint           a stream's state, every second chunk
 features, name       of the songs alone: cutting them out; encoder and catalogue, as many at a time as ``--batch``
 clip                 a song with half a second before and after it as FLAC
-
-With ``--pause-ms`` the thread sleeps between chunks, as a server does that waits for them. What the same work costs then, with
-cold caches on a processor that just woke, is what to compare a server's with.
 """
 
 import argparse
@@ -113,7 +110,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         for number, stream in enumerate(streams):
             chunk = pcm[number % N_RECORDINGS][second * RATE_HZ : (second + 1) * RATE_HZ].tobytes()
             songs += stream.push(chunk, watch, due=second % 2 == 1)
-            time.sleep(arguments.pause_ms / 1000)
     finish(songs, bundle, pcm[0], arguments.batch, watch)
     audio_s = arguments.streams * arguments.seconds
     stages = {name: round(1000 * seconds / audio_s, 3) for name, seconds in watch.seconds.items()}
@@ -121,7 +117,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "streams": arguments.streams,
         "seconds": arguments.seconds,
         "batch": arguments.batch,
-        "pause_ms": arguments.pause_ms,
         "bundle": bundle.manifest.name,
         "songs_per_audio_second": round(len(songs) / audio_s, 3),
         "ms_per_audio_second": stages,
@@ -135,7 +130,6 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=40)
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--batch", type=int, default=4, help="songs that are named at a time")
-    parser.add_argument("--pause-ms", type=float, default=0.0, help="sleep between chunks")
     parser.add_argument("--bundle", type=Path, default=DEMO_BUNDLE)
     print(json.dumps(measure(parser.parse_args())))
 
