@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -154,6 +155,9 @@ def test_a_storm_of_swaps_loses_nothing(server: ServerThread, family: Family) ->
         for begin in range(0, len(chunks), 8):
             call.send(*chunks[begin : begin + 8])
             call.read_until_received(min(begin + 8, len(chunks)))
+            swaps, until = outcomes.count("activated"), time.monotonic() + 10
+            while outcomes.count("activated") == swaps and time.monotonic() < until:
+                time.sleep(0.01)
         call.send(finish_message(chunks))
         return list(call)[-1]
 
