@@ -21,10 +21,11 @@ $(READY): pyproject.toml
 demo: setup
 	$(BIN)/python bench/demo.py --out demo-out
 
-# Two at a time, as most tests wait for a server, a cluster or a sound; a file's tests share what they set up.
+# Two at a time, as most tests wait for a server, a cluster or a sound; a file's tests share what they set up. One thread each, as
+# two times two threads on two cores spend their time waiting for each other.
 test: setup
 	./deploy/install-test-tools.sh
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff format --check .
