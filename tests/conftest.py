@@ -1,8 +1,11 @@
-"""The order of all tests."""
+"""The order of all tests, and the database server that several kinds of them share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from postgres import PostgresServer, why_no_postgres
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -12,3 +15,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marker = item.get_closest_marker("timeout")
         asked[item.path] = max(asked.get(item.path, 0.0), float(marker.args[0]) if marker and marker.args else 0.0)
     items.sort(key=lambda item: -asked[item.path])
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """Return a PostgreSQL server with any number of databases."""
+    if reason := why_no_postgres():
+        pytest.skip(reason)
+    with PostgresServer() as server:
+        yield server

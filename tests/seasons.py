@@ -49,11 +49,12 @@ def fill_store(
     sessions: Sequence[int] | None = None,
     every_s: float = 3600.0,
     with_features: bool = True,
+    database_url: str | None = None,
 ) -> Season:
     """Store songs as the bundle names them, one every so often, in sessions of the given numbers; return the season."""
     assigned = bundle.catalogue.assign(bundle.embedder.embed(list(features)))
     truths, novel = dict[str, int](), set[str]()
-    with Opened(folder) as opened:
+    with Opened(folder, database_url=database_url) as opened:
         shelf = Shelf(opened, choice="all")
         rows: list[StoredSong] = []
         clips, embeddings = [], {}

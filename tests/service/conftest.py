@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bundles import Family, make_family, make_test_bundle
-from postgres import PostgresServer, why_no_postgres
+from postgres import PostgresServer
 from serving import ServerThread
 from songcore.bundle import Bundle
 from stores import Opened
@@ -59,15 +59,6 @@ def server(start_server: StartServer) -> ServerThread:
 def shared_server(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
     """Return a server for tests that each use a session of their own."""
     with ServerThread(bundle, tmp_path_factory.mktemp("shared")) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """Return a PostgreSQL server with any number of databases."""
-    if reason := why_no_postgres():
-        pytest.skip(reason)
-    with PostgresServer() as server:
         yield server
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bundles import make_test_bundle
+from postgres import PostgresServer
 from reclusterings import NEW, candidate, job, sung
 from seasons import Season, decide, fill_store
 from songcore.bundle import load_bundle
@@ -44,6 +45,18 @@ def test_the_same_run_gives_the_same_proposal(season: Season, known_bundle: Path
     assert recluster(job(season.folder, known_bundle)) == first
     elsewhere = recluster(job(season.folder, known_bundle, work=tmp_path / "w", models=tmp_path / "m"))
     assert elsewhere.candidate == first.candidate
+
+
+def test_a_store_in_postgresql_gives_the_same_proposal(
+    season: Season, known_bundle: Path, season_songs: Any, tmp_path: Path, postgres: PostgresServer
+) -> None:
+    """The same songs in PostgreSQL are read from a snapshot of it, and become the same bundle."""
+    url = postgres.new_database()
+    fill_store(tmp_path / "other", load_bundle(known_bundle), *season_songs, database_url=url)
+    state = recluster(job(tmp_path / "other", known_bundle, store=url, clips=tmp_path / "other" / "clips"))
+    beside = recluster(job(season.folder, known_bundle))
+    assert state.facts["n_songs"] == len(season.truth)
+    assert (state.facts, state.candidate) == (beside.facts, beside.candidate)
 
 
 def test_an_id_is_never_given_twice(season: Season, known_bundle: Path) -> None:
