@@ -23,11 +23,11 @@ def check_action(
     """Raise InputError unless the action makes sense; ``catalogue`` holds the bundle's types by id, ``retired`` former ids.
 
     Reasons: those of `require_type`; MERGE_WITH_ITSELF, KIND_MISMATCH; TYPE_NAME_INVALID, TYPE_NAME_TAKEN; and for an undo
-    DECISION_UNKNOWN, DECISION_UNDONE, UNDO_INVALID, DECISION_NEEDED.
+    DECISION_UNKNOWN, DECISION_UNDONE, UNDO_INVALID, DECISION_NEEDED, DECISION_LEARNED.
     """
     view = fold(decisions)
     if isinstance(action, Undo):
-        _check_undo(decisions, action, view, catalogue)
+        _check_undo(decisions, action, view, catalogue, retired)
         return
     for type_id in type_ids(action):
         if not (isinstance(action, Split) and type_id == action.new_id):
@@ -73,11 +73,11 @@ def require_type(type_id: str, view: View, catalogue: Mapping[str, SongType], re
             f"{type_id} was made by a split that was undone, its songs are of {into}; decide about {into}",
             reason="TYPE_RETIRED",
         )
-    if type_id in view.made or type_id in catalogue:
+    if type_id in catalogue or (type_id in view.made and type_id not in retired):
         return
     if type_id in retired or type_id in view.touched:
         raise InputError(
-            f"{type_id} is no longer in the catalogue of the bundle being served; list the types for what became of it",
+            f"{type_id} is no longer in the catalogue of the bundle being served; show it for what became of it",
             reason="TYPE_RETIRED",
         )
     raise InputError(f"there is no song type {type_id}; list the types for those there are", reason="TYPE_UNKNOWN")
@@ -128,7 +128,13 @@ def _check_name(action: Name, view: View, catalogue: Mapping[str, SongType]) -> 
             raise InputError(f"{other} is called {name!r}; give each type a name of its own", reason="TYPE_NAME_TAKEN")
 
 
-def _check_undo(decisions: Sequence[Decision], undo: Undo, view: View, catalogue: Mapping[str, SongType]) -> None:
+def _check_undo(
+    decisions: Sequence[Decision],
+    undo: Undo,
+    view: View,
+    catalogue: Mapping[str, SongType],
+    retired: Collection[str],
+) -> None:
     target = next((one for one in decisions if one.seq == undo.seq), None)
     if target is None:
         raise InputError(f"there is no decision {undo.seq}; the history has their numbers", reason="DECISION_UNKNOWN")
@@ -146,6 +152,25 @@ def _check_undo(decisions: Sequence[Decision], undo: Undo, view: View, catalogue
                 reason="DECISION_NEEDED",
             )
         apply(without, one.action)
+    if instead := _learned(target.action, without, catalogue, retired):
+        raise InputError(
+            f"decision {undo.seq} cannot be undone, for the bundle being served has learned it: {instead}",
+            reason="DECISION_LEARNED",
+        )
+
+
+def _learned(action: Action, without: View, catalogue: Mapping[str, SongType], retired: Collection[str]) -> str | None:
+    """Return what to do instead where an undo would change nothing or half of it; ``without`` is how things would stand."""
+    known = catalogue.get(action.type_id) if isinstance(action, Name | Mark) else None
+    match action:
+        case Merge(type_id=type_id, into=into) if type_id in retired:
+            return f"it names no song {type_id} any more; split the songs off {into}"
+        case Name(type_id=type_id, name=name) if known and name == known.name and type_id not in without.names:
+            return "give the type another name"
+        case Mark(type_id=type_id, kind=kind) if known and kind == known.kind and type_id not in without.kinds:
+            return f"mark {type_id} as {'song' if kind == 'noise' else 'noise'}"
+        case _:
+            return None
 
 
 def _fits(view: View, action: Action, undone: Action, catalogue: Mapping[str, SongType]) -> bool:

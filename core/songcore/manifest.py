@@ -55,7 +55,7 @@ class GateCheck(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["golden", "id_stability", "named_types", "review", "calibration", "decisions"]
+    name: Literal["golden", "id_stability", "survival", "named_types", "review", "calibration", "decisions"]
     passed: bool
     value: float | None = None
     """What was found; None where there was nothing to measure, and the check then passes."""

@@ -1,12 +1,13 @@
 """The catalogue as people see it: the types of a bundle and those that people made, by people's decisions. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from songcore.bundle import Bundle
 from songcore.deciding import display_name, kind_of, require_type
 from songcore.decisions import Action, Decision, SoundKind, Undo, View, type_ids
 from songcore.errors import InputError
+from songcore.lineage import current_ids
 from songcore.manifest import SongType
 from songserve.tally import Tally
 
@@ -29,6 +30,10 @@ class TypeEntry:
     split_from: str | None = None
     exemplars: tuple[str, ...] = ()
     n_training_songs: int = 0
+    retired: bool = False
+    """A retraining ended it: the bundle names no song so any more."""
+    heirs: tuple[str, ...] = ()
+    """Under which ids the songs of a retired type are found now."""
 
 
 def types_by_id(bundle: Bundle) -> dict[str, SongType]:
@@ -37,10 +42,14 @@ def types_by_id(bundle: Bundle) -> dict[str, SongType]:
 
 
 def entries(bundle: Bundle, view: View, tally: Tally) -> list[TypeEntry]:
-    """Return every type that stands, by id: the bundle's, then those that people made; ``tally`` is by people's decisions."""
-    catalogue = types_by_id(bundle)
-    ids = [type_id for type_id in {**catalogue, **view.made} if view.resolve(type_id) == type_id]
-    return [_entry(type_id, view, catalogue, tally) for type_id in sorted(ids)]
+    """Return every type, by id: the bundle's, those that people made, and retired ones that songs are still counted under.
+
+    Types that people merged are not among them; ``tally`` is by people's decisions.
+    """
+    catalogue, retired = types_by_id(bundle), bundle.manifest.retired
+    counted = {type_id for type_id in retired if tally.songs.get(type_id) or tally.noise.get(type_id)}
+    ids = {*catalogue, *(set(view.made) - retired), *counted}
+    return [_entry(type_id, view, bundle, tally) for type_id in sorted(ids) if view.resolve(type_id) == type_id]
 
 
 def entry(type_id: str, bundle: Bundle, view: View, tally: Tally) -> TypeEntry:
@@ -51,10 +60,11 @@ def entry(type_id: str, bundle: Bundle, view: View, tally: Tally) -> TypeEntry:
     except InputError as error:
         if error.reason == "TYPE_UNKNOWN":
             raise
-    return _entry(type_id, view, catalogue, tally)
+    return _entry(type_id, view, bundle, tally)
 
 
-def _entry(type_id: str, view: View, catalogue: Mapping[str, SongType], tally: Tally) -> TypeEntry:
+def _entry(type_id: str, view: View, bundle: Bundle, tally: Tally) -> TypeEntry:
+    catalogue, retired = types_by_id(bundle), type_id in bundle.manifest.retired
     known = catalogue.get(type_id)
     end = view.resolve(type_id)
     kind = kind_of(type_id, view, catalogue)
@@ -69,6 +79,8 @@ def _entry(type_id: str, view: View, catalogue: Mapping[str, SongType], tally: T
         split_from=view.made.get(type_id) or view.withdrawn.get(type_id),
         exemplars=known.exemplars if known else (),
         n_training_songs=known.n_songs if known else 0,
+        retired=retired,
+        heirs=current_ids(type_id, bundle.manifest.lineage) if retired else (),
     )
 
 

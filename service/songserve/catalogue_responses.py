@@ -23,6 +23,8 @@ def song_type(entry: TypeEntry) -> types_pb2.SongType:
         split_from=type_name(entry.split_from) if entry.split_from else "",
         exemplars=entry.exemplars,
         n_training_songs=entry.n_training_songs,
+        retired=entry.retired,
+        heirs=[type_name(type_id) for type_id in entry.heirs],
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from songcore.deciding import check_action, display_name, kind_of
+from songcore.deciding import changes_nothing, check_action, display_name, kind_of
 from songcore.decisions import Action, Decision, Mark, Merge, Name, Split, Undo, View, fold, read_action, write_action
 from songcore.errors import InputError
 from songcore.manifest import SongType
@@ -113,6 +113,35 @@ def test_nonsense_is_refused_with_its_reason(before: list[Decision], action: Act
     assert refused(before, action) == reason
 
 
+@pytest.mark.parametrize(
+    ("before", "seq", "learned"),
+    [
+        (decided(merge("T0001", "T0002")), 1, True),
+        (decided(Name(type_id="T0002", name="whistle")), 1, True),
+        (decided(Mark(kind="noise", type_id="T0003")), 1, True),
+        (decided(merge("T0004", "T0002")), 1, False),
+        (decided(Name(type_id="T0002", name="trill"), Name(type_id="T0002", name="whistle")), 1, False),
+        (decided(Name(type_id="T0002", name="trill"), Name(type_id="T0002", name="whistle")), 2, False),
+        (decided(Mark(kind="noise", type_id="T0004")), 1, False),
+        (decided(split("T0002", "P0001", "a")), 1, False),
+    ],
+)
+def test_what_was_learned_is_not_undone_by_half(before: list[Decision], seq: int, *, learned: bool) -> None:
+    """A bundle that learned a merge, a name or a mark goes on naming songs by it: deciding anew does what an undo would not."""
+    bundle = {
+        **{known: CATALOGUE[known] for known in ("T0004", "T0005")},
+        "T0002": SongType(id="T0002", name="whistle"),
+        "T0003": SongType(id="T0003", kind="noise"),
+        "P0001": SongType(id="P0001"),
+    }
+    if not learned:
+        check_action(before, Undo(seq=seq), bundle, {"T0001"})
+        return
+    with pytest.raises(InputError, match="has learned it") as error:
+        check_action(before, Undo(seq=seq), bundle, {"T0001"})
+    assert error.value.reason == "DECISION_LEARNED"
+
+
 IDS = st.sampled_from([*CATALOGUE, "P0001", "P0002"])
 ACTIONS = st.one_of(
     st.builds(Name, type_id=IDS, name=st.sampled_from(["", "whistle", "trill"])),
@@ -131,6 +160,8 @@ def as_made(actions: Sequence[Action]) -> list[Decision]:
         try:
             check_action(made, action, CATALOGUE)
         except InputError:
+            continue
+        if changes_nothing(action, fold(made), CATALOGUE):
             continue
         made.append(Decision(len(made) + 1, 0, "ada", action))
     return made

@@ -281,6 +281,7 @@ ELSEWHERE = {
     ),
     **dict.fromkeys(
         (
+            "DECISION_LEARNED",
             "DECISION_NEEDED",
             "DECISION_UNDONE",
             "DECISION_UNKNOWN",

@@ -67,6 +67,25 @@ def test_an_id_is_never_given_twice(season: Season, known_bundle: Path) -> None:
     assert ids[1] - ids[0] == {"T0007"}
 
 
+def test_a_run_that_was_overtaken_gives_other_ids(season: Season, known_bundle: Path) -> None:
+    """A run taken up again after another one proposed types has numbers of its own for those it finds."""
+
+    class EndedError(Exception):
+        pass
+
+    def end(state: RunState) -> None:
+        if state.stage == "proposal":
+            raise EndedError
+
+    with pytest.raises(EndedError):
+        recluster(job(season.folder, known_bundle), end)
+    other = recluster(job(season.folder, known_bundle, run="night-2"))
+    late = recluster(job(season.folder, known_bundle))
+    known = {one.id for one in load_bundle(known_bundle).types}
+    given = [{one.id for one in load_bundle(candidate(season.folder, one)).types} - known for one in (other, late)]
+    assert given == [{"T0006"}, {"T0007"}]
+
+
 def test_what_was_learned_leaves_the_pool(season: Season, known_bundle: Path) -> None:
     """Retraining the candidate finds nothing new in the same songs: most of the pool it knows by now."""
     first = recluster(job(season.folder, known_bundle))
@@ -149,7 +168,7 @@ def test_features_deleted_meanwhile(season: Season, known_bundle: Path) -> None:
     state = recluster(job(season.folder, known_bundle, models=season.folder / "others"), delete)
     assert state.outcome == "proposed"
     there = season.folder / "others" / str(state.candidate)
-    assert [one.id for one in load_bundle(there).types][-1] == "T0006"
+    assert [one.id for one in load_bundle(there).types][-1] == "T0007"
     assert "data:image/png" not in (there / "report.html").read_text()
     assert whole.facts["n_new"] == state.facts["n_new"]
 

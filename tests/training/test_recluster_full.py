@@ -1,5 +1,7 @@
 """Reclustering with training: the encoder learns on, new songs found types, and everybody else keeps their id."""
 
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,7 +22,7 @@ from songcore.presets import STREAMS
 from songtrain.cluster import ray_session
 from songtrain.clusterers.prototypes import make_prototypes
 from songtrain.datasets.songs import SongSet
-from songtrain.export.training_state import TrainingState, chosen_songs, pack_training, unpack_training
+from songtrain.export.training_state import SONGS_PER_TYPE, TrainingState, chosen_songs, pack_training, unpack_training
 from songtrain.loop.distributed import train_encoder
 from songtrain.pipeline import serve_trained
 from songtrain.recluster.job import recluster
@@ -143,6 +145,30 @@ def test_a_full_retraining(trained: Path, toy_songs: Callable[..., SongSet], tmp
     assert [entry.id for entry in last.manifest.lineage][: len(after.manifest.lineage)] == [
         entry.id for entry in after.manifest.lineage
     ]
+
+
+def test_types_found_without_training_survive_one(
+    trained: Path, toy_songs: Callable[..., SongSet], tmp_path: Path
+) -> None:
+    """Songs of a type that *quick* found travel with its bundle: *full* knows the type when the store has no features left."""
+    songs = toy_songs(120, seed=0)
+    season = fill_store(
+        tmp_path / "data",
+        load_bundle(trained),
+        toys(songs),
+        kinds(songs).tolist(),
+        sessions=[i % 12 for i in range(120)],
+    )
+    quick = recluster(job(season.folder, trained, settings=SETTINGS, now=lambda: NOW))
+    found = candidate(season.folder, quick)
+    fresh = {one.id for one in load_bundle(found).types} - {one.id for one in load_bundle(trained).types}
+    assert fresh
+    with_them = Counter(unpack_training(read_training(found) or b"").type_ids)
+    assert all(5 <= with_them[name] <= SONGS_PER_TYPE for name in fresh)
+    shutil.rmtree(season.folder / "clips")
+    full = recluster(job(season.folder, found, run="night-2", mode="full", settings=SETTINGS, now=lambda: NOW))
+    assert full.facts["n_songs"] == 0
+    assert fresh <= {one.id for one in load_bundle(candidate(season.folder, full)).types}
 
 
 def test_a_damaged_training_file() -> None:

@@ -32,6 +32,9 @@ class TypeRow:
     n_training_songs: int
     exemplars: tuple[str, ...]
     etag: str
+    retired: bool
+    heirs: tuple[str, ...]
+    """Ids under which the songs of a retired type are found now."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,8 @@ def _type_row(message: types_pb2.SongType) -> TypeRow:
         n_training_songs=message.n_training_songs,
         exemplars=tuple(message.exemplars),
         etag=message.etag,
+        retired=message.retired,
+        heirs=tuple(map(_id, message.heirs)),
     )
 
 

@@ -230,6 +230,7 @@ def _origin(one: "TypeRow") -> str:
     parts = [f"merged into {one.merged_into}"] if one.merged_into else []
     parts += [f"split from {one.split_from}"] if one.split_from else []
     parts += [f"with {', '.join(one.merged)}"] if one.merged else []
+    parts += [f"retired; now {' and '.join(one.heirs) or 'without a type'}"] if one.retired else []
     return "; ".join(parts)
 
 

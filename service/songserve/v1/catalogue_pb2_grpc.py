@@ -131,7 +131,8 @@ class CatalogueServiceServicer:
     def UndoDecision(self, request, context):
         """Takes a decision back, as if it had never been made, and returns the undo. A decision changes only by this, so there is no etag.
         NOT_FOUND, DECISION_UNKNOWN. FAILED_PRECONDITION: DECISION_UNDONE for one that was undone before; UNDO_INVALID for an undo, as one
-        decides anew instead; DECISION_NEEDED when a later decision rests on it, which must be undone first.
+        decides anew instead; DECISION_NEEDED when a later decision rests on it, which must be undone first;
+        DECISION_LEARNED when the bundle being served has learned it: the message says what to decide instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

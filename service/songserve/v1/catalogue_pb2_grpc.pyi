@@ -64,7 +64,8 @@ class CatalogueServiceStub:
     UndoDecision: _grpc.UnaryUnaryMultiCallable[_catalogue_pb2.UndoDecisionRequest, _catalogue_pb2.Decision]
     """Takes a decision back, as if it had never been made, and returns the undo. A decision changes only by this, so there is no etag.
     NOT_FOUND, DECISION_UNKNOWN. FAILED_PRECONDITION: DECISION_UNDONE for one that was undone before; UNDO_INVALID for an undo, as one
-    decides anew instead; DECISION_NEEDED when a later decision rests on it, which must be undone first.
+    decides anew instead; DECISION_NEEDED when a later decision rests on it, which must be undone first;
+    DECISION_LEARNED when the bundle being served has learned it: the message says what to decide instead.
     """
     ListDecisions: _grpc.UnaryUnaryMultiCallable[_catalogue_pb2.ListDecisionsRequest, _catalogue_pb2.ListDecisionsResponse]
     """Lists decisions, the newest first. INVALID_ARGUMENT, PAGE_TOKEN_INVALID."""
@@ -101,7 +102,8 @@ class CatalogueServiceAsyncStub(CatalogueServiceStub):
     UndoDecision: _aio.UnaryUnaryMultiCallable[_catalogue_pb2.UndoDecisionRequest, _catalogue_pb2.Decision]  # type: ignore[assignment]
     """Takes a decision back, as if it had never been made, and returns the undo. A decision changes only by this, so there is no etag.
     NOT_FOUND, DECISION_UNKNOWN. FAILED_PRECONDITION: DECISION_UNDONE for one that was undone before; UNDO_INVALID for an undo, as one
-    decides anew instead; DECISION_NEEDED when a later decision rests on it, which must be undone first.
+    decides anew instead; DECISION_NEEDED when a later decision rests on it, which must be undone first;
+    DECISION_LEARNED when the bundle being served has learned it: the message says what to decide instead.
     """
     ListDecisions: _aio.UnaryUnaryMultiCallable[_catalogue_pb2.ListDecisionsRequest, _catalogue_pb2.ListDecisionsResponse]  # type: ignore[assignment]
     """Lists decisions, the newest first. INVALID_ARGUMENT, PAGE_TOKEN_INVALID."""
@@ -171,7 +173,8 @@ class CatalogueServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_catalogue_pb2.Decision, _abc.Awaitable[_catalogue_pb2.Decision]]:
         """Takes a decision back, as if it had never been made, and returns the undo. A decision changes only by this, so there is no etag.
         NOT_FOUND, DECISION_UNKNOWN. FAILED_PRECONDITION: DECISION_UNDONE for one that was undone before; UNDO_INVALID for an undo, as one
-        decides anew instead; DECISION_NEEDED when a later decision rests on it, which must be undone first.
+        decides anew instead; DECISION_NEEDED when a later decision rests on it, which must be undone first;
+        DECISION_LEARNED when the bundle being served has learned it: the message says what to decide instead.
         """
 
     @_abc_1.abstractmethod

@@ -442,7 +442,7 @@ class GateCheck(_message.Message):
     BOUND_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """golden, id_stability, named_types, review, calibration or decisions."""
+    """golden, id_stability, survival, named_types, review, calibration or decisions."""
     passed: _builtins.bool
     value: _builtins.float
     """What was found; unset where there was nothing to measure."""

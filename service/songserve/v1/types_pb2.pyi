@@ -275,6 +275,8 @@ class SongType(_message.Message):
     SPLIT_FROM_FIELD_NUMBER: _builtins.int
     EXEMPLARS_FIELD_NUMBER: _builtins.int
     N_TRAINING_SONGS_FIELD_NUMBER: _builtins.int
+    RETIRED_FIELD_NUMBER: _builtins.int
+    HEIRS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`songTypes/{id}`, for example `songTypes/T0042`."""
     display_name: _builtins.str
@@ -289,6 +291,8 @@ class SongType(_message.Message):
     """`songTypes/{id}`: what a type that people made was split from."""
     n_training_songs: _builtins.int
     """Songs that the bundle was trained on."""
+    retired: _builtins.bool
+    """The bundle being served no longer has the type: a retraining retired it. Songs that were named so before still count here."""
     @_builtins.property
     def merged(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """`songTypes/{id}`: types that people merged into this one."""
@@ -296,6 +300,10 @@ class SongType(_message.Message):
     @_builtins.property
     def exemplars(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Typical songs of the training set, `recording@onset_s-offset_s`, the most typical first."""
+
+    @_builtins.property
+    def heirs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """`songTypes/{id}`: for a retired type, those under which the same song is named now."""
 
     def __init__(
         self,
@@ -310,10 +318,12 @@ class SongType(_message.Message):
         split_from: _builtins.str = ...,
         exemplars: _abc.Iterable[_builtins.str] | None = ...,
         n_training_songs: _builtins.int = ...,
+        retired: _builtins.bool = ...,
+        heirs: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "etag", b"etag", "exemplars", b"exemplars", "kind", b"kind", "merged", b"merged", "merged_into", b"merged_into", "n_songs", b"n_songs", "n_training_songs", b"n_training_songs", "name", b"name", "split_from", b"split_from"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "etag", b"etag", "exemplars", b"exemplars", "heirs", b"heirs", "kind", b"kind", "merged", b"merged", "merged_into", b"merged_into", "n_songs", b"n_songs", "n_training_songs", b"n_training_songs", "name", b"name", "retired", b"retired", "split_from", b"split_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -5,8 +5,8 @@ type was found in may be far away or deleted by the time it is retrained: a doze
 encoder from forgetting it and carry its id over, where nobody sang it since. Arrays in an npz file: nothing is pickled.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from songcore.arrays import IntArray
+from songcore.arrays import FloatArray, IntArray
 from songcore.errors import BundleError
 from songtrain.datasets.songs import SongPlace, SongSet
 from songtrain.settings import TrainSettings
 
-__all__ = ["TrainingState", "chosen_songs", "pack_training", "unpack_training"]
+__all__ = ["SONGS_PER_TYPE", "TrainingState", "chosen_songs", "pack_training", "unpack_training", "with_songs"]
 
 SONGS_PER_TYPE = 12
 MAX_BACKGROUND = 4000
@@ -44,6 +44,20 @@ def chosen_songs(labels: IntArray, seed: int, per_type: int = SONGS_PER_TYPE) ->
     rng = np.random.default_rng([seed, 8])
     parts = [np.sort(rng.permutation(np.flatnonzero(labels == k))[:per_type]) for k in np.unique(labels[labels >= 0])]
     return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64)
+
+
+def with_songs(
+    state: TrainingState, recordings: Sequence[str], features: Sequence[FloatArray], type_ids: Sequence[str]
+) -> TrainingState:
+    """Return the state with songs added: the recording, features (n_frames, n_mels) and type id of each."""
+    songs = state.songs
+    grown = replace(
+        songs,
+        places=(*songs.places, *(SongPlace(recording, 0, 1) for recording in recordings)),
+        lengths=np.concatenate([songs.lengths, np.asarray([len(one) for one in features], np.int64)]),
+        frames=np.concatenate([songs.frames, *(one.astype(np.float16) for one in features)]),
+    )
+    return replace(state, songs=grown, type_ids=(*state.type_ids, *type_ids))
 
 
 def pack_training(state: TrainingState) -> bytes:

@@ -27,10 +27,11 @@ def check_gate(
     return (
         _golden(run, proposal, embedder, catalogue),
         _stability(named, proposal, assigned, settings),
+        _survival(named, proposal, settings),
         _named_types(named, proposal),
         _review(named, assigned, settings),
         _calibration(proposal, assigned, run.parts.novelty.alpha, settings),
-        _decisions(named, proposal),
+        _decisions(run, proposal),
     )
 
 
@@ -85,6 +86,22 @@ def _stability(
     )
 
 
+def _survival(named: NamedSongs, proposal: Proposal, settings: GateSettings) -> GateCheck:
+    """Check that most songs that had a type are of a type that still is: ids do not vanish by the dozen."""
+    living = {one.id for one in proposal.types}
+    typed = named.type_index[named.type_index >= 0]
+    survives = np.asarray([name in living for name in named.type_ids], bool)
+    share = float(survives[typed].mean()) if len(typed) else None
+    lost = sorted({named.type_ids[k] for k in np.unique(typed).tolist() if not survives[k]})
+    return GateCheck(
+        name="survival",
+        passed=share is None or share >= settings.min_survival,
+        value=share,
+        bound=f"at least {settings.min_survival}",
+        detail=", ".join(lost),
+    )
+
+
 def _named_types(named: NamedSongs, proposal: Proposal) -> GateCheck:
     living = {one.id for one in proposal.types}
     lost = [
@@ -130,12 +147,18 @@ def _calibration(proposal: Proposal, assigned: Sequence[Assignment], alpha: floa
     )
 
 
-def _decisions(named: NamedSongs, proposal: Proposal) -> GateCheck:
-    """Check that every type that people know is there, of the kind they gave it."""
+def _decisions(run: RunInput, proposal: Proposal) -> GateCheck:
+    """Check that every type that people decided about is there, of the kind they gave it."""
+    named, view = run.named, run.view
     kinds = {one.id: one.kind for one in proposal.types}
-    made_or_placed = {named.type_ids[number] for number in named.placed.values()}
-    wrong = [name for name in made_or_placed if name not in kinds]
-    wrong += [name for name, kind in zip(named.type_ids, named.kinds, strict=True) if kinds.get(name, kind) != kind]
+    decided = {view.resolve(name) for name in (*view.kinds, *view.names, *view.made)}
+    placed = {named.type_ids[number] for number in named.placed.values()}
+    made = set(view.made) - placed - {one.id for one in run.parts.types}  # none of their songs is left to tell them by
+    wrong = [
+        name
+        for name, kind in zip(named.type_ids, named.kinds, strict=True)
+        if kinds.get(name) != kind and (name in kinds or name in (decided | placed) - made)
+    ]
     return GateCheck(
         name="decisions", passed=not wrong, value=float(len(wrong)), bound="0 broken", detail=", ".join(sorted(wrong))
     )

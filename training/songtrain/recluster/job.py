@@ -4,6 +4,7 @@ The store is read once and never written, the service is never spoken to. Whatev
 again goes on with the stages that are missing and proposes the same.
 """
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +17,10 @@ from songcore.arrays import FloatArray
 from songcore.bundle import read_manifest, read_parts, read_training, read_types, write_bundle
 from songcore.embed import Embedder
 from songcore.errors import ConfigError, SongError
+from songcore.lineage import next_number
 from songcore.manifest import Manifest
 from songtrain.clusterers.density import smallest_cluster
+from songtrain.export.training_state import chosen_songs, pack_training, unpack_training, with_songs
 from songtrain.recluster.full import FullResult, retrain
 from songtrain.recluster.gate import check_gate
 from songtrain.recluster.groups import Groups, group_pool, n_neighbours_of
@@ -25,7 +28,16 @@ from songtrain.recluster.intake import KeptFeatures, known_manifests, place_song
 from songtrain.recluster.neighbours import kept_neighbours
 from songtrain.recluster.proposal import Proposal
 from songtrain.recluster.quick import propose_quick, reference_songs
-from songtrain.recluster.run_folder import STAGES, CancelledError, Mode, Outcome, RunFolder, RunOrder, RunState
+from songtrain.recluster.run_folder import (
+    STAGES,
+    CancelledError,
+    Mode,
+    Outcome,
+    RunFolder,
+    RunOrder,
+    RunState,
+    write_whole_file,
+)
 from songtrain.recluster.settings import ReclusterSettings
 from songtrain.recluster.snapshot import read_features, read_snapshot, shown_url, store_folder
 from songtrain.recluster.songs import RunInput, name_songs
@@ -147,9 +159,16 @@ class _Run:
         songs = place_songs(self._folder, self._parts.encoder, self._job.address)
         names = {one.id: one.name for one in self._parts.types}
         named = name_songs(songs, self._parts.catalogue(), names, stored.view)
-        return RunInput(
-            self._parts, self._manifest.digest, songs, named, stored.view, self._job.settings, stored.first_number
-        )
+        first_number = max(stored.first_number, self._first_number())
+        return RunInput(self._parts, self._manifest.digest, songs, named, stored.view, self._job.settings, first_number)
+
+    def _first_number(self) -> int:
+        """Return the first number that no other run gave since this one took its snapshot."""
+        job, own = self._job, self._folder.read_json("proposal.json")
+        digests = [digest for digest in known_manifests(job.models) if digest != (own or {}).get("candidate")]
+        others = [path for path in job.work.glob("*/proposal.json") if path.parent != self._folder.path]
+        proposed = {name for path in others for name in json.loads(path.read_bytes())["types"]}
+        return next_number(self._ids_in_use(digests) | proposed)
 
     def _group(self, run: RunInput) -> Groups:
         pool, settings = run.named.in_pool, run.settings.groups
@@ -200,7 +219,7 @@ class _Run:
         if trained:
             parts = replace(parts, encoder=encoder, encoder_info=trained.info, training=trained.training)
         else:
-            parts = replace(parts, training=read_training(self._job.bundle))
+            parts = replace(parts, training=self._grown_training(run, proposal))
         candidate = self._folder.file("candidate")
         bundle = write_bundle(candidate, parts, overwrite=True)
         self._stage("report")
@@ -224,6 +243,29 @@ class _Run:
         self._stage("publishing")
         _publish(candidate, self._job.models / bundle.digest)
         return self._end("proposed", bundle.digest, report)
+
+    def _grown_training(self, run: RunInput, proposal: Proposal) -> bytes | None:
+        """Return the bundle's training.npz with songs of the types that it has none of, so that a full retraining keeps them.
+
+        Kept in the run's folder: features that are deleted before the run is taken up again change no digest.
+        """
+        content = read_training(self._job.bundle)
+        file = self._folder.file("training.npz")
+        if content is None:
+            return None
+        if not file.exists():
+            state = unpack_training(content)
+            missing = [k for k, one in enumerate(proposal.types) if one.id not in state.type_ids]
+            chosen = chosen_songs(np.where(np.isin(proposal.labels, missing), proposal.labels, -1), run.settings.seed)
+            found = self._features(run, chosen.tolist())
+            grown = with_songs(
+                state,
+                [run.songs.occasions[i][0] for i in found],
+                list(found.values()),
+                [proposal.types[int(proposal.labels[i])].id for i in found],
+            )
+            write_whole_file(file, pack_training(grown) if found else content)
+        return file.read_bytes()
 
     def _features(self, run: RunInput, songs: Sequence[int]) -> dict[int, FloatArray]:
         """Return features of songs, from the snapshot or where the service keeps them; those that are gone are left out."""

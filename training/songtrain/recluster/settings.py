@@ -18,6 +18,8 @@ class GateSettings(BaseModel):
 
     min_stability: float = Field(default=0.85, ge=0, le=1)
     """Songs of surviving types that are called as before."""
+    min_survival: float = Field(default=0.85, ge=0, le=1)
+    """Songs that had a type and whose type is still one."""
     min_review: float = Field(default=0.9, ge=0, le=1)
     """Songs that people gave a type and that are called so."""
     calibration_tolerance: float = Field(default=0.02, ge=0, le=1)
