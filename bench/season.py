@@ -10,13 +10,15 @@ discovered_purity                  share of the songs of new ids that are of the
 songs_kept_id, least_kept          share of the songs of surviving types that are called as before, over all promotions, and
                                    the lowest of one promotion; judged on up to 1,500 songs each
 plain_kept_id                      the same for clusters that are found anew and numbered by size
-frequency_distance                 total variation between named and sung frequencies of types, mean of days; types that the
-                                   catalogue does not have on the day are one unknown type, as are novel songs
-frequency_distance_retyped         the same at the season's end, all songs named by the last bundle
+frequency_distance                 total variation between named and sung frequencies of the catalogue's types, mean of days
+frequency_distance_unknown         the same when novel songs, and those of types that the catalogue does not have on the day,
+                                   are one more type
+frequency_distance_retyped         the first at the season's end, all songs named by the last bundle
 streams_reset, lost_songs, doubled_songs
                                    over all days and swaps, against the offline run of the same samples
 promotions, full_retrains, refused activations, and proposals that the gate refused (by reason)
-decisions_in_force                 with --people: of how many decisions how many hold at the end, full retrains later
+decisions_in_force                 with --people: of how many decisions how many hold at the end for the service and for the
+                                   last bundle alone, `full_retrains_since` full retrainings later
 
     python bench/season.py --out season-out
     python bench/season.py --days 8 --songs 90 --types 16 --new 4 --new-after 2 --training-songs 320 --full 6
@@ -183,6 +185,9 @@ def results(season: Season, active: Path, arguments: argparse.Namespace) -> dict
         "least_kept": round(min((p.kept / p.of for p in season.promotions if p.of), default=1.0), 4),
         "plain_kept_id": round(sum(p.plainly_kept for p in season.promotions) / max(1, len(season.promotions)), 4),
         "frequency_distance": round(frequency_distance(live, songs.heard, songs.sung, known), 4),
+        "frequency_distance_unknown": round(
+            frequency_distance(live, songs.heard, songs.sung, known, with_unknown=True), 4
+        ),
         "frequency_distance_retyped": round(frequency_distance(retyped, songs.heard, songs.sung, everything), 4),
         "streams_reset": sum(account.n_streams - 1 for day in season.days for account in day.accounts),
         "lost_songs": len(expected - set(stored)),
@@ -234,8 +239,14 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 candidate = (digest, mode) if digest else None
         result = results(season, active, arguments)
         if people is not None:
-            last = min(one.begin for one in season.days[-1].recordings)
-            result |= people.in_force(stored_songs(server.address, Secured()), round(last.timestamp() * 1000))
+            last_day = min(one.begin for one in season.days[-1].recordings)
+            stored = {song.name: key for key, (song, *_) in live_names(season).items()}
+            by_key = {song.key: song for song in season.songs.heard}
+            heard = {name: by_key[key] for name, key in stored.items() if key in by_key}
+            songs, bundle = stored_songs(server.address, Secured()), load_bundle(active, device="cpu")
+            result |= people.in_force(songs, heard, round(last_day.timestamp() * 1000), bundle)
+            since = [one for one in season.promotions if one.mode == "full" and one.day > plan.new_after]
+            result["full_retrains_since"] = len(since)
     finally:
         code = server.stop()
     (folder / "promotions.json").write_text(json.dumps([asdict(one) for one in season.promotions], indent=1))
@@ -266,6 +277,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             result = run(arguments, Path(folder))
     print(json.dumps(result))
+    if result.get("broken"):
+        sys.exit(f"what people decided does not hold any more: {', '.join(result['broken'])}")
     if result["lost_songs"] or result["doubled_songs"] or result["streams_reset"] or result["server_exit_code"]:
         sys.exit("songs were lost or doubled, streams were reset, or the server failed")
 

@@ -56,9 +56,10 @@ class Songs:
                 for i, (span, features) in enumerate(zip(one.heard, one.read_features(), strict=True))
             ]
 
-    def named(self, bundle: Bundle, songs: Sequence[HeardSong]) -> list[tuple[str, bool]]:
+    @staticmethod
+    def named(bundle: Bundle, songs: Sequence[HeardSong]) -> list[tuple[str, bool]]:
         """Return what a bundle calls songs: type id, and whether it knows it as a song."""
-        embeddings = self.embedded(bundle, songs)
+        embeddings = Songs.embedded(bundle, songs)
         return [(a.type_id, not a.is_novel) for a in bundle.catalogue.assign(embeddings)]
 
     @staticmethod
@@ -155,11 +156,14 @@ def frequency_distance(
     songs: Sequence[HeardSong],
     sung: dict[int, Counter[str]],
     known: dict[int, set[str]],
+    *,
+    with_unknown: bool = False,
 ) -> float:
     """Return the mean over days of the total variation between the frequencies of what was named and of what was sung.
 
-    A type stands for its most frequent label. ``known`` are the labels that the catalogue had on each day: songs of others,
-    and songs called novel, are of one unknown type.
+    Frequencies are of the types that the catalogue had on the day, whose labels are ``known``, among the songs of them. A type
+    stands for its most frequent label; one that is named and stands for nothing in the catalogue is wrong. With
+    ``with_unknown`` songs called novel, and those of other labels, are one more type.
     """
     meaning: dict[str, Counter[str]] = {}
     for (type_id, is_known), song in zip(names, songs, strict=True):
@@ -171,11 +175,11 @@ def frequency_distance(
         for (type_id, is_known), song in zip(names, songs, strict=True):
             if song.day == day:
                 label = meaning[type_id].most_common(1)[0][0] if is_known and type_id in meaning else UNKNOWN
-                told[label if label in known[day] else UNKNOWN] += 1
+                told[label if label in known[day] else UNKNOWN] += is_known or with_unknown
         truly = Counter[str]()
         for label, n in true.items():
-            truly[label if label in known[day] else UNKNOWN] += n
-        if told and truly:
+            truly[label if label in known[day] else UNKNOWN] += n * (label in known[day] or with_unknown)
+        if told.total() and truly.total():
             both = set(told) | set(truly)
             distances.append(sum(abs(told[x] / told.total() - truly[x] / truly.total()) for x in both) / 2)
     return float(np.mean(distances)) if distances else float("nan")

@@ -51,10 +51,16 @@ def test_purity_is_of_new_types_alone() -> None:
 
 
 def test_frequencies_stand_for_what_their_songs_are() -> None:
-    """Right names are no distance; a type that is not known yet is the unknown one, and a song lost is a distance."""
+    """Right names are no distance; a type that is not known yet counts as unknown or not at all; wrong names count."""
     songs = [song(1, "T001"), song(1, "T001"), song(1, "T002"), song(1, "T009")]
     names = [("a", True), ("a", True), ("b", True), ("b", False)]
     sung, known = {1: Counter(T001=2, T002=1, T009=1)}, {1: {"T001", "T002"}}
     assert frequency_distance(names, songs, sung, known) == 0
+    assert frequency_distance(names, songs, sung, known, with_unknown=True) == 0
+    # One song called novel is one less of its type, and with the unknown one, one more of that.
+    novel = [("a", True), ("a", False), ("b", True), ("b", False)]
+    assert frequency_distance(novel, songs, sung, known) == pytest.approx(1 / 6)
+    assert frequency_distance(novel, songs, sung, known, with_unknown=True) == pytest.approx(1 / 4)
     # All are called a: of T002 and the unknown one nothing is told.
-    assert frequency_distance([("a", True)] * 4, songs, sung, known) == pytest.approx(0.5)
+    assert frequency_distance([("a", True)] * 4, songs, sung, known, with_unknown=True) == pytest.approx(0.5)
+    assert frequency_distance([("a", True)] * 4, songs, sung, known) == pytest.approx(1 / 3)
