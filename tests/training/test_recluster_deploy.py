@@ -1,10 +1,13 @@
 """How reclusterings are scheduled: cron expressions, the systemd timer, and the manifests for KubeRay."""
 
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,11 @@ from typer.testing import CliRunner
 
 from songcore.errors import ConfigError
 from songtrain.commands.recluster import recluster
+from songtrain.recluster.run_folder import RUN_ID
 from songtrain.recluster.scheduling import keep_schedule, next_time
 
-DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
 BIN = Path(sys.executable).parent
 MIDNIGHT = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -90,12 +95,58 @@ def manifests(name: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((DEPLOY / "kuberay" / name).read_text()))
 
 
-def test_the_ray_job_has_the_shape_of_one() -> None:
+def submitted(entrypoint: str, folder: Path, day: str) -> list[str]:
+    """Return the arguments that songstream gets when the entrypoint is submitted on a day, UTC.
+
+    The submitting pod's bash takes the words apart, `ray job submit` quotes them again, and a shell of the head runs them.
+    """
+    programs = {"date": f'exec {shutil.which("date")} -d {day} "$@"', "songstream": "printf '%s\\n' \"$@\""}
+    for name, does in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{does}\n")
+        (folder / name).chmod(0o755)
+    command = shlex.join(shlex.split(entrypoint))
+    path = f"{folder}:/usr/bin:/bin"
+    ran = subprocess.run(["sh", "-c", command], env={"PATH": path}, capture_output=True, text=True, check=True)
+    return ran.stdout.splitlines()
+
+
+def test_a_night_s_run_has_one_name(tmp_path: Path) -> None:
+    """What is started again in a night goes on with the night's run, and the next night's is another."""
+    (job,) = manifests("rayjob.yaml")
+    hours = ["2026-06-01T02:30Z", "2026-06-01T20:29Z", "2026-06-02T02:30Z"]
+    given = [submitted(job["spec"]["entrypoint"], tmp_path, hour) for hour in hours]
+    names = [words[words.index("--run") + 1] for words in given]
+    assert names == ["nightly-20260601", "nightly-20260601", "nightly-20260602"]
+    assert all(RUN_ID.fullmatch(name) for name in names)
+    # All that a night's job may try, begun as late as the schedule allows, is over before the day is.
+    (*_, cron) = manifests("cronjob.yaml")
+    begin = next_time(cron["spec"]["schedule"], MIDNIGHT) + timedelta(seconds=cron["spec"]["startingDeadlineSeconds"])
+    tries = 1 + job["spec"]["backoffLimit"]
+    assert begin + timedelta(seconds=tries * job["spec"]["activeDeadlineSeconds"]) < MIDNIGHT + timedelta(days=1)
+
+
+def test_nodes_manifest_and_environment_have_one_ray() -> None:
+    """The image takes the version that pyproject.toml pins, with what jobs are submitted to; the manifest names the same."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    pins = dict(re.findall(r"^([\w-]+)(?:\[.*\])?==(\S+)$", "\n".join(extras["training"]), re.MULTILINE))
+    (job,) = manifests("rayjob.yaml")
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["rayVersion"] == pins["ray"] == version("ray")
+    dockerfile = (DEPLOY / "docker" / "Dockerfile.training").read_text()
+    assert 'pip install ".[training]" "ray[default]"' in dockerfile
+    assert f'"torch=={pins["torch"]}"' in dockerfile
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert f"-t {group['template']['spec']['containers'][0]['image']} .\n" in dockerfile
+
+
+def test_the_ray_job_has_the_shape_of_one(tmp_path: Path) -> None:
     """Its command exists, joins the cluster it is on, and every node has the store's URL and the folder all nodes must see."""
     (job,) = manifests("rayjob.yaml")
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
-    assert {"--address", "--work", "--models", "--clips", "--bundle"} <= options(job["spec"]["entrypoint"])
+    words = submitted(job["spec"]["entrypoint"], tmp_path, "2026-06-01")
+    assert {"--address", "--work", "--models", "--clips", "--bundle"} <= options(shlex.join(["songstream", *words]))
     cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     assert len(groups) == 2
     for group in groups:
@@ -104,7 +155,7 @@ def test_the_ray_job_has_the_shape_of_one() -> None:
         assert [variable["name"] for variable in container["env"]] == ["SONGSTREAM_STORE"]
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
         assert pod["securityContext"]["runAsNonRoot"] is True
-    paths = {word for word in shlex.split(job["spec"]["entrypoint"]) if word.startswith("/")}
+    paths = {word for word in words if word.startswith("/")}
     assert all(path.startswith("/data/") for path in paths)
 
 
