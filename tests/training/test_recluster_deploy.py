@@ -16,10 +16,15 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from postgres import PostgresServer
 from songcore.errors import ConfigError
+from songserve.bundles.history import BundleEvent, EventKind
+from songserve.database import DATABASE_NAME
 from songtrain.commands.recluster import recluster
 from songtrain.recluster.run_folder import RUN_ID
 from songtrain.recluster.scheduling import keep_schedule, next_time
+from songtrain.recluster.snapshot import active_bundle
+from stores import Opened
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -176,3 +181,45 @@ def test_the_cron_job_creates_ray_jobs() -> None:
     (container,) = pod["containers"]
     mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert container["args"][-1] == f"{mounted['manifests']}/rayjob.yaml"
+
+
+def note(opened: Opened, kind: EventKind, bundle: str, shelf: str = "") -> None:
+    """Have a server, or another one, write down what was done with a bundle."""
+    event = BundleEvent(shelf or opened.directory.shelf, 1, kind, bundle)
+    assert opened.store.note_bundle_event(event).result(10).seq > 0
+
+
+def test_servers_of_one_postgresql_are_told_apart(tmp_path: Path, postgres: PostgresServer) -> None:
+    """The bundle is that of the server whose models are meant; where servers disagree and none is meant there is none."""
+    url = postgres.new_database()
+    with Opened(tmp_path / "a", database_url=url) as a, Opened(tmp_path / "b", database_url=url) as b:
+        note(a, "started", "first")
+        note(a, "activated", "second")
+        note(a, "validated", "third")
+        assert active_bundle(url) == "second"
+        note(b, "started", "first")
+        for place, bundle in (("a", "second"), ("b", "first")):
+            assert active_bundle(url, tmp_path / place / "models") == bundle
+        with pytest.raises(ConfigError, match="first and second") as unclear:
+            active_bundle(url, tmp_path / "elsewhere" / "models")
+        assert unclear.value.reason == "ACTIVE_UNKNOWN"
+        note(a, "rolled_back", "first")
+        assert active_bundle(url) == "first"
+        assert [event.kind for event in a.queries.bundle_events(a.directory.shelf)] == [
+            "rolled_back",
+            "validated",
+            "activated",
+            "started",
+        ]
+        assert [event.bundle for event in b.queries.bundle_events(b.directory.shelf)] == ["first"]
+
+
+def test_a_sqlite_file_is_of_the_server_beside_it(tmp_path: Path) -> None:
+    """What another data directory did with bundles, as a restored backup tells it, is not what is served."""
+    with Opened(tmp_path) as opened:
+        note(opened, "shadowed", "second")
+        with pytest.raises(ConfigError, match="start the service once"):
+            active_bundle(f"sqlite:///{tmp_path / DATABASE_NAME}")
+        note(opened, "started", "first")
+        note(opened, "activated", "second", shelf="another")
+        assert active_bundle(f"sqlite:///{tmp_path / DATABASE_NAME}") == "first"

@@ -109,19 +109,34 @@ def store_folder(store: str) -> Path | None:
     return Path(url.database).parent if url.get_backend_name() == "sqlite" and url.database else None
 
 
-def active_bundle(store: str) -> str:
-    """Return the digest of the bundle that is served, or was last; ConfigError ACTIVE_UNKNOWN when the store does not say."""
+def active_bundle(store: str, models: Path | None = None) -> str:
+    """Return the digest of the bundle that is served, or was last; ConfigError ACTIVE_UNKNOWN when the store does not say.
+
+    Servers that share a database are each swapped by themselves. Asked about is the one in whose data directory the store's
+    file or the folder ``models`` lies; where neither tells which that is, all must serve the same.
+    """
+    folders = [store_folder(store), models.parent if models else None]
+    names = [folder / "shelf" for folder in folders if folder]
+    own = next((file.read_text().strip() for file in names if file.is_file()), None)
     with _reading(store) as connection:
         _revision(connection)
         events = _tables(connection)["bundle_events"]
-        wanted = select(events.c.bundle).where(events.c.kind.in_(SERVING_EVENTS)).order_by(events.c.seq.desc()).limit(1)
-        found = connection.scalar(wanted)
-    if found is None:
+        last = select(func.max(events.c.seq)).where(events.c.kind.in_(SERVING_EVENTS)).group_by(events.c.shelf)
+        if own is not None:
+            last = last.where(events.c.shelf == own)
+        found = sorted(set(connection.scalars(select(events.c.bundle).where(events.c.seq.in_(last)))))
+    if len(found) > 1:
+        raise ConfigError(
+            f"the servers that share the store serve different bundles, {' and '.join(found)}; give the directory of the one "
+            "that shall be retrained as --bundle, without --active",
+            reason="ACTIVE_UNKNOWN",
+        )
+    if not found:
         raise ConfigError(
             "the store does not say which bundle is served; start the service once, or give the bundle's directory",
             reason="ACTIVE_UNKNOWN",
         )
-    return str(found)
+    return str(found[0])
 
 
 def read_snapshot(store: str, *, clips: Path | None, max_known: int) -> Snapshot:
