@@ -150,6 +150,16 @@ def test_a_part_of_a_store(store: Path, tmp_path: Path) -> None:
     assert error.value.reason == "STORE_TOO_OLD"
 
 
+def test_the_store_by_its_url(store: Path, made: tuple[Any, Path], tmp_path: Path) -> None:
+    """The form that `recluster` takes names the same store; a file of another name is none."""
+    url = f"sqlite:///{store / DATABASE_NAME}"
+    answer = run(url, tmp_path, "--tables-only")
+    assert (answer["store"], answer["repertoires"]) == (url, made[0]["repertoires"])
+    with pytest.raises(SongError) as error:
+        run(f"sqlite:///{store / 'other.sqlite'}", tmp_path)
+    assert error.value.reason == "DATABASE_MISSING"
+
+
 def test_both_databases_say_the_same(made: tuple[Any, Path], tmp_path: Path, postgres: PostgresServer) -> None:
     """The songs in PostgreSQL give the same numbers."""
     url = postgres.new_database()

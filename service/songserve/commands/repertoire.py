@@ -22,7 +22,10 @@ __all__ = ["repertoire"]
 def repertoire(  # noqa: PLR0913, PLR0917 - one parameter per option
     store: Annotated[
         str,
-        typer.Option(help="Data directory of a server, or the URL of its PostgreSQL.", show_default=False),
+        typer.Option(
+            help="Data directory of a server, or the URL of its store: `sqlite:///` and its file, or of its PostgreSQL.",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Option(file_okay=False, help="Folder for tables and page, made if missing.")] = Path(
         "repertoire"
@@ -90,8 +93,7 @@ def _make(
 
     start_ms, end_ms = (None if day is None else round(day.replace(tzinfo=UTC).timestamp() * 1000) for day in days)
     choice = Choice(facts["station"], start_ms, end_ms, facts["period"], facts["bout_gap_s"])
-    is_url = store.startswith("postgresql")
-    with reading(Path() if is_url else Path(store), store if is_url else None) as engine:
+    with reading(*_place(store)) as engine:
         require_current(engine)
         season = read_season(engine, choice)
     if not any(heard.counts or heard.n_novel or heard.n_noise for heard in season.heard.values()):
@@ -107,6 +109,23 @@ def _make(
     except OSError as error:
         raise ConfigError(f"{out} cannot be written ({error.strerror})", reason="OUTPUT_NOT_WRITABLE") from error
     return found, files
+
+
+def _place(store: str) -> tuple[Path, str | None]:
+    """Return the data directory and, for PostgreSQL, its URL."""
+    from songserve.database import DATABASE_NAME
+
+    if store.startswith("postgresql"):
+        return Path(), store
+    if not store.startswith("sqlite:///"):
+        return Path(store), None
+    file = Path(store.removeprefix("sqlite:///"))
+    if file.name != DATABASE_NAME:
+        raise ConfigError(
+            f"--store {store}: the file of a store is called {DATABASE_NAME}; name that of a server's data directory",
+            reason="DATABASE_MISSING",
+        )
+    return file.parent, None
 
 
 def _shown(store: str) -> str:
