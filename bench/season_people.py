@@ -24,7 +24,7 @@ LEAST = 0.8
 
 @dataclass
 class People:
-    """Name the most frequent type, merge the third into the second, mark the fourth as noise, split a bird's songs off the fifth."""
+    """Name the most frequent type, merge the third into the second, mark the fourth as noise, part one bird from the fifth."""
 
     address: str
     decided: dict[str, tuple[str, ...]] = field(default_factory=dict)
