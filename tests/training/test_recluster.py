@@ -36,6 +36,9 @@ def test_a_new_type_is_proposed_and_known_ones_stay(season: Season, known_bundle
     report = (candidate(season.folder, state) / "report.html").read_text()
     assert "T0006" in report
     assert report.count("data:image/png") > 10
+    assert (state.facts["ari"], state.facts["changed_share"]) == (1.0, 0.0)
+    for shown in ("ARI of old and new types", "songs whose type changed"):
+        assert shown in report
 
 
 def test_the_same_run_gives_the_same_proposal(season: Season, known_bundle: Path, tmp_path: Path) -> None:
