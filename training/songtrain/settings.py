@@ -158,9 +158,9 @@ class NoveltySettings(_Section):
     min_type_songs: int = Field(default=100, ge=1)
     """A type with so many held-out songs is calibrated on its own, each song counting `n_others` times."""
     max_bank: int = Field(default=5000, ge=10)
-    other_tempo: float = Field(default=0.05, ge=0, lt=0.5)
+    other_tempo: float = Field(default=0.09, ge=0, lt=0.5)
     """Held-out songs are judged as sung by others: at a pace that differs by up to this part,"""
-    other_pitch_mels: float = Field(default=1.0, ge=0, le=8)
+    other_pitch_mels: float = Field(default=1.5, ge=0, le=8)
     """and a pitch that differs by up to so many bands."""
     n_others: int = Field(default=3, ge=1, le=100)
     """So often each."""
@@ -219,6 +219,7 @@ PRESETS: dict[str, TrainSettings] = {
         rounds=RoundSettings(n_rounds=0),
         # A bird has tens of syllables, not hundreds: rarer ones are rather renditions cut or sung badly.
         clusters=ClusterSettings(min_share=0.005),
+        novelty=NoveltySettings(other_tempo=0.05, other_pitch_mels=1.0),
     ),
     # Clips of anything: few, and each is one type's own world; random weights know as much as they can teach.
     "general": TrainSettings(
