@@ -250,8 +250,8 @@ def main(  # noqa: PLR0917 - one argument per option
     preset: Annotated[str, typer.Option(help="Settings of training.")] = "demo",
     folds: Annotated[int, typer.Option(min=2, help="Each withholds its part of the types.")] = 2,
     types: Annotated[int, typer.Option(help="Types of the simulation.")] = 24,
-    songs: Annotated[int, typer.Option(help="Songs to learn from, at most.")] = 900,
-    field_songs: Annotated[int, typer.Option(help="Songs of the simulated field.")] = 600,
+    songs: Annotated[int, typer.Option(help="Songs to learn from, at most.")] = 1800,
+    field_songs: Annotated[int, typer.Option(help="Songs of the simulated field.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of simulation and training.")] = 1,
     work: Annotated[
         Path | None, typer.Option(help="Folder for seasons and what each fold said; kept, so that a run may go on.")
