@@ -9,8 +9,10 @@ import pytest
 from sklearn.metrics import adjusted_rand_score
 
 from serving import ServerProcess
-from songcore.bundle import load_bundle
+from songcore.bundle import load_bundle, read_parts, read_training
+from songcore.presets import STREAMS
 from songserve.v1 import songs_pb2, songs_pb2_grpc
+from songtrain.export.training_state import unpack_training
 from songtrain.synth.config import season_config
 from songtrain.synth.write import simulate
 
@@ -47,6 +49,17 @@ def test_the_shipped_bundle_reproduces_its_golden_songs() -> None:
     bundle = load_bundle(BUNDLE, device="cpu")
     assert len(bundle.types) > 20
     assert (BUNDLE / "report.html").stat().st_size > 100_000
+
+
+def test_the_shipped_bundle_can_be_kept_alive() -> None:
+    """It grades songs, so that wind does not enter the pool; calibrates types on their own; and holds what retraining goes on with."""
+    parts = read_parts(BUNDLE)
+    assert parts.stream.quality == STREAMS["song"].quality
+    assert parts.calibration_type is not None
+    content = read_training(BUNDLE)
+    assert content is not None
+    state = unpack_training(content)
+    assert set(state.type_ids) == {one.id for one in parts.types}
 
 
 def test_songs_of_unknown_singers_are_found_and_named(season: Path, classified: Rows) -> None:
