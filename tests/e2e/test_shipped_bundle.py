@@ -52,7 +52,7 @@ def test_the_shipped_bundle_reproduces_its_golden_songs() -> None:
 
 
 def test_the_shipped_bundle_can_be_kept_alive() -> None:
-    """It grades songs, so that wind does not enter the pool; calibrates types on their own; and holds what retraining goes on with."""
+    """It grades songs, calibrates types on their own, and holds what retraining goes on with."""
     parts = read_parts(BUNDLE)
     assert parts.stream.quality == STREAMS["song"].quality
     assert parts.calibration_type is not None
