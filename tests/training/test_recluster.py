@@ -1,5 +1,6 @@
 """Reclustering a real store: what is proposed, what is kept, and how a run ends that has nothing to propose."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,21 @@ def test_people_have_the_last_word(season: Season, known_bundle: Path) -> None:
         assert ("P0001", "split", ("T0004",)) in told
         named = bundle.catalogue.assign(bundle.embedder.embed(sung([1] * 4, 97)))
         assert {one.type_id for one in named} == {"T0001"}
+
+
+def test_a_split_that_only_people_hear_holds(season: Season, known_bundle: Path) -> None:
+    """Every other song of a type is parted from it: the proposal passes its gate and calls the songs as people do."""
+    alike = sorted(uid for uid, number in season.truth.items() if number == 3 and uid not in season.novel)
+    decide(season.folder, Split(type_id="T0004", new_id="P0001", songs=tuple(alike[::2]), sound="song"))
+    state = recluster(job(season.folder, known_bundle))
+    assert state.facts["gate"] == "passed"
+    types = json.loads((season.folder / "reclusterings" / "night-1" / "proposal.json").read_text())["types"]
+    assert set(alike[::2]) <= set(types["P0001"])
+    assert set(alike[1::2]) <= set(types["T0004"])
+    review = next(
+        check for check in load_bundle(candidate(season.folder, state)).manifest.gate if check.name == "review"
+    )
+    assert review.value == 1
 
 
 @pytest.mark.parametrize(

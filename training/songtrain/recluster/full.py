@@ -4,7 +4,7 @@ It learns from the stored songs whose features were kept, and from the songs of 
 a type that nobody sings this month is neither forgotten nor called otherwise.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from songtrain.recluster.decided import Decided, agree
 from songtrain.recluster.groups import Occasion
 from songtrain.recluster.intake import KeptFeatures
 from songtrain.recluster.matching import match_types
-from songtrain.recluster.proposal import Proposal, exemplar_names, song_scores
+from songtrain.recluster.proposal import Proposal, exemplar_names, song_prototypes, song_scores
 from songtrain.recluster.quick import decided_changes
 from songtrain.recluster.settings import FullSettings
 from songtrain.recluster.songs import NamedSongs, RunInput
@@ -148,7 +148,7 @@ def recluster_all(
         if named.type_ids[type_number] in number:
             found[song] = number[named.type_ids[type_number]]
     typed = taught[found[taught] >= 0]
-    prototypes, type_index = _prototypes(embeddings[typed], found[typed], s.max_prototypes, settings.seed)
+    prototypes, type_index = _prototypes(run, number, embeddings, found, typed, settings)
     rng = np.random.default_rng([settings.seed, 2])
     bank = np.sort(rng.permutation(typed)[: settings.novelty.max_bank])
     stored = found[: len(run.songs)]
@@ -212,11 +212,26 @@ def _decided(view: View, named: NamedSongs) -> Decided:
     return Decided(whole, own, noise)
 
 
-def _prototypes(embeddings: FloatArray, labels: IntArray, most: int, seed: int) -> tuple[FloatArray, IntArray]:
-    """Return prototypes of the types that have songs here, under the types' own numbers."""
-    present, packed = np.unique(labels, return_inverse=True)
-    prototypes, index = make_prototypes(embeddings, packed, max_per_type=most, seed=seed)
-    return prototypes, present[index].astype(np.int64)
+def _prototypes(
+    run: RunInput,
+    number: Mapping[str, int],
+    embeddings: FloatArray,
+    labels: IntArray,
+    typed: IntArray,
+    settings: TrainSettings,
+) -> tuple[FloatArray, IntArray]:
+    """Return prototypes of the types that have songs among ``typed``, under their numbers; songs for those people parted."""
+    view, most = run.view, settings.clusters.max_prototypes
+    names = {view.resolve(name) for pair in view.made.items() for name in pair} if view.made else set()
+    parted = sorted(number[name] for name in names if name in number)
+    usable = np.full(len(labels), -1, np.int64)
+    usable[typed] = labels[typed]
+    usable[list(run.named.placed)] = labels[list(run.named.placed)]
+    rows, of_rows = song_prototypes(embeddings, usable, parted, run.named.placed, settings.seed)
+    others = typed[~np.isin(labels[typed], parted)]
+    present, packed = np.unique(labels[others], return_inverse=True)
+    means, index = make_prototypes(embeddings[others], packed, max_per_type=most, seed=settings.seed)
+    return np.concatenate([means, rows]), np.concatenate([present[index], of_rows]).astype(np.int64)
 
 
 def _types(

@@ -164,6 +164,7 @@ def _write_songs(
         tuple((song.session, song.day) for song in kept),
         tuple(song.quality == "good" for song in kept),
         tuple(str(song.features or "") for song in kept),
+        tuple(song.placed_in or "" for song in kept),
         embeddings,
     )
     packed = BytesIO()

@@ -1,6 +1,6 @@
 """What a run proposes: the types, what changed, and the arrays that tell songs of them from others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -14,9 +14,11 @@ from songcore.lineage import TypeChange
 from songcore.manifest import SongType
 from songtrain.clusterers.prototypes import medoids
 
-__all__ = ["Members", "Proposal", "divided", "exemplar_names", "song_scores"]
+__all__ = ["Members", "Proposal", "divided", "exemplar_names", "song_prototypes", "song_scores"]
 
 N_EXEMPLARS = 6
+MAX_SONGS = 100
+"""Songs of a type that are prototypes of it, at least where people named more."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,25 @@ def song_scores(bank: FloatArray, embeddings: FloatArray, n_neighbours: int) -> 
     index = faiss.IndexFlatIP(bank.shape[1])
     index.add(np.ascontiguousarray(bank, np.float32))
     return mean_neighbour_distance(index, embeddings, min(n_neighbours, len(bank)))
+
+
+def song_prototypes(
+    embeddings: FloatArray, labels: IntArray, numbers: Iterable[int], placed: Collection[int], seed: int
+) -> tuple[FloatArray, IntArray]:
+    """Return songs as prototypes (p, d) of the types ``numbers``, and their types (p,); first those that people ``placed``.
+
+    For types that people parted: the encoder hears little between them, or it would have parted them itself, and means of
+    their songs lie side by side. So a song is called like its nearest one, as the service does since people parted them.
+    """
+    rng = np.random.default_rng([seed, 3])
+    chosen = []
+    for number in numbers:
+        members = np.flatnonzero(labels == number)
+        own = members[np.isin(members, list(placed))]
+        others = rng.permutation(np.setdiff1d(members, own))
+        chosen.append(np.concatenate([own, others[: max(0, MAX_SONGS - len(own))]]))
+    songs = np.concatenate([np.empty(0, np.int64), *chosen]).astype(np.int64)
+    return embeddings[songs], labels[songs]
 
 
 def exemplar_names(

@@ -10,7 +10,7 @@ from songcore.lineage import TypeChange
 from songcore.manifest import SongType
 from songtrain.clusterers.prototypes import make_prototypes
 from songtrain.recluster.groups import Groups
-from songtrain.recluster.proposal import Members, Proposal, divided, exemplar_names, song_scores
+from songtrain.recluster.proposal import Members, Proposal, divided, exemplar_names, song_prototypes, song_scores
 from songtrain.recluster.songs import NamedSongs, RunInput
 
 __all__ = ["Reference", "decided_changes", "propose_quick", "reference_songs"]
@@ -138,11 +138,12 @@ def _calibration(run: RunInput, fresh: list[Members], bank: FloatArray) -> tuple
 def _prototypes(run: RunInput, groups: Groups, extended: list[int]) -> tuple[FloatArray, IntArray]:
     """Return the bundle's prototypes and those of what was added to its types."""
     parts, named = run.parts, run.named
-    blocks, index = [parts.prototypes], [_living_index(run)[parts.type_index]]
-    in_bundle = {one.id for one in parts.types}
-    made = [k for k, name in enumerate(named.type_ids) if name not in in_bundle]
-    additions = [(k, np.asarray([i for i, at in named.placed.items() if at == k], np.int64)) for k in made]
-    additions += [(k, named.in_pool[groups.extended == k]) for k in extended]
+    parted = _parted(run)
+    rows, of_rows = song_prototypes(run.songs.embeddings, named.type_index, parted, named.placed, run.settings.seed)
+    of_bundle = _living_index(run)[parts.type_index]
+    kept = ~np.isin(of_bundle, parted)
+    blocks, index = [parts.prototypes[kept], rows], [of_bundle[kept], of_rows]
+    additions = [(k, named.in_pool[groups.extended == k]) for k in extended]
     n_fresh = int(groups.fresh.max(initial=-1)) + 1
     additions += [(len(named.type_ids) + k, named.in_pool[groups.fresh == k]) for k in range(n_fresh)]
     for number, members in additions:
@@ -156,6 +157,16 @@ def _prototypes(run: RunInput, groups: Groups, extended: list[int]) -> tuple[Flo
             blocks.append(rows)
             index.append(np.full(len(rows), number, np.int64))
     return np.concatenate(blocks), np.concatenate(index)
+
+
+def _parted(run: RunInput) -> list[int]:
+    """Return the types that people parted since the bundle was made: made ones, and origins that have songs."""
+    named, in_bundle = run.named, {one.id for one in run.parts.types}
+    number = {name: k for k, name in enumerate(named.type_ids)}
+    made = [name for name in named.type_ids if name not in in_bundle]
+    origins = {number[name] for one in made if (name := run.view.resolve(run.view.made[one])) in number}
+    sizes = np.bincount(named.type_index[named.type_index >= 0], minlength=len(number))
+    return [number[name] for name in made] + sorted(k for k in origins if sizes[k] >= MIN_EXTENSION)
 
 
 def _types(

@@ -57,6 +57,8 @@ class StoreSong:
     """(d,) float32 of that bundle's encoder."""
     features: Path | None
     """Where the file with its features was, if it has any."""
+    placed_in: str | None = None
+    """The type that a split by people put it in, by name or as the nearest of those that were named."""
 
     @property
     def in_pool(self) -> bool:
@@ -262,5 +264,15 @@ def _song(row: Any, clips: Path | None) -> StoreSong:
         path = clips / f"{start:%Y-%m-%d}" / f"{start:%H}" / f"{row.uid}.npz"
     vector = None if row.vector is None else np.frombuffer(row.vector, "<f4").astype(np.float32)
     return StoreSong(
-        row.uid, row.station, row.session, row.start_ms, row.type_id, row.novelty, row.quality, row.bundle, vector, path
+        uid=row.uid,
+        station=row.station,
+        session=row.session,
+        start_ms=row.start_ms,
+        type_id=row.type_id,
+        novelty=row.novelty,
+        quality=row.quality,
+        bundle=row.bundle,
+        vector=vector,
+        features=path,
+        placed_in=row.placed_in,
     )

@@ -31,6 +31,8 @@ class RunSongs:
     """Whether its quality lets a type come from it."""
     files: tuple[str, ...]
     """Where the files with their features were when the snapshot was taken; empty for none."""
+    placed_in: tuple[str, ...]
+    """Types that splits by people put them in, later songs as the nearest of those that were named; or empty."""
     embeddings: FloatArray
     """(n, d) float32 unit vectors of the encoder that is retrained."""
 
@@ -47,6 +49,7 @@ class RunSongs:
             day=np.asarray([day for _, day in self.occasions], np.int64),
             good=np.asarray(self.good, np.bool_),
             features=np.asarray(self.files, np.str_),
+            placed_in=np.asarray(self.placed_in, np.str_),
             embeddings=self.embeddings,
         )
         return file.getvalue()
@@ -57,9 +60,8 @@ class RunSongs:
         with np.load(path, allow_pickle=False) as arrays:
             days = zip(arrays["session"].tolist(), arrays["day"].tolist(), strict=True)
             uids, good = tuple(arrays["uid"].tolist()), tuple(arrays["good"].tolist())
-            return cls(
-                uids, tuple(days), good, tuple(arrays["features"].tolist()), arrays["embeddings"].astype(np.float32)
-            )
+            files, placed_in = tuple(arrays["features"].tolist()), tuple(arrays["placed_in"].tolist())
+            return cls(uids, tuple(days), good, files, placed_in, arrays["embeddings"].astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,11 @@ def name_songs(songs: RunSongs, catalogue: Catalogue, names: Mapping[str, str], 
     assigned = catalogue.assign(songs.embeddings)
     found, pool, placed = np.full(len(songs), -1, np.int64), list[int](), dict[int, int]()
     for index, (uid, one) in enumerate(zip(songs.uids, assigned, strict=True)):
-        type_id = view.type_of(uid, one.type_id)
+        is_placed = bool(uid in view.placed or songs.placed_in[index])
+        type_id = view.type_of(uid, songs.placed_in[index] or one.type_id)
         if uid in view.placed and type_id in number:
             placed[index] = number[type_id]
-        if uid in view.placed or one.novelty == "known" or kinds.get(type_id) == "noise":
+        if is_placed or one.novelty == "known" or kinds.get(type_id) == "noise":
             found[index] = number.get(type_id, -1)
         elif songs.good[index]:
             pool.append(index)
