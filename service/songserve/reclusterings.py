@@ -9,8 +9,10 @@ import fcntl
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +25,8 @@ __all__ = ["RECLUSTERINGS_FOLDER", "Reclustering", "Reclusterings"]
 
 RECLUSTERINGS_FOLDER = "reclusterings"
 MAX_LISTED = 100
+STOP_S = 15.0
+"""For a run to stop when the server does: with the time that streams have, less than deploy/systemd gives the server."""
 STORE_VARIABLE = "SONGSTREAM_STORE"
 """The URL may hold a password, which a command line would show to everybody."""
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -45,6 +49,14 @@ class Reclustering:
         return bool(self.state["state"] != "RUNNING")
 
 
+@dataclass(frozen=True)
+class _Before:
+    """What a process found that goes on with a run: it may end before it says anything."""
+
+    state: Mapping[str, Any] | None
+    log_bytes: int
+
+
 class Reclusterings:
     """All runs of a server's folder."""
 
@@ -52,6 +64,8 @@ class Reclusterings:
         self._settings = settings
         self._folder = settings.data_dir / RECLUSTERINGS_FOLDER
         self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._before: dict[str, _Before] = {}
+        """Of every process, what it found."""
         self._starting = asyncio.Lock()
 
     async def start(self, run: str, mode: Mode, now: datetime) -> Reclustering:
@@ -64,7 +78,7 @@ class Reclusterings:
                 return found
             if any(self._at_work(name) for name in self._processes) or await asyncio.to_thread(self._is_locked):
                 raise Refusal("another reclustering works; wait for it or cancel it", reason="RECLUSTER_BUSY")
-            await asyncio.to_thread(self._begin, run, mode, now)
+            self._before[run] = await asyncio.to_thread(self._begin, run, mode, now)
             self._processes[run] = await self._launch(run, mode)
         return await self.get(run)
 
@@ -83,27 +97,37 @@ class Reclusterings:
     async def cancel(self, run: str) -> Reclustering:
         """Tell a run to stop; raises Refusal RECLUSTERING_UNKNOWN, RECLUSTERING_ELSEWHERE."""
         found = await self.get(run)
-        if not found.is_done:
-            if not self._at_work(run):
-                raise Refusal(
-                    f"reclustering {run} was not started by this server; stop it where it was started",
-                    reason="RECLUSTERING_ELSEWHERE",
-                )
-            self._processes[run].terminate()
+        if found.is_done:
+            return found
+        if not self._at_work(run):
+            raise Refusal(
+                f"reclustering {run} was not started by this server; stop it where it was started",
+                reason="RECLUSTERING_ELSEWHERE",
+            )
+        self._tell(run, signal.SIGTERM)
         return found
 
     async def close(self) -> None:
-        """Stop what this server started; it goes on when it is started again."""
-        for process in self._processes.values():
-            if process.returncode is None:
-                process.terminate()
-        await asyncio.gather(*(process.wait() for process in self._processes.values()))
+        """Stop what this server started, by force what does not stop in time; it goes on when it is started again."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            working = [run for run in self._processes if self._at_work(run)]
+            if not working:
+                return
+            for run in working:
+                self._tell(run, number)
+            await asyncio.wait([asyncio.create_task(self._processes[run].wait()) for run in working], timeout=STOP_S)
 
-    def _begin(self, run: str, mode: Mode, now: datetime) -> None:
-        """Leave a state before there is a process, so that a caller who asks at once is answered."""
+    def _tell(self, run: str, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):  # it ends by itself just now
+            self._processes[run].send_signal(number)
+
+    def _begin(self, run: str, mode: Mode, now: datetime) -> "_Before":
+        """Leave a state before there is a process, so that a caller who asks at once is answered; return what was there."""
         folder = self._folder / run
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "request.json").write_text(json.dumps({"mode": mode, "created_at": now.isoformat()}))
+        log = folder / "log.txt"
+        return _Before(_json(folder / "state.json"), log.stat().st_size if log.exists() else 0)
 
     async def _launch(self, run: str, mode: Mode) -> asyncio.subprocess.Process:
         settings = self._settings
@@ -155,20 +179,28 @@ class Reclusterings:
         return sorted(found, key=lambda run: (run.order["created_at"], run.run), reverse=True)[:MAX_LISTED]
 
     def _read(self, run: str) -> Reclustering | None:
-        folder = self._folder / run
+        folder, at_work = self._folder / run, self._at_work(run)
         order = _json(folder / "run.json") or _json(folder / "request.json")
         if order is None:
             return None
-        state = _json(folder / "state.json") or {"state": "RUNNING", "updated_at": order["created_at"]}
-        if not self._at_work(run):
-            if (folder / "state.json").exists():
-                gone = state["state"] == "RUNNING" and not self._is_locked()
-                state = {**state, "state": "INTERRUPTED"} if gone else state
-            elif (error := _last_error(folder / "log.txt")) is not None:
-                state = {**state, "state": "FAILED", "message": error[0], "reason": error[1]}
-            else:
-                state = {**state, "state": "INTERRUPTED"}
+        stored = _json(folder / "state.json")
+        state = stored or {"state": "RUNNING", "updated_at": order["created_at"]}
+        if at_work and state["state"] != "SUCCEEDED":
+            # Stored is how it ended the time before, until the process says something.
+            state = {**state, "state": "RUNNING", "reason": None, "message": None}
+        elif not at_work:
+            before = self._before.get(run, _Before(None, 0))
+            is_told = stored is not None and (stored != before.state or stored["state"] == "SUCCEEDED")
+            state = self._left(folder, state) if is_told else _begun(folder / "log.txt", before.log_bytes, state)
         return Reclustering(run, order, state)
+
+    def _left(self, folder: Path, state: dict[str, Any]) -> dict[str, Any]:
+        """Return the state of a run on which no process of this server works."""
+        if state["state"] != "RUNNING" or self._is_locked():
+            return state
+        # Its last word may have come before it let go.
+        last = _json(folder / "state.json") or state
+        return {**last, "state": "INTERRUPTED"} if last["state"] == "RUNNING" else last
 
 
 def _check_id(run: str) -> None:
@@ -186,10 +218,19 @@ def _json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _last_error(log: Path) -> tuple[str, str] | None:
-    """Return message and reason of the line that a command ends with."""
+def _begun(log: Path, begin: int, state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of a run whose process ended before it told any, by the last line of its log."""
+    error = _last_error(log, begin)
+    if error is None:
+        return {**state, "state": "INTERRUPTED"}
+    ended = "CANCELLED" if error[1] == "RUN_CANCELLED" else "FAILED"
+    return {**state, "state": ended, "message": error[0], "reason": error[1]}
+
+
+def _last_error(log: Path, begin: int) -> tuple[str, str] | None:
+    """Return message and reason of the line that a command ends with whose log begins at that byte."""
     try:
-        lines = log.read_text(errors="replace").splitlines()
+        lines = log.read_bytes()[begin:].decode(errors="replace").splitlines()
     except OSError:
         return None
     found = [match for line in lines if (match := _ERROR.fullmatch(line))]

@@ -1,7 +1,13 @@
 """Reclusterings through the API: started, asked for, listed, cancelled; the server goes on as if nothing were."""
 
+import asyncio
 import fcntl
+import os
+import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -11,12 +17,15 @@ import pytest
 
 from bundles import make_test_bundle, soundscape
 from serving import ServerThread, failure, session_name, setup, stream_all
-from songserve.reclusterings import RECLUSTERINGS_FOLDER
+from songserve import reclusterings
+from songserve.reclusterings import RECLUSTERINGS_FOLDER, Reclusterings
+from songserve.settings import ServeSettings
 from songserve.v1 import recluster_pb2, recluster_pb2_grpc
 
 pytestmark = pytest.mark.timeout(300)
 RUNNING, SUCCEEDED = recluster_pb2.RECLUSTER_STATE_RUNNING, recluster_pb2.RECLUSTER_STATE_SUCCEEDED
 CANCELLED, INTERRUPTED = recluster_pb2.RECLUSTER_STATE_CANCELLED, recluster_pb2.RECLUSTER_STATE_INTERRUPTED
+FAILED = recluster_pb2.RECLUSTER_STATE_FAILED
 
 
 @pytest.fixture
@@ -49,6 +58,11 @@ def ended(server: ServerThread, name: str) -> Any:
     return found
 
 
+def cancel(server: ServerThread, name: str) -> Any:
+    """Tell a reclustering to stop."""
+    return stub(server).CancelReclustering(recluster_pb2.CancelReclusteringRequest(name=name))
+
+
 def refusal(call: Any, request: Any) -> tuple[str, str]:
     """Return code and reason of a call that fails."""
     with pytest.raises(grpc.RpcError) as failed:
@@ -72,18 +86,75 @@ def test_a_reclustering_from_start_to_end(server: ServerThread) -> None:
     assert start(server, "night") == last
     listed = stub(server).ListReclusterings(recluster_pb2.ListReclusteringsRequest()).reclusterings
     assert list(listed) == [last]
-    cancel = recluster_pb2.CancelReclusteringRequest(name=last.name)
-    assert stub(server).CancelReclustering(cancel) == last
+    assert cancel(server, last.name) == last
 
 
 def test_a_cancelled_one_goes_on(server: ServerThread) -> None:
-    """Told to stop it stops, and ends well when it is started again."""
+    """Told to stop it says so; started again it is at work again at once, can be told to stop again, and ends well."""
+    stream_all(server.channel, soundscape([0, 1], 31)[0], [24_000], setup(session_name("north", 1)))
+    data = server.settings.data_dir
+    with closing(sqlite3.connect(data / "songs.sqlite")) as store, store:
+        store.execute("DELETE FROM embeddings")  # so that features are read
+    # The run waits at this song until somebody writes.
+    (features, _) = data.glob("clips/*/*/*.npz")
+    content = features.read_bytes()
+    features.unlink()
+    os.mkfifo(features)
     name = start(server, "night").name
-    stub(server).CancelReclustering(recluster_pb2.CancelReclusteringRequest(name=name))
+    while get(server, name).stage != "snapshot":
+        sleep(0.1)
+    assert cancel(server, name).state == RUNNING
+    last = ended(server, name)
+    assert (last.state, last.error_reason) == (CANCELLED, "RUN_CANCELLED")
+
+    again = start(server, "night")
+    assert (again.state, again.done, again.error_reason) == (RUNNING, False, "")
+    assert get(server, name).state == RUNNING
+    cancel(server, name)
     # Before it has said anything there is nothing that it could call cancelled.
     assert ended(server, name).state in {CANCELLED, INTERRUPTED}
+
+    features.unlink()
+    features.write_bytes(content)
     assert start(server, "night").state == RUNNING
-    assert ended(server, name).state == SUCCEEDED
+    last = ended(server, name)
+    assert (last.state, last.error_reason, last.facts["n_songs"]) == (SUCCEEDED, "", 2)
+
+
+def test_one_that_cannot_be_gone_on_with(server: ServerThread) -> None:
+    """Started again after it failed, it is at work; and when it does not come to a state of its own, its reason is told."""
+    folder = server.settings.data_dir / RECLUSTERINGS_FOLDER / "night"
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text('{"mode": "quick", "bundle": "abc", "created_at": "2026-06-01T02:30:00Z"}')
+    (folder / "state.json").write_text('{"state": "FAILED", "reason": "FAULT", "updated_at": "2026-06-01T02:31:00Z"}')
+    (folder / "log.txt").write_text("songstream: told to stop [RUN_CANCELLED]\n")
+    assert (get(server, "reclusterings/night").state, get(server, "reclusterings/night").error_reason) == (
+        FAILED,
+        "FAULT",
+    )
+    again = start(server, "night")
+    assert (again.state, again.done, again.error_reason) == (RUNNING, False, "")
+    last = ended(server, again.name)
+    assert (last.state, last.error_reason) == (FAILED, "RUN_DIFFERS")
+
+
+def test_one_that_does_not_stop_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that stops gives its run some seconds, and waits for none that hears nothing."""
+    monkeypatch.setattr(reclusterings, "STOP_S", 0.5)
+
+    def children() -> set[int]:
+        return {int(pid) for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()}
+
+    async def stopped() -> int:
+        runs = Reclusterings(ServeSettings(bundle=tmp_path / "bundle", data_dir=tmp_path / "data"))
+        before = children()
+        await runs.start("night", "quick", datetime.now(UTC))
+        (pid,) = children() - before
+        os.kill(pid, signal.SIGSTOP)
+        await runs.close()
+        return pid
+
+    assert not Path(f"/proc/{asyncio.run(stopped())}").exists()
 
 
 @pytest.mark.parametrize(
@@ -127,10 +198,10 @@ def test_one_that_was_started_elsewhere(server: ServerThread) -> None:
     )
     found = get(server, "reclusterings/timer")
     assert (found.state, found.done, found.stage) == (INTERRUPTED, True, "clustering")
-    cancel = recluster_pb2.CancelReclusteringRequest(name="reclusterings/timer")
     with (folder.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert get(server, "reclusterings/timer").state == RUNNING
+        request = recluster_pb2.CancelReclusteringRequest(name="reclusterings/timer")
         expected = ("FAILED_PRECONDITION", "RECLUSTERING_ELSEWHERE")
-        assert refusal(stub(server).CancelReclustering, cancel) == expected
-    assert stub(server).CancelReclustering(cancel).state == INTERRUPTED
+        assert refusal(stub(server).CancelReclustering, request) == expected
+    assert cancel(server, "reclusterings/timer").state == INTERRUPTED

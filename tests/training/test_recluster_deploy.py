@@ -1,14 +1,18 @@
 """How reclusterings are scheduled: cron expressions, the systemd timer, and the manifests for KubeRay."""
 
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -21,8 +25,8 @@ from songcore.errors import ConfigError
 from songserve.bundles.history import BundleEvent, EventKind
 from songserve.database import DATABASE_NAME
 from songtrain.commands.recluster import recluster
-from songtrain.recluster.run_folder import RUN_ID
-from songtrain.recluster.scheduling import keep_schedule, next_time
+from songtrain.recluster.run_folder import RUN_ID, CancelledError
+from songtrain.recluster.scheduling import keep_schedule, next_time, until_stopped
 from songtrain.recluster.snapshot import active_bundle
 from stores import Opened
 
@@ -58,22 +62,55 @@ def test_bad_schedules(schedule: str) -> None:
     assert caught.value.reason == "SCHEDULE_INVALID"
 
 
-def test_a_schedule_goes_on_after_a_failure() -> None:
-    """Work is done at each time; what fails is told, and the next time comes all the same until it is told to stop."""
-    clock, done, told = [MIDNIGHT], list[datetime](), list[str]()
+def test_a_schedule_goes_on_after_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    """Work is done at each time; whatever fails is told, and the next time comes all the same until it is told to stop."""
+    clock, done = [MIDNIGHT], list[datetime]()
 
     def wait(seconds: float) -> bool:
         clock[0] += timedelta(seconds=seconds)
-        return len(done) == 3
+        return len(done) == 4
 
     def work() -> None:
         done.append(clock[0])
         if len(done) == 2:
             raise ConfigError("no store", reason="STORE_UNREACHABLE")
+        if len(done) == 3:
+            raise ZeroDivisionError
 
-    keep_schedule("30 2 * * *", work, lambda: clock[0], wait, lambda error: told.append(error.reason))
-    assert [(at - MIDNIGHT) / timedelta(hours=1) for at in done] == [2.5, 26.5, 50.5]
-    assert told == ["STORE_UNREACHABLE"]
+    keep_schedule("30 2 * * *", work, lambda: clock[0], wait)
+    assert [(at - MIDNIGHT) / timedelta(hours=1) for at in done] == [2.5, 26.5, 50.5, 74.5]
+    output, errors = capsys.readouterr()
+    assert output == "songstream: no store [STORE_UNREACHABLE]\n"
+    assert "Traceback" in errors
+    assert errors.endswith("songstream: a fault of songstream: ZeroDivisionError() [FAULT]\n")
+
+
+def test_a_schedule_ends_when_it_is_told() -> None:
+    """SIGTERM ends it while it waits, and after work that lost what the signal raised; what it raises in work ends it, too."""
+    done = list[str]()
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def losing() -> None:
+        done.append("losing")
+        with suppress(CancelledError):
+            kill()
+
+    def killed() -> None:
+        done.append("killed")
+        kill()
+
+    with until_stopped() as stopped:
+        Timer(0.2, kill).start()
+        keep_schedule("30 2 * * *", losing, lambda: MIDNIGHT, stopped.wait)
+    assert (stopped.signal, done) == ("SIGTERM", [])
+    for work in (losing, killed):
+        minutes = iter([0, *[1] * 9])
+        with until_stopped() as stopped:
+            keep_schedule("* * * * *", work, lambda m=minutes: MIDNIGHT + timedelta(minutes=next(m)), stopped.wait)  # type: ignore[misc]
+        assert (stopped.signal, done[-1]) == ("SIGTERM", work.__name__)
+    assert done == ["losing", "killed"]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")

@@ -1,18 +1,29 @@
 """Reclustering with training: the encoder learns on, new songs found types, and everybody else keeps their id."""
 
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import tomllib
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from ipaddress import IPv4Address
 from pathlib import Path
+from socket import ntohl
+from threading import Thread
+from time import monotonic, sleep
 
 import numpy as np
 import pytest
 
 from bundles import bundle_parts
 from reclusterings import candidate, job
-from seasons import decide, fill_store
+from seasons import Season, decide, fill_store
 from songcore.arrays import FloatArray, IntArray
 from songcore.bundle import load_bundle, read_training, write_bundle
 from songcore.decisions import Mark, Split
@@ -26,6 +37,8 @@ from songtrain.export.training_state import SONGS_PER_TYPE, TrainingState, chose
 from songtrain.loop.distributed import train_encoder
 from songtrain.pipeline import serve_trained
 from songtrain.recluster.job import recluster
+from songtrain.recluster.run_folder import CancelledError, RunState
+from songtrain.recluster.scheduling import until_stopped
 from songtrain.recluster.settings import ReclusterSettings
 from songtrain.settings import TrainSettings, change_settings
 
@@ -41,9 +54,13 @@ pytestmark = [
 STREAM = STREAMS["song"]
 N_KNOWN = 5
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
-SETTINGS = ReclusterSettings.model_validate(
-    {"full": {"warmup_epochs": 1, "n_rounds": 1, "round_epochs": 1}, "gate": {"min_stability": 0.9}}
-)
+CONFIG = """
+full = {warmup_epochs = 1, n_rounds = 1, round_epochs = 1}
+gate = {min_stability = 0.9}
+"""
+SETTINGS = ReclusterSettings.model_validate(tomllib.loads(CONFIG))
+N_EACH = 12
+"""Of so many clips one is deleted while they are copied."""
 
 
 def kinds(songs: SongSet) -> IntArray:
@@ -98,21 +115,40 @@ def toys(songs: SongSet) -> list[FloatArray]:
     return songs.all_features()
 
 
-def test_a_full_retraining(trained: Path, toy_songs: Callable[..., SongSet], tmp_path: Path) -> None:
-    """A new type is found, known ones keep their ids though none is stored of one of them, and people's decisions hold."""
+@pytest.fixture(scope="module")
+def retrained(
+    trained: Path, toy_songs: Callable[..., SongSet], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Season, RunState]:
+    """Return a season without songs of one type, with decisions, and how its undisturbed full retraining ended.
+
+    Some clips were deleted between the look into the store and the copy of the features.
+    """
     songs = toy_songs(150, seed=0)
-    kept = np.flatnonzero(kinds(songs) != 3)
-    songs = songs.subset(kept)
+    songs = songs.subset(np.flatnonzero(kinds(songs) != 3))
     truth = kinds(songs).tolist()
-    bundle = load_bundle(trained)
-    season = fill_store(tmp_path / "data", bundle, toys(songs), truth, sessions=[i % 12 for i in range(len(truth))])
+    folder = tmp_path_factory.mktemp("retrained") / "data"
+    season = fill_store(folder, load_bundle(trained), toys(songs), truth, sessions=[i % 12 for i in range(len(truth))])
     of_two = [uid for uid, number in season.truth.items() if number == 2][:6]
     decide(
         season.folder,
         Mark(kind="noise", type_id="T0005"),
         Split(type_id="T0003", new_id="P0001", songs=tuple(of_two), sound="song"),
     )
-    first = recluster(job(season.folder, trained, mode="full", settings=SETTINGS, now=lambda: NOW))
+
+    def delete(state: RunState) -> None:
+        if state.stage == "snapshot":
+            for path in sorted(season.folder.glob("clips/*/*/*.npz"))[::N_EACH]:
+                path.unlink()
+
+    return season, recluster(job(season.folder, trained, mode="full", settings=SETTINGS, now=lambda: NOW), delete)
+
+
+def test_a_full_retraining(
+    trained: Path, retrained: tuple[Season, RunState], toy_songs: Callable[..., SongSet]
+) -> None:
+    """A new type is found, known ones keep their ids though none is stored of one of them, and people's decisions hold."""
+    season, first = retrained
+    bundle = load_bundle(trained)
     after = load_bundle(candidate(season.folder, first))
     assert after.manifest.sha256["encoder.onnx"] != bundle.manifest.sha256["encoder.onnx"]
     assert after.manifest.parent_digest == bundle.digest
@@ -169,6 +205,90 @@ def test_types_found_without_training_survive_one(
     full = recluster(job(season.folder, found, run="night-2", mode="full", settings=SETTINGS, now=lambda: NOW))
     assert full.facts["n_songs"] == 0
     assert fresh <= {one.id for one in load_bundle(candidate(season.folder, full)).types}
+
+
+def until_there(season: Season, what: str) -> None:
+    """Wait until training left something."""
+    folder, last = season.folder / "reclusterings" / "night-1" / "training" / "checkpoints", monotonic() + 120
+    while not list(folder.glob(what)):
+        assert monotonic() < last
+        sleep(0.02)
+
+
+def state_of(season: Season) -> RunState:
+    """Return what the run's folder says."""
+    return RunState.model_validate_json((season.folder / "reclusterings/night-1/state.json").read_bytes())
+
+
+def family(pid: int) -> set[int]:
+    """Return a process and all that it started, in turn."""
+    children = [
+        int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()
+    ]
+    return {pid}.union(*(family(child) for child in children))
+
+
+def connected_to(pids: set[int]) -> set[IPv4Address]:
+    """Return the other ends of all TCP connections that processes have."""
+    inodes = set[str]()
+    for pid in pids:
+        for file in Path(f"/proc/{pid}/fd").glob("*"):
+            with suppress(OSError):
+                inodes |= set(re.findall(r"socket:\[(\d+)]", str(file.readlink())))
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    # The last word of an address is one of IPv4, as it lies in memory.
+    return {
+        IPv4Address(ntohl(int(row[2].split(":")[0][-8:], 16))) for row in rows if row[3] == "01" and row[9] in inodes
+    }
+
+
+def test_cancelled_and_killed_while_it_learns(
+    trained: Path, retrained: tuple[Season, RunState], tmp_path: Path
+) -> None:
+    """Cancelled while Ray trains, then killed there, then robbed of all clips, a run proposes what an undisturbed one does.
+
+    Songs whose features went before they were copied are left out of both, and counted.
+    """
+    undisturbed = retrained[1]
+    n_songs = len(retrained[0].truth)
+    n_gone = len(range(0, n_songs, N_EACH))
+    assert (undisturbed.facts["n_left_out"], undisturbed.facts["n_songs"]) == (n_gone, n_songs - n_gone)
+    season = replace(retrained[0], folder=tmp_path / "data")
+    shutil.copytree(retrained[0].folder, season.folder, ignore=shutil.ignore_patterns("models", "reclusterings"))
+    wanted = job(season.folder, trained, mode="full", settings=SETTINGS, now=lambda: NOW)
+
+    def stop() -> None:
+        until_there(season, "run-*")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = Thread(target=stop)
+    thread.start()
+    with until_stopped():
+        handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+        with pytest.raises(CancelledError):
+            recluster(wanted)
+        assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    thread.join()
+    state = state_of(season)
+    assert (state.state, state.stage, state.reason) == ("CANCELLED", "training", "RUN_CANCELLED")
+
+    (tmp_path / "config.toml").write_text(CONFIG)
+    options = {"store": season.url, "bundle": trained, "mode": "full", "config": tmp_path / "config.toml"}
+    command = [str(Path(sys.executable).with_name("songstream")), "recluster", "--run", "night-1"]
+    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        until_there(season, "*/checkpoint_2*")
+        addresses = connected_to(family(process.pid))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert (state_of(season).state, state_of(season).stage) == ("RUNNING", "training")
+    # As deploy/systemd's unit has it: IPAddressDeny=any, IPAddressAllow=localhost.
+    assert addresses
+    assert {one for one in addresses if not one.is_loopback} == set()
+
+    shutil.rmtree(season.folder / "clips")
+    last = recluster(wanted)
+    assert (last.state, last.candidate, last.facts) == ("SUCCEEDED", undisturbed.candidate, undisturbed.facts)
 
 
 def test_a_damaged_training_file() -> None:

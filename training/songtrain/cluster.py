@@ -1,12 +1,14 @@
 """Ray, started quietly on this machine or joined at an address; and a board on which workers post their progress."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from threading import Event, Thread
+from contextlib import contextmanager, suppress
+from threading import Event, Thread, current_thread, main_thread
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from songcore.errors import ConfigError
@@ -15,6 +17,11 @@ __all__ = ["cores_per_worker", "n_local_cores", "posted_events", "ray_session"]
 
 STORE_BYTES = 512 * 2**20
 POLL_S = 0.3
+LAST_WORDS_S = 3.0
+"""Waited for when this process is told to stop; Ray's may have been told, too, and be gone."""
+LOOPBACK = "127.0.0.2"
+"""Where a Ray of this machine alone speaks to itself. In place of 127.0.0.1 Ray takes the host's address, which a unit that
+allows loopback only may not use."""
 
 _WORKER_ENVIRONMENT = {
     # Threads wait for one another asleep: OpenMP's spinning costs a factor of five where cores are shared.
@@ -22,6 +29,9 @@ _WORKER_ENVIRONMENT = {
     # The trainer's controller collects reports this often; by default an epoch of half a second would wait for two.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
+
+# Gloo would take the host's address, too.
+_LOCAL_ENVIRONMENT = {**_WORKER_ENVIRONMENT, "GLOO_SOCKET_IFNAME": "lo"}
 
 
 def n_local_cores() -> int:
@@ -50,29 +60,59 @@ def cores_per_worker(n_workers: int, asked: int | None = None) -> int:
 def ray_session(address: str | None = None, *, store_bytes: int = STORE_BYTES) -> Iterator[None]:
     """Hold a connection to Ray: the cluster at ``address``, or one of this machine alone that ends with the block.
 
-    A connection that is open already is used and left open. Raises ConfigError when the cluster cannot be reached.
+    A connection that is open already is used and left open. What this process does on SIGTERM and Ctrl-C is the same inside
+    the block and after it as before. Raises ConfigError when the cluster cannot be reached.
     """
     if ray.is_initialized():
         yield
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-    options["runtime_env"] = {"env_vars": _WORKER_ENVIRONMENT}
+    options["runtime_env"] = {"env_vars": _LOCAL_ENVIRONMENT if address is None else _WORKER_ENVIRONMENT}
     if address is None:
+        options["_node_ip_address"] = LOOPBACK
         options |= {"num_cpus": max(2, n_local_cores()), "include_dashboard": False, "object_store_memory": store_bytes}
         # Ray would run a task that needs more memory than there is again for ever.
         options["_system_config"] = {"task_oom_retries": 2}
+    with _kept_handlers() as handlers_again:
+        try:
+            # "local": without it Ray would join whatever cluster somebody else has started on this machine.
+            ray.init(address=address or "local", **options)
+        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+            raise ConfigError(
+                f"no Ray cluster at {address or 'this machine'} ({error}); check the address, or leave it out to use this "
+                "machine",
+                reason="RAY_UNREACHABLE",
+            ) from error
+        try:
+            handlers_again()
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _kept_handlers() -> Iterator[Callable[[], None]]:
+    """Put the handlers of SIGTERM and SIGINT back at the end, those that are functions also when what is yielded is called.
+
+    `ray.init` has SIGTERM leave the program, its trainer does the same with SIGINT, and neither puts back what was there.
+    Where the program has no function for a signal, Ray's is the better one as long as Ray is there: it ends its processes.
+    """
+    if current_thread() is not main_thread():  # in others no handlers are set, by Ray neither
+        yield lambda: None
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def again() -> None:
+        for number, handler in before.items():
+            if callable(handler):
+                signal.signal(number, handler)
+
     try:
-        # "local": without it Ray would join whatever cluster somebody else has started on this machine.
-        ray.init(address=address or "local", **options)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        raise ConfigError(
-            f"no Ray cluster at {address or 'this machine'} ({error}); check the address, or leave it out to use this machine",
-            reason="RAY_UNREACHABLE",
-        ) from error
-    try:
-        yield
+        yield again
     finally:
-        ray.shutdown()
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 @ray.remote(num_cpus=0, max_restarts=3, max_task_retries=3)
@@ -96,20 +136,29 @@ def posted_events(on_event: Callable[[dict[str, Any]], None]) -> Iterator[Any]:
     board = _Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # Ray hides the class
     done = Event()
 
-    def take() -> None:
-        for event in ray.get(board.take.remote()):
+    def take(timeout_s: float | None = None) -> None:
+        for event in ray.get(board.take.remote(), timeout=timeout_s):
             on_event(event)
 
     def poll() -> None:
         while not done.wait(POLL_S):
-            take()
+            try:
+                take()
+            except RayError:
+                if not done.is_set():
+                    raise
 
     thread = Thread(target=poll, name="progress", daemon=True)
     thread.start()
+    timeout_s: float | None = None
     try:
         yield board
+    except (KeyboardInterrupt, SystemExit):
+        timeout_s = LAST_WORDS_S
+        raise
     finally:
         done.set()
-        thread.join()
-        take()
-        ray.kill(board)
+        thread.join(timeout_s)
+        with suppress(*([RayError] if timeout_s else [])):
+            take(timeout_s)
+            ray.kill(board)

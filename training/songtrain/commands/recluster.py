@@ -60,26 +60,31 @@ def recluster(  # noqa: PLR0913, PLR0917 - one parameter per option
     """
     from datetime import UTC, datetime
 
-    from songcore.errors import ConfigError
-    from songtrain.recluster.run_folder import RunState
-    from songtrain.recluster.scheduling import keep_schedule, until_stopped
+    from songcore.errors import ConfigError, SongError
+    from songtrain.recluster.run_folder import CancelledError, RunState
+    from songtrain.recluster.scheduling import Stop, keep_schedule, until_stopped
     from songtrain.recluster.starting import Request, run_request
 
     if schedule and run:
         raise ConfigError("--run with --schedule: every run of a schedule has a name of its own; leave one of them out")
     request = Request(store, bundle, active, models, mode, run, work, clips, config, address)
 
-    def show(state: RunState) -> None:
-        print(state.model_dump_json() if as_json else _line(state), flush=True)
+    def once(stopped: Stop) -> None:
+        def show(state: RunState) -> None:
+            print(state.model_dump_json() if as_json else _line(state), flush=True)
+            if state.state == "RUNNING":
+                stopped.check()
 
-    def once() -> None:
         run_request(request, lambda: datetime.now(UTC), show)
 
-    with until_stopped() as stopped:
-        if schedule:
-            keep_schedule(schedule, once, lambda: datetime.now(UTC), stopped.wait)
-        else:
-            once()
+    try:
+        with until_stopped() as stopped:
+            if schedule:
+                keep_schedule(schedule, lambda: once(stopped), lambda: datetime.now(UTC), stopped.wait)
+            else:
+                once(stopped)
+    except CancelledError as error:
+        raise SongError(str(error), reason=error.reason) from None
 
 
 def _line(state: Any) -> str:

@@ -91,18 +91,35 @@ def recluster(job: ReclusterJob, on_state: Callable[[RunState], None] = lambda _
         state = folder.state()
         if state is not None and state.state == "SUCCEEDED":
             return state
-        on_state(folder.tell(state="RUNNING", reason=None, message=None))
         try:
-            return _Run(job, folder, manifest, on_state).work()
-        except CancelledError as error:
-            on_state(folder.tell(state="CANCELLED", reason=error.reason, message=str(error)))
-            raise
-        except SongError as error:
-            on_state(folder.tell(state="FAILED", reason=error.reason, message=str(error)))
-            raise
-        except Exception as error:
-            on_state(folder.tell(state="FAILED", reason="FAULT", message=f"a fault of songstream: {error!r}"))
-            raise
+            return _worked(_Run(job, folder, manifest, on_state), folder, on_state)
+        except (KeyboardInterrupt, SystemExit) as stop:
+            # Ray makes one of these of what a signal's handler raises; while it starts or trains it has handlers of its own.
+            error = stop if isinstance(stop, CancelledError) else CancelledError()
+            last = folder.state()
+            if last is None or last.state != "SUCCEEDED":
+                on_state(folder.tell(state="CANCELLED", reason=error.reason, message=str(error)))
+            raise error from None
+
+
+def _worked(run: "_Run", folder: RunFolder, on_state: Callable[[RunState], None]) -> RunState:
+    try:
+        on_state(folder.tell(state="RUNNING", reason=None, message=None))
+        return run.work()
+    except Exception as error:
+        if stop := _stop_before(error):
+            raise stop from None
+        known = (error.reason, str(error)) if isinstance(error, SongError) else None
+        reason, message = known or ("FAULT", f"a fault of songstream: {error!r}")
+        on_state(folder.tell(state="FAILED", reason=reason, message=message))
+        raise
+
+
+def _stop_before(error: BaseException | None) -> BaseException | None:
+    """Return what told the run to stop before the error: where Ray's processes are told, too, tidying up with them fails."""
+    while error is not None and not isinstance(error, (KeyboardInterrupt, SystemExit)):
+        error = error.__context__
+    return error
 
 
 class _Run:

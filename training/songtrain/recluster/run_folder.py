@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from songcore.errors import ConfigError, SongError
+from songcore.errors import ConfigError
 from songtrain.recluster.settings import ReclusterSettings
 
 __all__ = ["RUN_ID", "STAGES", "CancelledError", "RunFolder", "RunOrder", "RunState", "write_whole_file"]
@@ -34,10 +34,16 @@ Mode = Literal["quick", "full"]
 Outcome = Literal["proposed", "nothing_new", "pool_empty", "pool_too_small"]
 
 
-class CancelledError(SongError):
-    """The run was told to stop; what was finished is kept."""
+class CancelledError(KeyboardInterrupt):
+    """The run was told to stop; what was finished is kept.
 
-    default_reason = "RUN_CANCELLED"
+    Raised by a signal, so anywhere: no stage may take it for a failure of what it is doing. And a KeyboardInterrupt, the one
+    thing that Ray lets through while it waits; Ray makes a plain one of it.
+    """
+
+    def __init__(self, message: str = "told to stop; start the run again to go on with it") -> None:
+        super().__init__(message)
+        self.reason = "RUN_CANCELLED"
 
 
 class RunOrder(BaseModel):
