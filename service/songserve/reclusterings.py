@@ -109,13 +109,13 @@ class Reclusterings:
 
     async def close(self) -> None:
         """Stop what this server started, by force what does not stop in time; it goes on when it is started again."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for number, seconds in ((signal.SIGTERM, STOP_S), (signal.SIGKILL, None)):
             working = [run for run in self._processes if self._at_work(run)]
             if not working:
                 return
             for run in working:
                 self._tell(run, number)
-            await asyncio.wait([asyncio.create_task(self._processes[run].wait()) for run in working], timeout=STOP_S)
+            await asyncio.wait([asyncio.create_task(self._processes[run].wait()) for run in working], timeout=seconds)
 
     def _tell(self, run: str, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):  # it ends by itself just now

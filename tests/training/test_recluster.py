@@ -1,6 +1,7 @@
 """Reclustering a real store: what is proposed, what is kept, and how a run ends that has nothing to propose."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from bundles import make_test_bundle
 from postgres import PostgresServer
 from reclusterings import NEW, candidate, job, sung
 from seasons import Season, decide, fill_store
-from songcore.bundle import load_bundle
+from songcore.bundle import load_bundle, read_parts, write_bundle
 from songcore.decisions import Mark, Merge, Name, Split
 from songcore.errors import ConfigError, SongError
+from songcore.lineage import TypeChange
 from songtrain.recluster.job import recluster
 from songtrain.recluster.run_folder import RunState
 from songtrain.recluster.settings import ReclusterSettings
@@ -71,14 +73,15 @@ def test_an_id_is_never_given_twice(season: Season, known_bundle: Path) -> None:
     assert ids[1] - ids[0] == {"T0007"}
 
 
-def test_a_run_that_was_overtaken_gives_other_ids(season: Season, known_bundle: Path) -> None:
+@pytest.mark.parametrize("stage", ["proposal", "report"])
+def test_a_run_that_was_overtaken_gives_other_ids(season: Season, known_bundle: Path, stage: str) -> None:
     """A run taken up again after another one proposed types has numbers of its own for those it finds."""
 
     class EndedError(Exception):
         pass
 
     def end(state: RunState) -> None:
-        if state.stage == "proposal":
+        if state.stage == stage:
             raise EndedError
 
     with pytest.raises(EndedError):
@@ -138,6 +141,22 @@ def test_a_split_that_only_people_hear_holds(season: Season, known_bundle: Path)
         check for check in load_bundle(candidate(season.folder, state)).manifest.gate if check.name == "review"
     )
     assert review.value == 1
+
+
+def test_what_people_made_and_a_retraining_retired_is_no_type(
+    season: Season, known_bundle: Path, tmp_path: Path
+) -> None:
+    """Songs that were placed in a type that is no more are called by the bundle again, and no run stumbles over its id."""
+    parts = read_parts(known_bundle)
+    ended = TypeChange(id="P0001", change="retired", others=("T0004",), since="a" * 64)
+    write_bundle(tmp_path / "later", replace(parts, lineage=(ended,), parent_digest="a" * 64))
+    alike = [uid for uid, number in season.truth.items() if number == 3 and uid not in season.novel]
+    decide(season.folder, Split(type_id="T0004", new_id="P0001", songs=tuple(alike[:3]), sound="song"))
+    state = recluster(job(season.folder, tmp_path / "later", started_with=known_bundle))
+    types = json.loads((season.folder / "reclusterings" / "night-1" / "proposal.json").read_text())["types"]
+    assert state.facts["gate"] == "passed"
+    assert "P0001" not in types
+    assert set(alike) <= set(types["T0004"])
 
 
 @pytest.mark.parametrize(

@@ -222,9 +222,10 @@ def state_of(season: Season) -> RunState:
 
 def family(pid: int) -> set[int]:
     """Return a process and all that it started, in turn."""
-    children = [
-        int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()
-    ]
+    children = list[int]()
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # it ended meanwhile
+            children += map(int, task.read_text().split())
     return {pid}.union(*(family(child) for child in children))
 
 
@@ -276,6 +277,7 @@ def test_cancelled_and_killed_while_it_learns(
     options = {"store": season.url, "bundle": trained, "mode": "full", "config": tmp_path / "config.toml"}
     command = [str(Path(sys.executable).with_name("songstream")), "recluster", "--run", "night-1"]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    shutil.rmtree(season.folder / "reclusterings/night-1/training/checkpoints")
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         until_there(season, "*/checkpoint_2*")
         addresses = connected_to(family(process.pid))

@@ -115,7 +115,7 @@ def test_the_command_killed_at_every_stage(season: Season, known_bundle: Path, t
     fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, 4096)
     plain = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with subprocess.Popen(
-        [sys.executable, "-c", COMMANDS],
+        [sys.executable, "-W", "ignore", "-c", COMMANDS],
         stdin=subprocess.PIPE,
         stdout=into,
         stderr=subprocess.PIPE,

@@ -19,7 +19,7 @@ from songcore.errors import BundleError
 from songtrain.datasets.songs import SongPlace, SongSet
 from songtrain.settings import TrainSettings
 
-__all__ = ["SONGS_PER_TYPE", "TrainingState", "chosen_songs", "pack_training", "unpack_training", "with_songs"]
+__all__ = ["SONGS_PER_TYPE", "TrainingState", "chosen_songs", "pack_training", "stored_name", "unpack_training", "with_songs"]
 
 SONGS_PER_TYPE = 12
 MAX_BACKGROUND = 4000
@@ -44,6 +44,11 @@ def chosen_songs(labels: IntArray, seed: int, per_type: int = SONGS_PER_TYPE) ->
     rng = np.random.default_rng([seed, 8])
     parts = [np.sort(rng.permutation(np.flatnonzero(labels == k))[:per_type]) for k in np.unique(labels[labels >= 0])]
     return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64)
+
+
+def stored_name(uid: str) -> str:
+    """Return what a song of a service's store has for a recording here, so that it is known again."""
+    return f"songs/{uid}"
 
 
 def with_songs(

@@ -26,7 +26,7 @@ from songtrain.datasets.songs import SongPlace, SongSet
 from songtrain.datasets.split import hold_out
 from songtrain.encoders.build import n_parameters
 from songtrain.evaluation.collapse import check_clusters
-from songtrain.export.training_state import TrainingState, chosen_songs, pack_training, unpack_training
+from songtrain.export.training_state import TrainingState, chosen_songs, pack_training, stored_name, unpack_training
 from songtrain.loop.distributed import train_encoder
 from songtrain.pipeline import serve_trained
 from songtrain.recluster.decided import Decided, agree
@@ -40,6 +40,9 @@ from songtrain.recluster.songs import NamedSongs, RunInput
 from songtrain.settings import TrainSettings
 
 __all__ = ["FullResult", "learning_settings", "recluster_all", "retrain"]
+
+CAME = "first/"
+"""Before the recordings of songs that came with the bundle."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,13 @@ def retrain(
     calibrated = _calibrated(proposal, lesson.songs.subset(held), labels[held], served.embedder, run.parts, settings)
     chosen = chosen_songs(labels, settings.seed)
     ids = tuple(proposal.types[number].id for number in labels[chosen].tolist())
-    kept = TrainingState(state.settings, trained.encoder.state_dict(), lesson.songs.subset(chosen), ids)
+    songs = lesson.songs.subset(chosen)
+    named = (stored_name(run.songs.uids[i]) if i < lesson.n_stored else None for i in chosen.tolist())
+    places = tuple(
+        replace(at, recording=name or at.recording.removeprefix(CAME))
+        for at, name in zip(songs.places, named, strict=True)
+    )
+    kept = TrainingState(state.settings, trained.encoder.state_dict(), replace(songs, places=places), ids)
     info = EncoderInfo(
         architecture=run.parts.encoder_info.architecture,
         n_parameters=n_parameters(served.encoder),
@@ -143,6 +152,9 @@ def recluster_all(
     found, fixed = agree(found, old, len(named.type_ids), _decided(run.view, named), embeddings)
     decided = decided_changes(run)
     matching = match_types(old, named.type_ids, found, first_number=run.first_number, since=run.digest, fixed=fixed)
+    # What people parted and no bundle learned yet is not retired where no song shows it: the next run may have some.
+    learned = {one.id for one in run.parts.types}
+    changes = [one for one in matching.changes if one.change != "retired" or one.n_songs or one.id in learned]
     number = {name: index for index, name in enumerate(matching.ids)}
     for song, type_number in run.named.placed.items():
         if named.type_ids[type_number] in number:
@@ -157,10 +169,8 @@ def recluster_all(
         for index, name in enumerate(matching.ids)
     }
     proposal = Proposal(
-        types=_types(
-            run, matching.ids, found, {name: names for name, (_, names) in exemplars.items()}, matching.changes
-        ),
-        changes=(*decided, *matching.changes),
+        types=_types(run, matching.ids, found, {name: names for name, (_, names) in exemplars.items()}, changes),
+        changes=(*decided, *changes),
         labels=stored,
         in_bank=bank[bank < len(run.songs)],
         prototypes=prototypes,
@@ -176,16 +186,24 @@ def recluster_all(
 def _lesson(run: RunInput, features: KeptFeatures, state: TrainingState) -> _Lesson:
     places = tuple(SongPlace(session, 0, 1) for session, _ in run.songs.occasions)
     number = {name: index for index, name in enumerate(run.named.type_ids)}
-    came = state.songs
+    # A song that travels with the bundle and is stored, too, would be learned from in one place and held out in the other.
+    stored = {stored_name(uid) for uid in run.songs.uids}
+    new = [i for i, name in enumerate(state.songs.recordings) if name not in stored]
+    came, came_ids = state.songs.subset(new), [state.type_ids[i] for i in new]
     songs = SongSet(
-        places=(*places, *(replace(place, recording=f"first/{place.recording}") for place in came.places)),
+        places=(*places, *(replace(place, recording=CAME + place.recording) for place in came.places)),
         lengths=np.concatenate([features.lengths, came.lengths]),
         frames=np.concatenate([features.frames, came.frames]),
         background=came.background,
         duration_s=came.duration_s,
     )
-    old = [number.get(run.view.resolve(name), -1) for name in state.type_ids]
-    return _Lesson(songs, np.concatenate([run.named.type_index, np.asarray(old, np.int64)]), len(run.songs))
+    old = [number.get(run.view.resolve(name), -1) for name in came_ids]
+    # What founded a type is of it, also where the bundle is not sure of the song.
+    founded = dict(zip(state.songs.recordings, state.type_ids, strict=True))
+    kept = run.named.type_index.copy()
+    for i in np.flatnonzero(kept < 0).tolist():
+        kept[i] = number.get(run.view.resolve(founded.get(stored_name(run.songs.uids[i]), "")), -1)
+    return _Lesson(songs, np.concatenate([kept, np.asarray(old, np.int64)]), len(run.songs))
 
 
 def _often_heard(found: IntArray, old: IntArray, occasions: tuple[Occasion, ...], least: int) -> IntArray:
@@ -229,6 +247,8 @@ def _prototypes(
     usable[list(run.named.placed)] = labels[list(run.named.placed)]
     rows, of_rows = song_prototypes(embeddings, usable, parted, run.named.placed, settings.seed)
     others = typed[~np.isin(labels[typed], parted)]
+    if not len(others):
+        return rows, of_rows
     present, packed = np.unique(labels[others], return_inverse=True)
     means, index = make_prototypes(embeddings[others], packed, max_per_type=most, seed=settings.seed)
     return np.concatenate([means, rows]), np.concatenate([present[index], of_rows]).astype(np.int64)

@@ -17,10 +17,10 @@ from songcore.arrays import FloatArray
 from songcore.bundle import read_manifest, read_parts, read_training, read_types, write_bundle
 from songcore.embed import Embedder
 from songcore.errors import ConfigError, SongError
-from songcore.lineage import next_number
+from songcore.lineage import next_number, retired_ids
 from songcore.manifest import Manifest
 from songtrain.clusterers.density import smallest_cluster
-from songtrain.export.training_state import chosen_songs, pack_training, unpack_training, with_songs
+from songtrain.export.training_state import chosen_songs, pack_training, stored_name, unpack_training, with_songs
 from songtrain.recluster.full import FullResult, retrain
 from songtrain.recluster.gate import check_gate
 from songtrain.recluster.groups import Groups, group_pool, n_neighbours_of
@@ -92,7 +92,7 @@ def recluster(job: ReclusterJob, on_state: Callable[[RunState], None] = lambda _
         if state is not None and state.state == "SUCCEEDED":
             return state
         try:
-            return _worked(_Run(job, folder, manifest, on_state), folder, on_state)
+            return _worked(lambda: _Run(job, folder, manifest, on_state), folder, on_state)
         except (KeyboardInterrupt, SystemExit) as stop:
             # Ray makes one of these of what a signal's handler raises; while it starts or trains it has handlers of its own.
             error = stop if isinstance(stop, CancelledError) else CancelledError()
@@ -102,10 +102,10 @@ def recluster(job: ReclusterJob, on_state: Callable[[RunState], None] = lambda _
             raise error from None
 
 
-def _worked(run: "_Run", folder: RunFolder, on_state: Callable[[RunState], None]) -> RunState:
+def _worked(make: "Callable[[], _Run]", folder: RunFolder, on_state: Callable[[RunState], None]) -> RunState:
     try:
         on_state(folder.tell(state="RUNNING", reason=None, message=None))
-        return run.work()
+        return make().work()
     except Exception as error:
         if stop := _stop_before(error):
             raise stop from None
@@ -175,7 +175,8 @@ class _Run:
             raise ConfigError(f"{self._folder.path} lost its snapshot; start a new run", reason="RUN_DIFFERS")
         songs = place_songs(self._folder, self._parts.encoder, self._job.address)
         names = {one.id: one.name for one in self._parts.types}
-        named = name_songs(songs, self._parts.catalogue(), names, stored.view)
+        retired = retired_ids(self._parts.lineage)
+        named = name_songs(songs, self._parts.catalogue(), names, stored.view, retired)
         first_number = max(stored.first_number, self._first_number())
         return RunInput(self._parts, self._manifest.digest, songs, named, stored.view, self._job.settings, first_number)
 
@@ -264,10 +265,10 @@ class _Run:
     def _grown_training(self, run: RunInput, proposal: Proposal) -> bytes | None:
         """Return the bundle's training.npz with songs of the types that it has none of, so that a full retraining keeps them.
 
-        Kept in the run's folder: features that are deleted before the run is taken up again change no digest.
+        Kept in the run's folder, for the ids that it gives: features that are deleted later change nothing in a run taken up.
         """
         content = read_training(self._job.bundle)
-        file = self._folder.file("training.npz")
+        file = self._folder.file(f"training-{run.first_number}.npz")
         if content is None:
             return None
         if not file.exists():
@@ -277,7 +278,7 @@ class _Run:
             found = self._features(run, chosen.tolist())
             grown = with_songs(
                 state,
-                [run.songs.occasions[i][0] for i in found],
+                [stored_name(run.songs.uids[i]) for i in found],
                 list(found.values()),
                 [proposal.types[int(proposal.labels[i])].id for i in found],
             )

@@ -166,7 +166,7 @@ def _parted(run: RunInput) -> list[int]:
     made = [name for name in named.type_ids if name not in in_bundle]
     origins = {number[name] for one in made if (name := run.view.resolve(run.view.made[one])) in number}
     sizes = np.bincount(named.type_index[named.type_index >= 0], minlength=len(number))
-    return [number[name] for name in made] + sorted(k for k in origins if sizes[k] >= MIN_EXTENSION)
+    return sorted({*(number[name] for name in made), *(k for k in origins if sizes[k] >= MIN_EXTENSION)})
 
 
 def _types(

@@ -111,13 +111,13 @@ def store_folder(store: str) -> Path | None:
     return Path(url.database).parent if url.get_backend_name() == "sqlite" and url.database else None
 
 
-def active_bundle(store: str, models: Path | None = None) -> str:
+def active_bundle(store: str, *beside: Path | None) -> str:
     """Return the digest of the bundle that is served, or was last; ConfigError ACTIVE_UNKNOWN when the store does not say.
 
     Servers that share a database are each swapped by themselves. Asked about is the one in whose data directory the store's
-    file or the folder ``models`` lies; where neither tells which that is, all must serve the same.
+    file or one of the folders ``beside`` lies, the first that tells; where none does, all must serve the same.
     """
-    folders = [store_folder(store), models.parent if models else None]
+    folders = [store_folder(store), *(folder.parent for folder in beside if folder)]
     names = [folder / "shelf" for folder in folders if folder]
     own = next((file.read_text().strip() for file in names if file.is_file()), None)
     with _reading(store) as connection:

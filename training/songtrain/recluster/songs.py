@@ -4,7 +4,7 @@ What a row says was said by whatever bundle served then. Here every song is name
 what it knows by now is no longer in the pool.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -95,10 +95,17 @@ class RunInput:
     """From here on ids were never used."""
 
 
-def name_songs(songs: RunSongs, catalogue: Catalogue, names: Mapping[str, str], view: View) -> NamedSongs:
-    """Return what songs are called by the catalogue, whose types have ``names`` by id, and then by people."""
+def name_songs(
+    songs: RunSongs, catalogue: Catalogue, names: Mapping[str, str], view: View, retired: Collection[str]
+) -> NamedSongs:
+    """Return what songs are called by the catalogue, whose types have ``names`` by id, and then by people.
+
+    Types that people made and a retraining ``retired`` are none any more; what was placed in them is called by the catalogue.
+    """
     by_id = dict(zip(catalogue.type_ids, catalogue.kinds, strict=True))
-    by_id |= {made: by_id.get(view.resolve(origin), "song") for made, origin in view.made.items()}
+    by_id |= {
+        made: by_id.get(view.resolve(origin), "song") for made, origin in view.made.items() if made not in retired
+    }
     kinds = {name: view.kinds.get(name, kind) for name, kind in by_id.items() if view.resolve(name) == name}
     type_ids = tuple(kinds)
     number = {name: index for index, name in enumerate(type_ids)}
@@ -107,6 +114,8 @@ def name_songs(songs: RunSongs, catalogue: Catalogue, names: Mapping[str, str], 
     for index, (uid, one) in enumerate(zip(songs.uids, assigned, strict=True)):
         is_placed = bool(uid in view.placed or songs.placed_in[index])
         type_id = view.type_of(uid, songs.placed_in[index] or one.type_id)
+        if is_placed and type_id not in number:
+            is_placed, type_id = False, view.resolve(one.type_id)
         if uid in view.placed and type_id in number:
             placed[index] = number[type_id]
         if is_placed or one.novelty == "known" or kinds.get(type_id) == "noise":

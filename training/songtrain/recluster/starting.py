@@ -58,7 +58,7 @@ def run_request(request: Request, now: Callable[[], datetime], on_state: Callabl
 
 def _served(request: Request, models: Path) -> Path:
     """Return where the bundle is that the store says is served: the given one, or one among the models."""
-    digest = active_bundle(request.store, models)
+    digest = active_bundle(request.store, request.work, models)
     if read_manifest(request.bundle).digest == digest:
         return request.bundle
     if not (models / digest).is_dir():
