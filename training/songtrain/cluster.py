@@ -60,8 +60,8 @@ def cores_per_worker(n_workers: int, asked: int | None = None) -> int:
 def ray_session(address: str | None = None, *, store_bytes: int = STORE_BYTES) -> Iterator[None]:
     """Hold a connection to Ray: the cluster at ``address``, or one of this machine alone that ends with the block.
 
-    A connection that is open already is used and left open. What this process does on SIGTERM and Ctrl-C is the same inside
-    the block and after it as before. Raises ConfigError when the cluster cannot be reached.
+    A connection that is open already is used and left open. A handler of SIGTERM or Ctrl-C that this process has holds inside
+    the block, too, and all is as before after it. Raises ConfigError when the cluster cannot be reached.
     """
     if ray.is_initialized():
         yield
