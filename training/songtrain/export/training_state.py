@@ -19,7 +19,15 @@ from songcore.errors import BundleError
 from songtrain.datasets.songs import SongPlace, SongSet
 from songtrain.settings import TrainSettings
 
-__all__ = ["SONGS_PER_TYPE", "TrainingState", "chosen_songs", "pack_training", "stored_name", "unpack_training", "with_songs"]
+__all__ = [
+    "SONGS_PER_TYPE",
+    "TrainingState",
+    "chosen_songs",
+    "pack_training",
+    "stored_name",
+    "unpack_training",
+    "with_songs",
+]
 
 SONGS_PER_TYPE = 12
 MAX_BACKGROUND = 4000
