@@ -203,6 +203,20 @@ def test_names_are_unique_and_what_others_rest_on_stays(season: Season) -> None:
     assert season.counts() == BEFORE
 
 
+def test_what_a_bundle_learned_is_not_undone_by_half(season: Season) -> None:
+    """Under a bundle that learned a merge its undoing is refused and counts stay; under the bundle before, it is done."""
+    season.decide(merge("T0002", "T0001")).result(10)
+    merged = season.counts()
+    later = {name: one for name, one in CATALOGUE.items() if name != "T0002"}
+    undo = Intent(Undo(seq=1), "ada", 1, {}, later, frozenset({"T0002"}))
+    with pytest.raises(SongError) as error:
+        season.opened.store.decide(undo).result(10)
+    assert error.value.reason == "DECISION_LEARNED"
+    assert season.counts() == merged
+    season.decide(Undo(seq=1)).result(10)
+    assert season.counts() == BEFORE
+
+
 def test_of_two_people_with_one_etag_the_second_is_refused(season: Season) -> None:
     """What one decides changes the etag that both had, so the other's decision is refused, in one transaction as in two."""
     etag = season.opened.queries.view.etag("T0001")
