@@ -161,10 +161,11 @@ def catalogue_labels(season: Season) -> dict[int, set[str]]:
     return known
 
 
-def results(season: Season, active: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields of the JSON line."""
-    songs, last = season.songs, load_bundle(active, device="cpu")
-    stored = live_names(season)
+def results(
+    season: Season, last: Bundle, stored: dict[tuple[str, int, int], list[Any]], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Return the fields of the JSON line; ``stored`` are all songs as `live_names` gives them."""
+    songs = season.songs
     expected = {song.key for song in songs.heard}
     as_heard = [stored.get(song.key) for song in songs.heard]
     live = [(s[0].song_type.removeprefix("songTypes/"), not s[0].is_novel) if s else ("", False) for s in as_heard]
@@ -237,14 +238,13 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 mode = "full" if number in arguments.full else "quick"
                 digest = night(season, number, mode)
                 candidate = (digest, mode) if digest else None
-        result = results(season, active, arguments)
+        last, stored = load_bundle(active, device="cpu"), live_names(season)
+        result = results(season, last, stored, arguments)
         if people is not None:
             last_day = min(one.begin for one in season.days[-1].recordings)
-            stored = {song.name: key for key, (song, *_) in live_names(season).items()}
-            by_key = {song.key: song for song in season.songs.heard}
-            heard = {name: by_key[key] for name, key in stored.items() if key in by_key}
-            songs, bundle = stored_songs(server.address, Secured()), load_bundle(active, device="cpu")
-            result |= people.in_force(songs, heard, round(last_day.timestamp() * 1000), bundle)
+            heard = {stored[song.key][0].name: song for song in season.songs.heard if song.key in stored}
+            songs = [song for same in stored.values() for song in same]
+            result |= people.in_force(songs, heard, round(last_day.timestamp() * 1000), last)
             since = [one for one in season.promotions if one.mode == "full" and one.day > plan.new_after]
             result["full_retrains_since"] = len(since)
     finally:

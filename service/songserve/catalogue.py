@@ -8,10 +8,9 @@ from songcore.deciding import display_name, kind_of, require_type
 from songcore.decisions import Action, Decision, SoundKind, Undo, View, type_ids
 from songcore.errors import InputError
 from songcore.lineage import current_ids
-from songcore.manifest import SongType
 from songserve.tally import Tally
 
-__all__ = ["TypeEntry", "entries", "entry", "history", "page_of", "types_by_id"]
+__all__ = ["TypeEntry", "entries", "entry", "history", "page_of"]
 
 
 @dataclass(frozen=True)
@@ -36,27 +35,21 @@ class TypeEntry:
     """Under which ids the songs of a retired type are found now."""
 
 
-def types_by_id(bundle: Bundle) -> dict[str, SongType]:
-    """Return the types of a bundle by id."""
-    return {known.id: known for known in bundle.types}
-
-
 def entries(bundle: Bundle, view: View, tally: Tally) -> list[TypeEntry]:
     """Return every type, by id: the bundle's, those that people made, and retired ones that songs are still counted under.
 
     Types that people merged are not among them; ``tally`` is by people's decisions.
     """
-    catalogue, retired = types_by_id(bundle), bundle.manifest.retired
+    retired = bundle.manifest.retired
     counted = {type_id for type_id in retired if tally.songs.get(type_id) or tally.noise.get(type_id)}
-    ids = {*catalogue, *(set(view.made) - retired), *counted}
+    ids = {*bundle.type_by_id, *(set(view.made) - retired), *counted}
     return [_entry(type_id, view, bundle, tally) for type_id in sorted(ids) if view.resolve(type_id) == type_id]
 
 
 def entry(type_id: str, bundle: Bundle, view: View, tally: Tally) -> TypeEntry:
     """Return one type, also one that was merged or retired; raises InputError TYPE_UNKNOWN."""
-    catalogue = types_by_id(bundle)
     try:
-        require_type(type_id, view, catalogue, bundle.manifest.retired)
+        require_type(type_id, view, bundle.type_by_id, bundle.manifest.retired)
     except InputError as error:
         if error.reason == "TYPE_UNKNOWN":
             raise
@@ -64,8 +57,9 @@ def entry(type_id: str, bundle: Bundle, view: View, tally: Tally) -> TypeEntry:
 
 
 def _entry(type_id: str, view: View, bundle: Bundle, tally: Tally) -> TypeEntry:
-    catalogue, retired = types_by_id(bundle), type_id in bundle.manifest.retired
+    catalogue = bundle.type_by_id
     known = catalogue.get(type_id)
+    retired = known is None and type_id in bundle.manifest.retired
     end = view.resolve(type_id)
     kind = kind_of(type_id, view, catalogue)
     return TypeEntry(

@@ -25,6 +25,7 @@ __all__ = [
     "check_revision",
     "found_revision",
     "shelf_name",
+    "store_place",
     "unusable",
 ]
 
@@ -34,6 +35,24 @@ DATABASE_NAME = "songs.sqlite"
 CLIPS_FOLDER = "clips"
 BEFORE_REVISIONS = "0001"
 """The schema that was made before revisions were written down."""
+
+
+def store_place(store: str) -> tuple[Path, str | None]:
+    """Return the data directory that a person means by it or by ``sqlite:///`` and its file; an empty one and any other URL.
+
+    Raises ConfigError DATABASE_MISSING for a file that is no data directory's.
+    """
+    if "://" not in store:
+        return Path(store), None
+    if not store.startswith("sqlite:///"):
+        return Path(), store
+    file = Path(store.removeprefix("sqlite:///"))
+    if file.name != DATABASE_NAME:
+        raise ConfigError(
+            f"--store {store}: the file of a store is called {DATABASE_NAME}; name that of a server's data directory",
+            reason="DATABASE_MISSING",
+        )
+    return file.parent, None
 
 
 class DataDirectory:

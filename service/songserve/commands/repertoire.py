@@ -87,13 +87,14 @@ def _make(
     store: str, out: Path, facts: dict[str, Any], days: tuple[datetime | None, datetime | None], *, pictures: bool
 ) -> "tuple[list[Repertoire], list[Path]]":
     from songserve.checking import reading, require_current
+    from songserve.database import store_place
     from songserve.repertoire.measures import measure
     from songserve.repertoire.season import Choice, read_season
     from songserve.repertoire.tables import write_json, write_tables
 
     start_ms, end_ms = (None if day is None else round(day.replace(tzinfo=UTC).timestamp() * 1000) for day in days)
     choice = Choice(facts["station"], start_ms, end_ms, facts["period"], facts["bout_gap_s"])
-    with reading(*_place(store)) as engine:
+    with reading(*store_place(store)) as engine:
         require_current(engine)
         season = read_season(engine, choice)
     if not any(heard.counts or heard.n_novel or heard.n_noise for heard in season.heard.values()):
@@ -109,23 +110,6 @@ def _make(
     except OSError as error:
         raise ConfigError(f"{out} cannot be written ({error.strerror})", reason="OUTPUT_NOT_WRITABLE") from error
     return found, files
-
-
-def _place(store: str) -> tuple[Path, str | None]:
-    """Return the data directory and, for PostgreSQL, its URL."""
-    from songserve.database import DATABASE_NAME
-
-    if store.startswith("postgresql"):
-        return Path(), store
-    if not store.startswith("sqlite:///"):
-        return Path(store), None
-    file = Path(store.removeprefix("sqlite:///"))
-    if file.name != DATABASE_NAME:
-        raise ConfigError(
-            f"--store {store}: the file of a store is called {DATABASE_NAME}; name that of a server's data directory",
-            reason="DATABASE_MISSING",
-        )
-    return file.parent, None
 
 
 def _shown(store: str) -> str:

@@ -104,15 +104,16 @@ _OUTCOMES = ("features", "clip", "unheard", "gone", "damaged")
 
 def _place(store: str, data_dir: Path | None) -> tuple[Path, str | None]:
     """Return the data directory and, for PostgreSQL, its URL."""
-    if "://" not in store:
-        return Path(store), None
-    if store.startswith("sqlite:///"):
-        return Path(store.removeprefix("sqlite:///")).parent, None
+    from songserve.database import store_place
+
+    place, url = store_place(store)
+    if url is None:
+        return place, None
     if data_dir is None:
         raise ConfigError(
             "with the URL of a PostgreSQL, --data-dir must say where the clips are", reason="SETTING_INVALID"
         )
-    return data_dir, store
+    return data_dir, url
 
 
 def _server(address: str, ca: Path | None, token_file: Path | None) -> "Server":

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from songcore.decisions import Action, Decision, type_ids
-from songserve.catalogue import entry, history, types_by_id
+from songserve.catalogue import entry, history
 from songserve.catalogue_requests import (
     read_decision_page,
     read_mark,
@@ -97,7 +97,7 @@ class CatalogueServicer(catalogue_pb2_grpc.CatalogueServiceServicer):
         """Add a decision, and return what was decided; where it was so already, what was wished."""
         runtime, bundle = self._runtime, self._runtime.bundle
         who = read_who(caller.get().name, decided_by)
-        intent = Intent(action, who, runtime.now_ms, etags, types_by_id(bundle), bundle.manifest.retired)
+        intent = Intent(action, who, runtime.now_ms, etags, bundle.type_by_id, bundle.manifest.retired)
         made = await asyncio.wrap_future(runtime.store.decide(intent))
         return made or Decision(0, runtime.now_ms, who, action)
 

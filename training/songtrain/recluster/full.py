@@ -240,7 +240,7 @@ def _prototypes(
 ) -> tuple[FloatArray, IntArray]:
     """Return prototypes of the types that have songs among ``typed``, under their numbers; songs for those people parted."""
     view, most = run.view, settings.clusters.max_prototypes
-    names = {view.resolve(name) for pair in view.made.items() for name in pair} if view.made else set()
+    names = {view.resolve(name) for pair in view.made.items() for name in pair}
     parted = sorted(number[name] for name in names if name in number)
     usable = np.full(len(labels), -1, np.int64)
     usable[typed] = labels[typed]
