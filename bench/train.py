@@ -5,7 +5,8 @@ epoch under Ray Train, its checkpoint and report included, against the bare loop
 the two alternate in rounds, so that a busy machine slows both. Starting Ray and its workers is reported apart.
 
 With ``--workers 2`` one worker and two, each of one thread, take turns instead, and ``workers_ratio`` is by how much two are
-faster. ``--device cuda`` trains on a GPU, in bfloat16.
+faster. ``apart_ratio`` is the most that the cores allow: by how much two bare loops at once, in processes that know nothing of
+each other, are faster than one. ``--device cuda`` trains on a GPU, in bfloat16.
 
 ``…_of_cpu`` are the same ratios in processor time of the loop's process (of several workers the first): what they would be if
 nothing else ran on the cores and workers never waited for each other.
@@ -25,6 +26,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from cores import at_once
 
 from songcore.features import FeatureConfig
 from songcore.presets import PRESETS
@@ -83,7 +85,7 @@ def main(
     stream = StreamConfig(*PRESETS["song"], FeatureConfig())
     data = random_songs(songs, frames, 0)
     torch.set_num_threads(threads)
-    under_ray, other = Epochs(), Epochs()
+    under_ray, other, alone, together = Epochs(), Epochs(), Epochs(), Epochs()
     with ray_session(), tempfile.TemporaryDirectory() as folder:
         for number in range(rounds):
             chosen = settings.model_copy(update={"seed": number})
@@ -91,6 +93,9 @@ def main(
             if workers > 1:
                 several = chosen.model_copy(update={"run": chosen.run.model_copy(update={"n_workers": workers})})
                 _ray_epochs(data, several, stream, Path(folder) / "several", device, other)
+                for epochs_of, n in ((alone, 1), (together, workers)):
+                    for clocks in at_once(n, _bare_clocks, data, chosen, stream):
+                        epochs_of.add(*clocks)
             else:
                 _bare_epochs(data, chosen, stream, device, other)
     ray_s, other_s = median(under_ray.seconds), median(other.seconds)
@@ -99,6 +104,7 @@ def main(
     if workers > 1:
         result |= {"several_songs_per_s": songs / other_s, "workers_ratio": ray_s / other_s, "workers": workers}
         result |= {"workers_ratio_of_cpu": times_faster}
+        result |= {"apart_ratio": workers * median(alone.seconds) / median(together.seconds)}
     else:
         result |= {"bare_songs_per_s": songs / other_s, "ratio": other_s / ray_s, "ratio_of_cpu": 1 / times_faster}
     result |= {"threads": threads, "load": os.getloadavg()[0]}
@@ -118,13 +124,25 @@ def _ray_epochs(
 
 
 def _bare_epochs(data: SongSet, settings: TrainSettings, stream: StreamConfig, device: str, epochs: Epochs) -> None:
+    epochs.add(*_clocks(data, settings, stream, device))
+
+
+def _bare_clocks(data: SongSet, settings: TrainSettings, stream: StreamConfig) -> tuple[list[float], list[float]]:
+    torch.set_num_threads(1)
+    return _clocks(data, settings, stream, "cpu")
+
+
+def _clocks(
+    data: SongSet, settings: TrainSettings, stream: StreamConfig, device: str
+) -> tuple[list[float], list[float]]:
+    """Run the bare loop; return the clock and the processor time at the end of every epoch."""
     learner = Learner(data, settings, stream, device=torch.device(device), world=World())
     ended_at, worked_s = [], []
     for epoch in plan_epochs(settings):
         learner.run_epoch(epoch)
         ended_at.append(perf_counter())
         worked_s.append(process_time())
-    epochs.add(ended_at, worked_s)
+    return ended_at, worked_s
 
 
 if __name__ == "__main__":
