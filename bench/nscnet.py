@@ -1,0 +1,54 @@
+"""A whole NSCNet training, as its paper has it, on random images of song; prints one JSON line last.
+
+11,000 images of 64 bands and 512 frames and 50 epochs, on a GPU if there is one. ``train_s`` is all of it, with the features
+of all songs, PCA and k-means before each epoch; ``songs_per_s`` counts every song once an epoch. Run as ``python
+bench/nscnet.py``; ``--songs 64 --epochs 1 --clusters 8`` tries the program on a processor.
+"""
+
+import json
+from time import perf_counter
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import typer
+
+from songtrain.methods.fitting import local_device
+from songtrain.methods.nscnet import NSCNet
+
+SHAPE = (512, 64)
+N_KINDS = 64
+"""Random images come in so many kinds, so that there is something to find and training does not end at once."""
+
+
+def main(
+    songs: Annotated[int, typer.Option(help="Images.")] = 11_000,
+    epochs: Annotated[
+        int, typer.Option(help="At most; it ends earlier when its clusters do not change any more.")
+    ] = 50,
+    clusters: Annotated[int, typer.Option(help="k of k-means.")] = 64,
+    head: Annotated[Literal["softmax", "arcface"], typer.Option(help="softmax or arcface.")] = "arcface",
+) -> None:
+    """Time a training."""
+    rng = np.random.default_rng(0)
+    kinds = rng.random((N_KINDS, *SHAPE), np.float32)
+    images = kinds[rng.integers(N_KINDS, size=songs)]
+    images += rng.standard_normal(images.shape, np.float32)
+    begin = perf_counter()
+    encoder = NSCNet(n_clusters=clusters, head=head, n_epochs=epochs).fit(images)
+    train_s = perf_counter() - begin
+    n_epochs = len(encoder.history_)
+    on_gpu = local_device().type == "cuda"
+    result = {
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "songs": songs,
+        "epochs": n_epochs,
+        "train_s": round(train_s, 1),
+        "songs_per_s": round(songs * n_epochs / train_s, 1),
+        "gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20) if on_gpu else None,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    typer.run(main)
