@@ -166,6 +166,16 @@ def test_the_map_is_complete() -> None:
         assert reason in texts(tests / file), f"{reason} is not in {file}"
 
 
+def test_reasons_that_are_not_used_are_not_there() -> None:
+    """What docs/protocol.md says that no call is refused for stands in no program."""
+    root = PROTO.parents[3]
+    table = (root / "docs" / "protocol.md").read_text().split("not used, because")[1]
+    unused = set(re.findall(r"^\| `([A-Z_]+)`", table, re.MULTILINE))
+    assert len(unused) == 4
+    programs = (root / "service").rglob("*.py")
+    assert unused & set().union(*map(texts, programs)) == set()
+
+
 def texts(file: Path) -> set[str]:
     """Return the strings of a program, which its comments are not; a docstring is one string."""
     nodes = ast.walk(ast.parse(file.read_text()))
