@@ -3,7 +3,7 @@
 # for capture, promtool (package prometheus) for the alert rules, and PostgreSQL for the store. No daemon is wanted, and
 # none is left running.
 # Done at once when all is there. Where nothing may be installed it says so and succeeds: those tests then skip and
-# give the same reason.
+# give the same reason, or fail where SONGSTREAM_REQUIRE_TOOLS is set.
 set -u
 
 PACKAGES="libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils prometheus postgresql"
@@ -17,7 +17,7 @@ command -v promtool >/dev/null 2>&1 && missing=$(printf '%s' "$missing" | sed 's
 [ -z "$missing" ] && exit 0
 
 skip() {
-    echo "install-test-tools: not installed:$missing ($1); the tests that need them will skip" >&2
+    echo "install-test-tools: not installed:$missing ($1); the tests that need them will skip, or fail with SONGSTREAM_REQUIRE_TOOLS" >&2
     exit 0
 }
 
