@@ -118,22 +118,19 @@ def nearly_full(server: ServerThread, _: object) -> Iterator[None]:
 
 @contextmanager
 def read_only_server(server: ServerThread, _: object) -> Iterator[None]:
-    """Make the database of PostgreSQL read-only and end its connections, as a change of the primary server does."""
+    """Be connected to a PostgreSQL that became read-only, as the old one is after a change of the primary server."""
     assert server.settings.database_url
     url = server.settings.database_url.get_secret_value()
-    name = database_name(url)
-
-    def make(read_only: str) -> None:
-        execute(url, f"ALTER DATABASE {name} SET default_transaction_read_only = {read_only}")
-        execute(
-            url,
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()",
-        )
-
-    make("on")
+    change = f"ALTER DATABASE {database_name(url)} SET default_transaction_read_only = "
+    execute(url, change + "on")
+    execute(
+        url,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    )
     yield
-    make("off")
+    # For new connections: those that are open stay as they are.
+    execute(url, change + "off")
 
 
 @contextmanager
