@@ -31,6 +31,7 @@ from serving import (
     setup,
 )
 from songcore.errors import ConfigError
+from songserve.database import DataDirectory
 from songserve.refusal import Refusal
 from songserve.security.channel import MAX_PING_STRIKES
 from songserve.settings import load_settings
@@ -275,3 +276,14 @@ def test_what_is_left_of_the_disk_is_for_open_streams(
     assert any(detail.Unpack(delay) for detail in rpc_status.from_call(stream.call).details)
     assert delay.retry_delay.seconds == 60
     assert list_songs(server.channel, songs_pb2.ListSongsRequest()) == ("OK", "")
+
+
+def test_the_reserve_ends_at_its_last_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With just the reserve free something is written, and with twice of it a stream begins; with a byte less neither."""
+    with Opened(tmp_path / "data", min_free_bytes=1000) as opened:
+        for n_reserves in (1, 2):
+            monkeypatch.setattr(DataDirectory, "free_bytes", 1000 * n_reserves)
+            opened.store.check_disk(n_reserves=n_reserves)
+            monkeypatch.setattr(DataDirectory, "free_bytes", 1000 * n_reserves - 1)
+            with pytest.raises(Refusal, match="needed"):
+                opened.store.check_disk(n_reserves=n_reserves)
