@@ -1,23 +1,26 @@
 #!/bin/sh
 # Installs what some tests need and pip cannot bring, from Debian's own archive: PortAudio, a PulseAudio daemon and paplay
-# for capture, promtool (package prometheus) for the alert rules, and PostgreSQL for the store. No daemon is wanted, and
-# none is left running.
+# for capture, promtool (package prometheus) for the alert rules, PostgreSQL for the store, and docker-compose, which checks
+# the compose file without Docker. No daemon is wanted, and none is left running.
 # Done at once when all is there. Where nothing may be installed it says so and succeeds: those tests then skip and
-# give the same reason.
+# give the same reason, or fail where SONGSTREAM_REQUIRE_TOOLS is set.
 set -u
 
-PACKAGES="libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils prometheus postgresql"
+PACKAGES="libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils prometheus postgresql docker-compose"
 
 missing=""
 for package in $PACKAGES; do
+    # These two may have come another way.
+    case "$package" in
+    prometheus) command -v promtool >/dev/null 2>&1 && continue ;;
+    docker-compose) docker compose version >/dev/null 2>&1 && continue ;;
+    esac
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
 done
-# promtool may have come another way.
-command -v promtool >/dev/null 2>&1 && missing=$(printf '%s' "$missing" | sed 's/ prometheus$//')
 [ -z "$missing" ] && exit 0
 
 skip() {
-    echo "install-test-tools: not installed:$missing ($1); the tests that need them will skip" >&2
+    echo "install-test-tools: not installed:$missing ($1); the tests that need them will skip, or fail with SONGSTREAM_REQUIRE_TOOLS" >&2
     exit 0
 }
 

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from postgres import PostgresServer, why_no_postgres
+from required_tools import pytest_runtest_makereport
+
+__all__ = ["postgres", "pytest_collection_modifyitems", "pytest_runtest_makereport"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import psycopg
 
-__all__ = ["PostgresServer", "why_no_postgres"]
+__all__ = ["PostgresServer", "database_name", "execute", "why_no_postgres"]
 
 USER = "postgres"
 PROGRAMS = ("initdb", "postgres", "pg_dump", "pg_restore")
@@ -105,3 +105,15 @@ class PostgresServer:
         return subprocess.run(
             command, cwd=self.folder, stdout=self._log, stderr=self._log, check=False, **self._as_user
         )
+
+
+def execute(url: str, statement: str) -> None:
+    """Run one statement, also in a database that is made read-only."""
+    options = "-c default_transaction_read_only=off"
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True, options=options) as connection:
+        connection.execute(statement.encode())
+
+
+def database_name(url: str) -> str:
+    """Return the database's name in a URL."""
+    return url.split("@/")[1].split("?", maxsplit=1)[0]

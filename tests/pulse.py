@@ -22,7 +22,7 @@ def why_no_pulse() -> str:
     try:
         import sounddevice  # noqa: F401 - loads the library
     except OSError as error:
-        return str(error)
+        return f"{error}; deploy/install-test-tools.sh installs PortAudio"
     return ""
 
 

@@ -5,6 +5,7 @@ Opening it makes the tables, or brings those of an older songstream up to date, 
 
 import fcntl
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -219,7 +220,7 @@ def shelf_name(path: Path) -> str:
     file = path / "shelf"
     try:
         if not file.exists():
-            file.write_text(f"{uuid4()}\n")
+            _make_file(file, f"{uuid4()}\n")
         return str(UUID(file.read_text().strip()))
     except OSError as error:
         raise _unwritable(path, error) from error
@@ -227,6 +228,21 @@ def shelf_name(path: Path) -> str:
         raise ConfigError(
             f"{file} does not hold a UUID; delete it, which orphans the clips of {path}", reason="DATA_DIR_UNWRITABLE"
         ) from error
+
+
+def _make_file(path: Path, text: str) -> None:
+    """Make the file appear whole or not at all, also when the power fails, and keep it from then on."""
+    unfinished = path.with_name(path.name + ".tmp")
+    with unfinished.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:

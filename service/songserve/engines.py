@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import QueuePool, StaticPool
 
@@ -32,6 +33,8 @@ N_READERS = 4
 WRITER_LOCK = 7_311_946_650
 """Any number; the same in every server."""
 DRIVER = "postgresql+psycopg"
+READ_ONLY = "25006"
+"""PostgreSQL's code of a transaction that may not write."""
 _WRITER_SETTINGS = (
     # A server that hangs in the middle of a transaction must not stop the others for ever.
     "SET lock_timeout = '10s'",
@@ -103,6 +106,7 @@ def postgresql_engines(url: URL) -> Engines:
     readers = create_engine(url, pool_size=N_READERS, isolation_level="AUTOCOMMIT", **settings)
     event.listen(writer, "connect", _prepare_postgresql_writer)
     event.listen(writer, "begin", _wait_for_writers)
+    event.listen(writer, "handle_error", _leave_read_only_server)
     event.listen(readers, "connect", _prepare_postgresql_reader)
     return Engines(writer, readers)
 
@@ -136,6 +140,12 @@ def _prepare_postgresql_writer(connection: Any, _: object) -> None:
 
 def _wait_for_writers(connection: Connection) -> None:
     connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
+
+
+def _leave_read_only_server(context: ExceptionContext) -> None:
+    # After a change of the primary server an open connection still leads to the old one, a new one to the new.
+    if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+        context.is_disconnect = True
 
 
 def _prepare_postgresql_reader(connection: Any, _: object) -> None:

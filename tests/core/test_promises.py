@@ -24,6 +24,14 @@ def test_every_promise_names_what_would_fail() -> None:
             )
 
 
+def test_every_promise_says_what_came_out() -> None:
+    """A test alone is run each time; of a program the result is told."""
+    for row in (line.split("|") for line in PAGE.splitlines() if line.startswith("| ")):
+        assert row[3].strip(), row[1]
+        if row[3].strip() == "each run of `make test`":
+            assert "bench/" not in row[2], row[1]
+
+
 def test_programs_of_the_page_are_those_of_make_chaos() -> None:
     """Both programs run with `make chaos`, the faults with as many seeds as the page says."""
     recipe = (ROOT / "Makefile").read_text(encoding="utf-8").split("\nchaos:")[1].split("\n\n")[0]

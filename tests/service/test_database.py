@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
-from postgres import PostgresServer, why_no_postgres
+from postgres import PostgresServer, database_name, execute, why_no_postgres
 from songcore.errors import ConfigError
 from songserve.database import DATABASE_NAME, DataDirectory
 from songserve.frequencies import FrequencyFilter
@@ -261,14 +260,3 @@ def test_a_database_server_in_trouble_is_told_apart(
         execute(url, "CREATE TRIGGER fail BEFORE INSERT ON songs FOR EACH ROW EXECUTE FUNCTION fail()")
         assert reason(opened.store.commit(commit(record, 1, song(record, 1)))) == expected
         assert opened.queries.totals()[1] == {}
-
-
-def execute(url: str, statement: str) -> None:
-    """Run one statement."""
-    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-        connection.execute(statement.encode())
-
-
-def database_name(url: str) -> str:
-    """Return the database's name in a URL."""
-    return url.split("@/")[1].split("?", maxsplit=1)[0]

@@ -306,16 +306,6 @@ def test_a_gap_keeps_the_clock_and_is_no_effort(server: ServerThread, samples: A
     assert bucket.recorded_s == pytest.approx(2 * len(samples) / RATE)
 
 
-def test_a_heartbeat_keeps_an_idle_stream(start_server: Any) -> None:
-    """Without any message a stream ends with IDLE, and without a setup with SETUP_TIMEOUT."""
-    server = start_server(idle_timeout_s=0.4, setup_timeout_s=0.2)
-    stream = Stream(server.channel, setup())
-    stream.read()
-    stream.send(Request(heartbeat=ingest_pb2.Heartbeat(spool_bytes=7)))
-    assert stream.fails_with()[:2] == ("DEADLINE_EXCEEDED", "IDLE")
-    assert Stream(server.channel).fails_with()[:2] == ("DEADLINE_EXCEEDED", "SETUP_TIMEOUT")
-
-
 def test_streams_are_limited(start_server: Any) -> None:
     """One stream more than the limit is refused while the first goes on."""
     server = start_server(max_streams=1)

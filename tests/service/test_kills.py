@@ -10,6 +10,7 @@ import pytest
 
 from bundles import soundscape
 from serving import ServerProcess, Stream, chunk_messages, finish_message, setup
+from songserve.database import DATABASE_NAME
 from songserve.v1 import songs_pb2, songs_pb2_grpc
 
 RATE = 24_000
@@ -59,21 +60,27 @@ def undisturbed(bundle_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> t
         return stored(server), effort_s(server)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("database_url", "seed"),
+    [("sqlite", 0), ("sqlite", 1), ("sqlite", 2), ("postgresql", 3)],
+    indirect=["database_url"],
+)
 def test_kills_at_random_moments_change_no_row(
-    bundle_dir: Path, tmp_path: Path, undisturbed: tuple[list[Any], float], seed: int
+    bundle_dir: Path, tmp_path: Path, undisturbed: tuple[list[Any], float], database_url: str | None, seed: int
 ) -> None:
-    """After three SIGKILLs what was acknowledged is there, and in the end songs and effort are bit for bit as without."""
-    rng = random.Random(seed)
+    """On both databases what was acknowledged survives three SIGKILLs, and songs and effort end bit for bit as without."""
+    rng, config = random.Random(seed), tmp_path / "serve.toml"
+    config.write_text(f'database_url = "{database_url}"\n' if database_url else "")
     acknowledged = 0
     for _ in range(3):
-        with ServerProcess(bundle_dir, tmp_path) as server:
+        with ServerProcess(bundle_dir, tmp_path / "data", "--config", str(config)) as server:
             stream = Stream(server.channel, setup())
             assert stream.read().setup_ack.committed_sequence_number >= acknowledged
             stream.half_close()
             list(stream)
             acknowledged = max(acknowledged, stream_until_killed(server, rng.uniform(0, 0.6)))
-    with ServerProcess(bundle_dir, tmp_path) as server:
+    with ServerProcess(bundle_dir, tmp_path / "data", "--config", str(config)) as server:
         assert stream_until_killed(server, None) == len(CHUNKS)
         assert stored(server) == undisturbed[0]
         assert effort_s(server) == pytest.approx(undisturbed[1])
+    assert (tmp_path / "data" / DATABASE_NAME).exists() == (database_url is None)

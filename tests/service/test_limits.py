@@ -1,13 +1,19 @@
 """Limits of the service, each at the limit and one past it, over a real port where there is one."""
 
+import io
 import socket
-from collections.abc import Callable
+import struct
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+import soundfile
 from google.rpc.error_details_pb2 import RetryInfo
 from google_crc32c import value as crc32c
 from grpc_status import rpc_status
@@ -25,6 +31,7 @@ from serving import (
     setup,
 )
 from songcore.errors import ConfigError
+from songserve.database import DataDirectory
 from songserve.refusal import Refusal
 from songserve.security.channel import MAX_PING_STRIKES
 from songserve.settings import load_settings
@@ -35,13 +42,17 @@ RATE = 24_000
 DAY_MS = 86_400_000
 CHUNKS = chunk_messages(np.zeros(3 * RATE, np.float32), [RATE // 2])
 """Of half a second."""
+SETTINGS, PING, GO_AWAY = 4, 6, 7
+"""Types of HTTP/2 frames."""
+INITIAL_WINDOW_SIZE = 4
+"""Of a frame of settings."""
 
 
 def list_songs(channel: grpc.Channel, request: songs_pb2.ListSongsRequest, **options: Any) -> tuple[str, str]:
     """Return code and reason of a call."""
     stub: Any = songs_pb2_grpc.SongServiceStub(channel)
     try:
-        stub.ListSongs(request, timeout=30, **options)
+        stub.ListSongs(request, **options)
     except grpc.RpcError as error:
         return failure(error)[:2]
     return "OK", ""
@@ -80,6 +91,24 @@ def test_a_chunk_has_a_largest_size(start_server: Callable[..., ServerThread]) -
             assert stream.fails_with()[:2] == ("RESOURCE_EXHAUSTED", "MESSAGE_TOO_LARGE")
 
 
+def test_a_flac_chunk_grows_to_four_times_that(start_server: Callable[..., ServerThread]) -> None:
+    """Silence that takes four times max_chunk_bytes once it is decoded is stored; a sample more is refused."""
+    server, most = start_server(max_chunk_bytes=4096), 4 * 4096 // 2
+    for n_samples in (most, most + 1):
+        file = io.BytesIO()
+        soundfile.write(file, np.zeros(n_samples, np.int16), RATE, format="FLAC")
+        data = file.getvalue()
+        chunk = Chunk(sequence_number=1, sample_count=n_samples, data=data, crc32c=crc32c(data))
+        first = setup(session_name(number=n_samples), encoding=ingest_pb2.AudioFormat.ENCODING_FLAC)
+        stream = Stream(server.channel, first)
+        stream.send(chunk, finish_message([chunk]))
+        if n_samples == most:
+            assert list(stream)[-1].ack.committed_sample == most
+            stream.half_close()
+        else:
+            assert stream.fails_with()[:2] == ("RESOURCE_EXHAUSTED", "MESSAGE_TOO_LARGE")
+
+
 def test_the_largest_chunk_fits_into_a_message() -> None:
     """Settings under which no chunk of the announced size could come are refused."""
     given = {"bundle": Path("b"), "data_dir": Path("d"), "max_message_kb": 64}
@@ -88,12 +117,23 @@ def test_the_largest_chunk_fits_into_a_message() -> None:
         load_settings({**given, "max_chunk_bytes": 60 * 1024 + 1})
 
 
-def test_metadata_has_a_largest_size(start_server: Callable[..., ServerThread]) -> None:
-    """Half of the limit passes; the limit in one value, with what else belongs to a call, does not."""
-    server = start_server(max_metadata_kb=8)
-    request = songs_pb2.ListSongsRequest()
-    assert list_songs(server.channel, request, metadata=[("x", "y" * 4096)]) == ("OK", "")
-    assert list_songs(server.channel, request, metadata=[("x", "y" * 8192)])[0] == "RESOURCE_EXHAUSTED"
+def most_metadata(server: ServerThread) -> int:
+    """Return the length of the longest value that a call may carry beside what gRPC itself says of it."""
+
+    def fits(n_bytes: int) -> bool:
+        code, _ = list_songs(server.channel, songs_pb2.ListSongsRequest(), metadata=[("x", "y" * n_bytes)])
+        assert code in {"OK", "RESOURCE_EXHAUSTED"}
+        return code == "OK"
+
+    most = server.settings.max_metadata_kb * 1024
+    return bisect_left(range(most), x=True, key=lambda n_bytes: not fits(n_bytes)) - 1
+
+
+def test_metadata_has_a_largest_size(start_server: Callable[..., ServerThread], tmp_path: Path) -> None:
+    """A value and what belongs to a call fill the limit to the byte: a limit of 4 KiB more takes just that much more."""
+    less, more = (start_server(tmp_path / str(size), max_metadata_kb=size) for size in (4, 8))
+    assert most_metadata(less) > 3 * 1024
+    assert most_metadata(more) - most_metadata(less) == 4 * 1024
 
 
 def test_a_bomb_is_not_unpacked(bundle_dir: Path, tmp_path: Path) -> None:
@@ -148,31 +188,72 @@ def test_an_old_connection_is_replaced(start_server: Callable[..., ServerThread]
     again.half_close()
 
 
-def test_too_many_pings_end_a_connection(server: ServerThread) -> None:
-    """The first ping and two early ones are answered; the third early one ends the connection, with a reason."""
-    settings, ping = (4).to_bytes(4, "big"), bytes([0, 0, 8, 6]) + bytes(13)
+@contextmanager
+def connected(server: ServerThread) -> Iterator[tuple[socket.socket, Iterator[tuple[int, int, bytes]]]]:
+    """Connect as HTTP/2 does; give the connection, and type, flags and content of each frame (RFC 9113, section 4.1)."""
+
+    def frames(file: Any) -> Iterator[tuple[int, int, bytes]]:
+        while header := file.read(9):
+            yield header[3], header[4], file.read(int.from_bytes(header[:3], "big"))
+
     host, port = server.addresses.grpc.split(":")
     with socket.create_connection((host, int(port)), timeout=30) as connection:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + bytes(5))
-        frames = connection.makefile("rb")
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS, 0]) + bytes(4))
+        yield connection, frames(connection.makefile("rb"))
 
-        def next_frame() -> tuple[int, bytes]:
-            """Return type and content of the next frame that is a ping's answer or the end (RFC 9113, section 4.1)."""
-            while True:
-                header = frames.read(9)
-                content = frames.read(int.from_bytes(header[:3], "big"))
-                if header[3] in {6, 7}:
-                    return header[3], content
 
+@pytest.mark.parametrize("lookahead_kb", [16, 128])
+def test_what_lies_unread_is_limited(start_server: Callable[..., ServerThread], lookahead_kb: int) -> None:
+    """The window that the server opens for each call, beyond which no client may send, is the setting."""
+    with connected(start_server(lookahead_kb=lookahead_kb)) as (_, frames):
+        content = next(content for kind, _, content in frames if kind == SETTINGS)
+    announced = dict(struct.iter_unpack(">HI", content))
+    assert announced[INITIAL_WINDOW_SIZE] == lookahead_kb * 1024
+
+
+def test_too_many_pings_end_a_connection(server: ServerThread) -> None:
+    """The first ping and two early ones are answered; the third early one ends the connection, with a reason."""
+    ping = bytes([0, 0, 8, PING]) + bytes(13)
+    with connected(server) as (connection, frames):
+        told = ((kind, content) for kind, _, content in frames if kind in {PING, GO_AWAY})
         for _ in range(1 + MAX_PING_STRIKES):
             connection.sendall(ping)
-            assert next_frame() == (6, bytes(8))
+            assert next(told) == (PING, bytes(8))
         connection.sendall(ping)
-        kind, content = next_frame()
-        if kind == 6:  # answered, and then ended
-            kind, content = next_frame()
-    assert kind == 7
+        kind, content = next(told)
+        if kind == PING:  # answered, and then ended
+            kind, content = next(told)
+    assert kind == GO_AWAY
     assert content.endswith(b"too_many_pings")
+
+
+# Time
+
+
+def test_a_heartbeat_keeps_an_idle_stream(start_server: Any) -> None:
+    """A stream that says something within each idle_timeout_s lives; without any message it ends with IDLE."""
+    server = start_server(idle_timeout_s=1.0)
+    stream = Stream(server.channel, setup())
+    stream.read()
+    for _ in range(15):
+        time.sleep(0.1)
+        stream.send(Request(heartbeat=ingest_pb2.Heartbeat(spool_bytes=7)))
+    stream.send(finish_message([]))
+    assert list(stream)[-1].ack.finished
+    stream.half_close()
+    silent = Stream(server.channel, setup(session_name(number=2)))
+    assert silent.fails_with()[:2] == ("DEADLINE_EXCEEDED", "IDLE")
+
+
+def test_a_setup_comes_in_time(start_server: Any) -> None:
+    """A stream whose setup follows within setup_timeout_s is served; one that never says who it is ends."""
+    server = start_server(setup_timeout_s=1.0)
+    stream, silent = Stream(server.channel), Stream(server.channel)
+    time.sleep(0.3)
+    stream.send(setup(), finish_message([]))
+    assert list(stream)[-1].ack.finished
+    stream.half_close()
+    assert silent.fails_with()[:2] == ("DEADLINE_EXCEEDED", "SETUP_TIMEOUT")
 
 
 # The disk
@@ -195,3 +276,14 @@ def test_what_is_left_of_the_disk_is_for_open_streams(
     assert any(detail.Unpack(delay) for detail in rpc_status.from_call(stream.call).details)
     assert delay.retry_delay.seconds == 60
     assert list_songs(server.channel, songs_pb2.ListSongsRequest()) == ("OK", "")
+
+
+def test_the_reserve_ends_at_its_last_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With just the reserve free something is written, and with twice of it a stream begins; with a byte less neither."""
+    with Opened(tmp_path / "data", min_free_bytes=1000) as opened:
+        for n_reserves in (1, 2):
+            monkeypatch.setattr(DataDirectory, "free_bytes", 1000 * n_reserves)
+            opened.store.check_disk(n_reserves=n_reserves)
+            monkeypatch.setattr(DataDirectory, "free_bytes", 1000 * n_reserves - 1)
+            with pytest.raises(Refusal, match="needed"):
+                opened.store.check_disk(n_reserves=n_reserves)

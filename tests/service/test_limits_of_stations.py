@@ -18,6 +18,8 @@ from serving import ServerThread, Stream, chunk_messages, finish_message, sessio
 from songcore.bundle import Bundle
 from songserve.refusal import Refusal
 from songserve.security.stations import N_REMEMBERED, Budget, StationLimits, StationShares
+from songserve.server import _shares
+from songserve.settings import ServeSettings
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc
 from tokens import add_token
 
@@ -130,6 +132,15 @@ def test_a_budget_ends_where_it_says() -> None:
     assert not budget.full(1e9 + 3)
     assert budget.full(1e9 + 3.5)
     assert Budget(speed=0, burst_s=0).spend(1e9, now=0) == 0
+
+
+@pytest.mark.parametrize(("lane", "second_s"), [("live", 1 / 4), ("backfill", 1 / 16)])
+def test_by_default_ten_minutes_may_come_at_once(lane: str, second_s: float) -> None:
+    """After them a second of sound costs a quarter of a second, and one of a backlog a sixteenth."""
+    settings = ServeSettings(bundle=Path("b"), data_dir=Path("d"))
+    budget = StationLimits(_shares(settings)).budget("north", lane, 0)
+    assert budget.spend(600, now=0) == 0
+    assert budget.spend(1, now=0) == second_s
 
 
 @given(

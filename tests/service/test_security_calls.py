@@ -106,10 +106,11 @@ def test_keeping_a_clip_is_for_admins(guarded: Guarded) -> None:
         (["revoke", "north"], ("UNAUTHENTICATED", "TOKEN_INVALID")),
         (["disable", "north"], ("PERMISSION_DENIED", "STATION_DISABLED")),
         (["rotate", "north", "--overlap-hours", "0"], ("UNAUTHENTICATED", "TOKEN_INVALID")),
+        (["rotate", "north", "--overlap-hours", "0.0001"], ("UNAUTHENTICATED", "TOKEN_EXPIRED")),
     ],
 )
 def test_a_revoked_station_loses_its_open_stream(guarded: Guarded, change: list[str], reason: tuple[str, str]) -> None:
-    """A stream that is open ends with the reason; one of another holder goes on."""
+    """A stream that is open ends with the reason, the next is refused with it; one of another holder goes on."""
     other = add_token(guarded.file, "south")
     guarded.tokens["south"] = other
     stream, beside = guarded.stream("north"), guarded.stream("south", "south", 2)
@@ -117,6 +118,7 @@ def test_a_revoked_station_loses_its_open_stream(guarded: Guarded, change: list[
     assert beside.read().HasField("setup_ack")
     run_token(*change, "--file", str(guarded.file))
     assert stream.fails_with()[:2] == reason
+    assert guarded.stream("north").fails_with()[:2] == reason
     beside.send(ingest_pb2.StreamAudioRequest(finish=ingest_pb2.Finish()))
     assert beside.read().ack.finished
     beside.half_close()

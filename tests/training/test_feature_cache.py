@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from disks import mounted
 from songcore.errors import ConfigError
 from songcore.stream import StreamConfig
 from songtrain.cluster import ray_session
@@ -84,18 +85,9 @@ def test_file_that_does_not_fit_is_told_and_leaves_nothing(tmp_path: Path) -> No
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder on a disk of 96 kB; skip where none can be mounted."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=96k", "none", str(folder)], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("a disk can be mounted by root alone")
-    try:
+    """Return a folder on a disk of 96 kB."""
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=96k", "songstream-test") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
