@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from math import inf
 from typing import Any
 
 import grpc
@@ -43,6 +44,7 @@ _CHANNEL_OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 5_000),
 ]
 _REMEMBERED_SONGS = 1_000
+_FENCED_AGAIN_S = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +135,7 @@ class Link:
         self.room = asyncio.Event()
         """Set whenever something was committed, so that a full outbox may have room again."""
         self._refused_number = 0
+        self._fenced_s = -inf
         self._retry_after_s = 0.0
         self.n_streams = 0
         self._n_before = 0  # samples of this source in sessions that were left
@@ -169,7 +172,7 @@ class Link:
 
     async def _recover(self, failure: Failure) -> None:
         action = action_for(failure)
-        if action is Action.STOP:
+        if action is Action.STOP or (action is Action.RETAKE and self._is_fenced_again()):
             raise ConfigError(f"the server refuses this station: {failure}", reason=failure.reason or failure.code)
         if action is Action.NEW_SESSION:
             shift = self.outbox.begin_new_session()
@@ -181,11 +184,16 @@ class Link:
             self._give_up_if_refused_twice(failure)
         delay_s = (
             0.0
-            if action is Action.REWIND
+            if action in {Action.REWIND, Action.RETAKE}
             else self._backoff.next_delay_s(max(failure.retry_after_s, self._retry_after_s))
         )
         self._on_trouble(failure, delay_s)
         await asyncio.sleep(delay_s)
+
+    def _is_fenced_again(self) -> bool:
+        """Return whether this comes soon after the last time: what one's own setup does that was sent late comes once."""
+        before_s, self._fenced_s = self._fenced_s, asyncio.get_running_loop().time()
+        return self._fenced_s - before_s < _FENCED_AGAIN_S
 
     def _give_up_if_refused_twice(self, failure: Failure) -> None:
         number = int(failure.metadata.get("sequence_number", 0))
