@@ -198,7 +198,8 @@ class FieldStation:
         self.missing_since_s = None
         self._device, self._moved_s = getattr(source, "name", "") or type(source).__name__, loop.time()
         await self._begin(start - timedelta(seconds=missing_s), source.sample_rate_hz)
-        await self._keep(Lost(round(missing_s * source.sample_rate_hz), LossReason.DEVICE_LOST))
+        if missing_s:
+            await self._keep(Lost(round(missing_s * source.sample_rate_hz), LossReason.DEVICE_LOST))
         chunks = source.chunks()
         try:
             while (chunk := await next_chunk(chunks, stop)) is not None:
@@ -269,11 +270,12 @@ class FieldStation:
                 await asyncio.sleep(_TEND_S)
             n_samples = len(chunk) // 2
             await self._keep_written(await self._on_disk(self._append, chunk, n_samples, time_us))
+            self.account.last_chunk = self._now()
         self._n_taken += n_samples
         self.account.captured_s += n_samples / rate
-        self.account.last_chunk, self._moved_s = self._now(), asyncio.get_running_loop().time()
+        self._moved_s = asyncio.get_running_loop().time()
         if not can_wait:
-            self._clock.observe(self._n_taken, self.account.last_chunk)
+            self._clock.observe(self._n_taken, self._now())
 
     def _append(self, data: bytes, n_samples: int, time_us: int) -> list[Any]:
         """Write a chunk, in the spool's thread, and count what is lost by it."""

@@ -212,7 +212,7 @@ def test_devices_come_and_go(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_a_pipe_whose_writer_hangs_is_a_device_that_went(bundle: Bundle, tmp_path: Path) -> None:
-    """The pipe is held open and nothing comes: a gap from the last sample on, no device, and sound again with the next."""
+    """The pipe is held open and nothing comes: a gap from the last sample on, no device, and then sound again."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
     hung = os.open(path, os.O_RDWR)
@@ -223,6 +223,10 @@ def test_a_pipe_whose_writer_hangs_is_a_device_that_went(bundle: Bundle, tmp_pat
             await asyncio.sleep(0.01)
         while station.picture().device:  # noqa: ASYNC110 - a picture
             await asyncio.sleep(0.01)
+        heard, lost_s = station.account.last_chunk, station.account.lost_s[LossReason.DEVICE_LOST]
+        while station.account.lost_s[LossReason.DEVICE_LOST] == lost_s:  # noqa: ASYNC110 - a counter
+            await asyncio.sleep(0.01)
+        assert station.account.last_chunk == heard
         os.write(hung, bytes(8_000))
         while station.account.n_sessions < 2:  # noqa: ASYNC110 - a counter
             await asyncio.sleep(0.01)
