@@ -5,17 +5,16 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, TypeVar
 from uuid import UUID
 
 from songcore.errors import SongError
+from songstation.channel import Channel
 from songstation.clock import SampleClock
 from songstation.device_calls import STUCK, answered
 from songstation.dialogue import ClockQuality, HeardSong
-from songstation.link import Channel, LinkSettings
 from songstation.listening import uuid7
 from songstation.outbox import LossReason
 from songstation.sources import Lost, Source, chunk_samples, next_chunk
@@ -23,35 +22,15 @@ from songstation.spool import Spool
 from songstation.spool_sessions import Session
 from songstation.station_account import Picture
 from songstation.station_logbook import Logbook
+from songstation.station_plan import StationPlan
 from songstation.station_sender import Live, Sender
 
-__all__ = ["FieldStation", "StationPlan"]
+__all__ = ["FieldStation"]
 
 _TEND_S = 0.5
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class StationPlan:
-    """Who listens, and how patiently."""
-
-    name: str
-    client: str
-    link: LinkSettings
-    encoding: str = "linear16"
-    chunk_s: float = 0.5
-    """Of the source; what a torn record is estimated by when nothing of its header is left."""
-    outage_s: float = 30.0
-    """After a longer outage a new session begins, and what was heard meanwhile follows beside it."""
-    clock_limit_s: float = 2.0
-    """When the wall clock is further than this from the session's samples, a new session begins with the right time."""
-    device_retry_s: float = 5.0
-    device_answer_s: float = 60.0
-    """A sound system that takes longer to open the device is stuck."""
-    stop_grace_s: float = 10.0
-    """So long the rest may take that is to be sent when the station is stopped."""
 
 
 class FieldStation:

@@ -14,8 +14,9 @@ from bundles import make_test_bundle, soundscape
 from serving import ServerThread, Stream, pcm16, session_name, setup
 from songcore.errors import ConfigError
 from songserve.v1 import songs_pb2, songs_pb2_grpc
+from songstation.channel import open_channel
 from songstation.dialogue import HeardSong, SessionInfo, SessionNotice
-from songstation.link import Link, LinkSettings, open_channel
+from songstation.link import Link, LinkSettings
 from songstation.outbox import Outbox
 from songstation.recovery import Backoff, Failure
 

@@ -16,15 +16,17 @@ from serving import ServerThread
 from songcore.bundle import Bundle
 from songcore.errors import ConfigError
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc, songs_pb2, songs_pb2_grpc
+from songstation.channel import open_channel
 from songstation.commands.station import _tell
 from songstation.dialogue import HeardSong
-from songstation.link import LinkSettings, open_channel
+from songstation.link import LinkSettings
 from songstation.outbox import LossReason
 from songstation.pipe import Pipe
 from songstation.sources import Lost, Playback, Source
 from songstation.spool import Spool
 from songstation.spool_index import Policy, SpoolLimits
-from songstation.station import FieldStation, StationPlan
+from songstation.station import FieldStation
+from songstation.station_plan import StationPlan
 from songstation.watchdog import Watchdog
 
 START = datetime(2024, 5, 1, 3, 30, tzinfo=UTC)

@@ -146,11 +146,13 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> "_Ending":
     from random import SystemRandom
 
     from songcore.credentials import credentials_for
+    from songstation.channel import open_channel
     from songstation.clock_kernel import clock_quality
-    from songstation.link import LinkSettings, open_channel
+    from songstation.link import LinkSettings
     from songstation.spool import Spool
-    from songstation.station import FieldStation, StationPlan
+    from songstation.station import FieldStation
     from songstation.station_metrics import StationMetrics
+    from songstation.station_plan import StationPlan
     from songstation.watchdog import Watchdog
 
     credentials = credentials_for(
