@@ -16,7 +16,8 @@ import soundfile
 from songcore.arrays import FloatArray
 from songcore.bundle import load_bundle
 from songcore.stream import SongStream, StreamConfig
-from songstation.link import Channel, LinkSettings, open_channel
+from songstation.channel import Channel, open_channel
+from songstation.link import LinkSettings
 from songstation.listening import Account, Station, listen
 from songstation.sources import Playback
 from songtrain.synth.config import SeasonConfig, season_config

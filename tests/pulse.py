@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -71,6 +72,14 @@ class PulseDaemon:
         listed = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
         return bool(listed.stdout.strip())
 
+    def hang(self) -> None:
+        """Stand still: answer nobody, and keep every connection open."""
+        self._daemon.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Stand still no longer."""
+        self._daemon.send_signal(signal.SIGCONT)
+
     def _control(self, *arguments: str) -> int:
         command = ["pactl", *arguments]
         return subprocess.run(command, env=self.environment, capture_output=True, check=False, timeout=20).returncode
@@ -79,6 +88,7 @@ class PulseDaemon:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._daemon.poll() is None:
+            self.go_on()
             self._daemon.terminate()
         try:
             self._daemon.wait(10)

@@ -195,6 +195,11 @@ class Metrics:
         self.station_clock_error = self._gauge(
             "station_clock_error_seconds", "How far a station says its clock may be off.", "station"
         )
+        self.station_clock_synchronized = self._gauge(
+            "station_clock_synchronized",
+            "1 while a station says that something sets its clock, 0 otherwise.",
+            "station",
+        )
         self.station_sample_clock_offset = self._gauge(
             "station_sample_clock_offset_seconds",
             "A station's clock minus the time counted in samples since the session began.",

@@ -1,4 +1,4 @@
-"""The station's end of the wire: one long-lived channel, one stream at a time, as many streams as it takes."""
+"""The station's end of the wire: one stream at a time, as many streams as it takes."""
 
 import asyncio
 import logging
@@ -6,14 +6,16 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from math import inf
 from typing import Any
 
 import grpc
 
-from songcore.credentials import CallMetadata, Credentials
+from songcore.credentials import CallMetadata
 from songcore.errors import ConfigError
 from songserve.v1.ingest_pb2_grpc import IngestServiceStub
 from songserve.v1.songs_pb2_grpc import SongServiceStub
+from songstation.channel import Channel
 from songstation.endings import ending, failure, quietly
 from songstation.outbox import Outbox, SessionBrokenError
 from songstation.recovery import Action, Backoff, Failure, action_for
@@ -34,15 +36,10 @@ from songstation.wire import (
     songs_request,
 )
 
-__all__ = ["Channel", "Link", "LinkSettings", "open_channel"]
+__all__ = ["Link", "LinkSettings"]
 
-# One channel for the life of the program: it reconnects by itself, and each closed one leaks a little memory.
-_CHANNEL_OPTIONS = [
-    ("grpc.initial_reconnect_backoff_ms", 250),
-    # Our own delays decide when to try; gRPC must not sit out a longer one of its own.
-    ("grpc.max_reconnect_backoff_ms", 5_000),
-]
 _REMEMBERED_SONGS = 1_000
+_FENCED_AGAIN_S = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -62,34 +59,6 @@ class LinkSettings:
     longest_retry_s: float = 120.0
     metadata: Callable[[], CallMetadata] = tuple
     """Of each call: the token."""
-
-
-Channel = grpc.aio.Channel
-"""What `open_channel` gives; closes as an asynchronous context manager."""
-
-
-def open_channel(server: str, credentials: Credentials | None = None, *, keepalive_s: float = 20.0) -> Channel:
-    """Return the channel to ``host:port``, unencrypted without credentials.
-
-    A connection from which nothing came for ``keepalive_s``, and no answer to a ping in half of that, is replaced. Nothing
-    else would replace one that is dead without a word: a new stream goes out on the same connection.
-    """
-    tls = credentials.tls if credentials else None
-    ping_ms = round(1000 * keepalive_s)
-    options = [
-        *_CHANNEL_OPTIONS,
-        ("grpc.keepalive_time_ms", ping_ms),
-        ("grpc.keepalive_timeout_ms", ping_ms // 2),
-        # Pings of other kinds wait a minute for their answer, and the keepalive's with them.
-        ("grpc.http2.ping_timeout_ms", ping_ms // 2),
-        ("grpc.http2.bdp_probe", 0),
-        # By its name a delay, but what it bounds is how long connecting may take: over a slow link, and with TLS, seconds.
-        ("grpc.min_reconnect_backoff_ms", ping_ms),
-    ]
-    if tls is None:
-        return grpc.aio.insecure_channel(server, options=options)
-    secure = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
-    return grpc.aio.secure_channel(server, secure, options=options)
 
 
 def _ignore(_: object) -> None:
@@ -133,6 +102,7 @@ class Link:
         self.room = asyncio.Event()
         """Set whenever something was committed, so that a full outbox may have room again."""
         self._refused_number = 0
+        self._fenced_s = -inf
         self._retry_after_s = 0.0
         self.n_streams = 0
         self._n_before = 0  # samples of this source in sessions that were left
@@ -169,7 +139,7 @@ class Link:
 
     async def _recover(self, failure: Failure) -> None:
         action = action_for(failure)
-        if action is Action.STOP:
+        if action is Action.STOP or (action is Action.RETAKE and self._is_fenced_again()):
             raise ConfigError(f"the server refuses this station: {failure}", reason=failure.reason or failure.code)
         if action is Action.NEW_SESSION:
             shift = self.outbox.begin_new_session()
@@ -181,11 +151,16 @@ class Link:
             self._give_up_if_refused_twice(failure)
         delay_s = (
             0.0
-            if action is Action.REWIND
+            if action in {Action.REWIND, Action.RETAKE}
             else self._backoff.next_delay_s(max(failure.retry_after_s, self._retry_after_s))
         )
         self._on_trouble(failure, delay_s)
         await asyncio.sleep(delay_s)
+
+    def _is_fenced_again(self) -> bool:
+        """Return whether this comes soon after the last time: what one's own setup does that was sent late comes once."""
+        before_s, self._fenced_s = self._fenced_s, asyncio.get_running_loop().time()
+        return self._fenced_s - before_s < _FENCED_AGAIN_S
 
     def _give_up_if_refused_twice(self, failure: Failure) -> None:
         number = int(failure.metadata.get("sequence_number", 0))

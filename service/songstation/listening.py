@@ -10,7 +10,8 @@ from typing import Any
 from uuid import UUID
 
 from songcore.errors import SongError
-from songstation.link import Channel, Link, LinkSettings
+from songstation.channel import Channel
+from songstation.link import Link, LinkSettings
 from songstation.outbox import LossReason, Outbox
 from songstation.recovery import Backoff, Failure
 from songstation.sources import Lost, Source

@@ -96,12 +96,15 @@ class Microphone:
         self._poll_s, self._silent_s, self._is_stuck = chunk_s / 4, silent_s, False
 
     def begin(self, now: Callable[[], datetime]) -> datetime:
-        """Start the device; the first sample is now, to within the device's latency."""
-        self._stream.start()
+        """Start the device; the first sample is now, to within the device's latency. Raises ConfigError DEVICE_MISSING."""
+        try:
+            self._stream.start()
+        except _sounddevice().PortAudioError as error:
+            raise ConfigError(f"the device {self.name} does not start ({error})", reason="DEVICE_MISSING") from error
         return now()
 
     async def chunks(self) -> AsyncIterator[bytes | Lost]:
-        """Yield chunks and losses until the device is gone, which raises ConfigError DEVICE_LOST."""
+        """Yield chunks and losses until the device is gone: then the loss so far, and ConfigError DEVICE_LOST."""
         loop = asyncio.get_running_loop()
         heard_s = loop.time()
         while True:
@@ -117,6 +120,7 @@ class Microphone:
                 self._is_stuck = self._is_stuck or is_active
                 for chunk in self.finish():
                     yield chunk
+                yield Lost(round((loop.time() - heard_s) * self.sample_rate_hz), LossReason.DEVICE_LOST)
                 raise ConfigError(f"the device {self.name} delivers no more sound", reason="DEVICE_LOST")
             await asyncio.sleep(self._poll_s)
 

@@ -5,10 +5,12 @@ import os
 import select
 import stat
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from songcore.errors import ConfigError
+from songstation.outbox import LossReason
 from songstation.sources import Lost, chunk_samples
 
 __all__ = ["Pipe"]
@@ -20,13 +22,14 @@ _READ_BYTES = 65_536
 class Pipe:
     """A named pipe (``mkfifo``) with 16-bit little-endian mono samples; it is live, and comes back when its writer does.
 
-    Raises ConfigError DEVICE_MISSING when there is no pipe, or nobody writes into it.
+    A writer that gives nothing for ``silent_s`` is gone, even if it holds the pipe open. Raises ConfigError DEVICE_MISSING
+    when there is no pipe, or nobody writes into it.
     """
 
     can_wait = False
 
-    def __init__(self, path: Path, *, sample_rate_hz: int, chunk_s: float = 0.5) -> None:
-        self.sample_rate_hz, self.name = sample_rate_hz, str(path)
+    def __init__(self, path: Path, *, sample_rate_hz: int, chunk_s: float = 0.5, silent_s: float = 10.0) -> None:
+        self.sample_rate_hz, self.name, self._silent_s = sample_rate_hz, str(path), silent_s
         self._n_bytes = 2 * chunk_samples(chunk_s, sample_rate_hz)
         self._pending = bytearray()
         try:
@@ -46,21 +49,23 @@ class Pipe:
         return now()
 
     async def chunks(self) -> AsyncIterator[bytes | Lost]:
-        """Yield chunks until the writer is gone, which raises ConfigError DEVICE_LOST."""
+        """Yield chunks until the writer is gone or silent: then what is lost of it, and ConfigError DEVICE_LOST."""
         readable, loop = asyncio.Event(), asyncio.get_running_loop()
         loop.add_reader(self._fd, readable.set)
+        heard_s = loop.time()
         try:
-            while True:
-                await readable.wait()
+            while await _is_set_within(readable, self._silent_s):
                 readable.clear()
                 if not self._read():
                     break
+                heard_s = loop.time()
                 while len(self._pending) >= self._n_bytes:
                     yield self._take(self._n_bytes)
         finally:
             loop.remove_reader(self._fd)
         for rest in self.finish():
             yield rest
+        yield Lost(round((loop.time() - heard_s) * self.sample_rate_hz), LossReason.DEVICE_LOST)
         raise ConfigError(f"nobody writes into {self.name} any more", reason="DEVICE_LOST")
 
     def finish(self) -> list[bytes | Lost]:
@@ -85,3 +90,9 @@ class Pipe:
         taken = bytes(self._pending[:n_bytes])
         del self._pending[:n_bytes]
         return taken
+
+
+async def _is_set_within(event: asyncio.Event, limit_s: float) -> bool:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), limit_s)
+    return event.is_set()

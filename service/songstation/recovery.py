@@ -31,6 +31,8 @@ class Action(Enum):
     """Resume the session at once from where the server says."""
     RESEND = auto()
     """Resume the session; should the same chunk be refused again, declare it lost."""
+    RETAKE = auto()
+    """Resume the session at once; should it be taken over again soon, somebody else does it: stop."""
     NEW_SESSION = auto()
     """Put what is held into a new session."""
     STOP = auto()
@@ -46,7 +48,7 @@ _BY_REASON = {
     "FINISH_MISMATCH": Action.NEW_SESSION,
     "GAP_TOO_LONG": Action.NEW_SESSION,
     "SESSION_BROKEN": Action.NEW_SESSION,
-    "WRITER_FENCED": Action.STOP,
+    "WRITER_FENCED": Action.RETAKE,
     "MESSAGE_TOO_LARGE": Action.STOP,
 }
 # Codes that say the request itself is wrong. All others, those of tomorrow too, are worth another try.

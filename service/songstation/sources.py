@@ -15,7 +15,7 @@ from songcore.audio import open_recording
 from songcore.recorders import start_time_in_name
 from songstation.outbox import LossReason
 
-__all__ = ["Lost", "Playback", "Source", "chunk_samples", "to_pcm16"]
+__all__ = ["Lost", "Playback", "Source", "chunk_samples", "next_chunk", "to_pcm16"]
 
 MAX_CHUNK_SAMPLES = 131_072
 """256 KiB, below any server's limit, at 384 kHz too."""
@@ -52,6 +52,19 @@ class Source(Protocol):
 def chunk_samples(chunk_s: float, sample_rate_hz: int) -> int:
     """Return the samples of a chunk of about ``chunk_s``."""
     return max(1, min(MAX_CHUNK_SAMPLES, round(chunk_s * sample_rate_hz)))
+
+
+async def next_chunk(chunks: AsyncIterator[bytes | Lost], stop: asyncio.Event) -> bytes | Lost | None:
+    """Return the next chunk, or None when there is none or the station is to stop; nothing is lost by that."""
+    coming = asyncio.ensure_future(anext(chunks, None))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return coming.result() if coming.done() else None
+    finally:
+        coming.cancel()
+        stopping.cancel()
+        await asyncio.gather(coming, stopping, return_exceptions=True)
 
 
 def to_pcm16(samples: FloatArray) -> bytes:

@@ -122,14 +122,17 @@ class Spool:
 
     def items_from(self, session: UUID, number: int) -> list[SpooledSound | Loss]:
         """Return the chunks and losses from a number on to the end of the file that has it; none behind the last."""
+        # A record behind it may be half written.
+        last_number, _ = self.end_of(session)
         for segment in self.index.of(session):
             if segment.last_number >= number:
-                return [one for one in segment_items(self.directory, segment) if one.last_number >= number]
+                items = segment_items(self.directory, segment)
+                return [one for one in items if number <= one.last_number <= last_number]
         return []
 
     def end_of(self, session: UUID) -> tuple[int, int]:
-        """Return a session's last number, and its samples."""
-        return self._ends[session]
+        """Return a session's last number, and its samples; zeros when it is not here any more."""
+        return self._ends.get(session, (0, 0))
 
     def standing(self, session: UUID) -> Standing:
         """Return how far the server is with a session."""

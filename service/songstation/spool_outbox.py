@@ -12,15 +12,18 @@ from songstation.spool_sessions import SpooledSound
 
 __all__ = ["SpoolOutbox"]
 
-_FEW = 64
+FEW = 64
 """Chunks that may still be sent when the next file is read."""
+MOST = 1024
+"""Chunks that are held to be sent; more are read from the files when it is their turn."""
 
 
 class SpoolOutbox(Outbox):
     """What one session of the spool still owes the server.
 
-    A session that is being written is given its chunks by `keep`; one of before reads its files, a file at a time. A rest
-    that the server would not take under the session's own name has numbers and samples of its own, beginning anew.
+    A session that is being written is given its chunks by `keep`, as long as the server keeps up; one of before, and one
+    that the server is late with, reads its files, a file at a time. A rest that the server would not take under the
+    session's own name has numbers and samples of its own, beginning anew.
     """
 
     def __init__(self, spool: Spool, session: UUID, *, on_lost: Callable[[int, LossReason], None]) -> None:
@@ -50,19 +53,28 @@ class SpoolOutbox(Outbox):
         return segments[0].first_number - standing.number_before, segments[0].first_sample - standing.sample_before
 
     def keep(self, items: list[SpooledSound | Loss]) -> None:
-        """Take what was written to the session's file, unless it was read there before."""
+        """Take what was written to the session's file, unless it was read there before, or will be."""
         for item in map(self._renumbered, items):
-            if item.sequence_number == self._next_number:
-                self._append(item)
-                self.n_captured += item.n_samples
+            if item.sequence_number < self._next_number:
+                continue
+            if item.sequence_number > self._next_number or self._next_number - self._cursor >= MOST:
+                self._is_late = True
+                return
+            self._append(item)
+            self.n_captured += item.n_samples
 
     def feed(self) -> bool:
-        """Read the next file of a session that has ended, when it is time; return whether there is something new."""
-        if self._ended or self._spool.is_writing(self._session) or self._next_number - self._cursor > _FEW:
+        """Read the next file, or the session's end, when it is time; return whether there is something new."""
+        # Asked first: what is written in between is then read the next time.
+        is_writing = self._spool.is_writing(self._session)
+        if self._ended or self._next_number - self._cursor > FEW or (is_writing and not self._is_late):
             return False
+        n_before = self._next_number
         if not self._read_file():
-            self.end()
-        return True
+            self._is_late = False
+            if not is_writing:
+                self.end()
+        return self._ended or self._next_number > n_before
 
     def opened(self, *, expected: int, committed_sample: int, finished: bool = False, **answer: Any) -> None:
         """Begin sending where the server says: what it had before and wants again is read again from the spool.
@@ -129,14 +141,15 @@ class SpoolOutbox(Outbox):
         self._next_number, self._next_sample = number - standing.number_before, sample - standing.sample_before
         self._cursor = self._next_number
         self.n_captured = self.n_committed = self._next_sample
-        # What is being written is held as a whole: what follows comes by `keep`.
-        while self._read_file() and self._spool.is_writing(self._session):
-            pass
+        self._is_late = True
+        self._read_file()
 
     def _read_file(self) -> bool:
         """Take what the next file has; return False at the session's end."""
         standing = self._spool.standing(self._session)
         number, sample = self._next_number + standing.number_before, self._next_sample + standing.sample_before
+        if number > self._spool.end_of(self._session)[0]:
+            return False
         items = self._spool.items_from(self._session, number)
         if not items:
             return False

@@ -2,30 +2,30 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, TypeVar
 from uuid import UUID
 
 from songcore.errors import SongError
+from songstation.channel import Channel
 from songstation.clock import SampleClock
 from songstation.device_calls import STUCK, answered
 from songstation.dialogue import ClockQuality, HeardSong
-from songstation.link import Channel, LinkSettings
 from songstation.listening import uuid7
 from songstation.outbox import LossReason
-from songstation.sources import Lost, Source, chunk_samples
+from songstation.sources import Lost, Source, chunk_samples, next_chunk
 from songstation.spool import Spool
 from songstation.spool_sessions import Session
 from songstation.station_account import Picture
 from songstation.station_logbook import Logbook
+from songstation.station_plan import StationPlan
 from songstation.station_sender import Live, Sender
 
-__all__ = ["FieldStation", "StationPlan"]
+__all__ = ["FieldStation"]
 
 _TEND_S = 0.5
 
@@ -33,32 +33,12 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class StationPlan:
-    """Who listens, and how patiently."""
-
-    name: str
-    client: str
-    link: LinkSettings
-    encoding: str = "linear16"
-    chunk_s: float = 0.5
-    """Of the source; what a torn record is estimated by when nothing of its header is left."""
-    outage_s: float = 30.0
-    """After a longer outage a new session begins, and what was heard meanwhile follows beside it."""
-    clock_limit_s: float = 2.0
-    """When the wall clock is further than this from the session's samples, a new session begins with the right time."""
-    device_retry_s: float = 5.0
-    device_answer_s: float = 60.0
-    """A sound system that takes longer to open the device is stuck."""
-    stop_grace_s: float = 10.0
-    """So long the rest may take that is to be sent when the station is stopped."""
-
-
 class FieldStation:
     """One station on one spool; `run` it once.
 
     ``open_source`` opens the device or the recording, and raises ConfigError while it is not there. ``clock_quality`` says
-    what keeps the wall clock on time.
+    what keeps the wall clock on time. ``missing_since_s``, by the loop's clock, is since when there has been no device, as far
+    as no session has declared it.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators, each by name
@@ -72,6 +52,7 @@ class FieldStation:
         now: Callable[[], datetime],
         clock_quality: Callable[[], ClockQuality] = ClockQuality,
         on_song: Callable[[HeardSong], None] = lambda _: None,
+        missing_since_s: float | None = None,
     ) -> None:
         self._spool, self._plan, self._open_source = spool, plan, open_source
         self._rng, self._now, self._clock_quality = rng, now, clock_quality
@@ -83,7 +64,8 @@ class FieldStation:
         self._clock = SampleClock(now(), 1)
         self._n_taken = 0  # samples of the present session
         self._device = ""
-        self._missing_since_s: float | None = None
+        self._moved_s = 0.0
+        self.missing_since_s = missing_since_s
         self._n_dropped = 0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -124,6 +106,11 @@ class FieldStation:
             clock=self._clock,
         )
 
+    @property
+    def standstill_s(self) -> float:
+        """Return for how long nothing of the present device's sound was kept; 0 without a device."""
+        return asyncio.get_running_loop().time() - self._moved_s if self._device else 0.0
+
     async def _on_disk(self, act: Callable[..., Result], *arguments: Any) -> Result:
         """Do it in the thread that writes the spool; what was begun there is ended there, also when we are cancelled."""
         doing = asyncio.get_running_loop().run_in_executor(self._disk, act, *arguments)
@@ -136,23 +123,32 @@ class FieldStation:
     async def _capture(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             try:
-                source = await answered(self._open_source, stop, self._plan.device_answer_s)
+                source, start = await answered(self._open, stop, self._plan.device_answer_s)
             except SongError as error:
                 if error.reason == STUCK:
+                    await self._declare_missing()
                     raise
                 await self._wait_for_device(error, stop)
                 continue
             try:
-                await self._listen(source, stop)
+                await self._listen(source, start, stop)
             finally:
                 source.close()
             self._device = ""
             if source.can_wait:
                 return
 
+    def _open(self) -> tuple[Source, datetime]:
+        """Return the source, begun, and the time of its first sample; raises ConfigError, and then it is closed."""
+        source = self._open_source()
+        try:
+            return source, source.begin(self._now)
+        except SongError:
+            source.close()
+            raise
+
     async def _wait_for_device(self, error: SongError, stop: asyncio.Event) -> None:
-        """Declare the time without a device in the session that lost it."""
-        if self._missing_since_s is None or not self._live:
+        if self._live is None:
             log.warning("%s; trying again every %g s", error, self._plan.device_retry_s)
         await self._declare_missing()
         with suppress(TimeoutError):
@@ -160,31 +156,38 @@ class FieldStation:
         await self._declare_missing()
 
     async def _declare_missing(self) -> None:
+        """Declare the time without a device in the session that lost it, as long as that goes on."""
+        if self._live is None or self.missing_since_s is None:
+            return
         now_s = asyncio.get_running_loop().time()
-        if self._missing_since_s is not None and self._live is not None:
-            n_samples = round((now_s - self._missing_since_s) * self._clock.sample_rate_hz)
-            await self._keep(Lost(n_samples, LossReason.DEVICE_LOST))
-            await self._keep_written(await self._on_disk(self._spool.flush))
-            await self._give_way()
-        self._missing_since_s = now_s
+        n_samples = round((now_s - self.missing_since_s) * self._clock.sample_rate_hz)
+        self.missing_since_s = now_s
+        await self._keep(Lost(n_samples, LossReason.DEVICE_LOST))
+        await self._keep_written(await self._on_disk(self._spool.flush))
+        await self._give_way()
 
-    async def _listen(self, source: Source, stop: asyncio.Event) -> None:
+    async def _listen(self, source: Source, start: datetime, stop: asyncio.Event) -> None:
         """Keep what the source gives until it ends or the station is to stop."""
-        start = source.begin(self._now)
+        loop, missing_s = asyncio.get_running_loop(), 0.0
         if self._live is not None:
             await self._declare_missing()
-        self._missing_since_s = None
-        await self._begin(start, source.sample_rate_hz)
-        self._device = getattr(source, "name", "") or type(source).__name__
+        elif self.missing_since_s is not None:
+            # The session that lost the device is over: the next begins at the loss, and declares it.
+            missing_s = loop.time() - self.missing_since_s
+        self.missing_since_s = None
+        self._device, self._moved_s = getattr(source, "name", "") or type(source).__name__, loop.time()
+        await self._begin(start - timedelta(seconds=missing_s), source.sample_rate_hz)
+        if missing_s:
+            await self._keep(Lost(round(missing_s * source.sample_rate_hz), LossReason.DEVICE_LOST))
         chunks = source.chunks()
         try:
-            while (chunk := await _next(chunks, stop)) is not None:
+            while (chunk := await next_chunk(chunks, stop)) is not None:
                 await self._keep(chunk, can_wait=source.can_wait)
                 await self._give_way(goes_on=True)
         except SongError as error:
             log.warning("%s", error)
             self.account.last_trouble = str(error)
-            self._missing_since_s = asyncio.get_running_loop().time()
+            self.missing_since_s = loop.time()
             return
         for rest in source.finish():
             await self._keep(rest, can_wait=source.can_wait)
@@ -241,15 +244,17 @@ class FieldStation:
                 self.account.lost_s[chunk.reason] += n_samples / rate
                 await self._keep_written(await self._on_disk(self._spool.lose, n_samples, chunk.reason, time_us))
         else:
-            while can_wait and not await self._on_disk(self._spool.has_room, len(chunk)):  # noqa: ASYNC110 - it is on disk
+            while can_wait and not await self._on_disk(self._spool.has_room, len(chunk)):
+                self._moved_s = asyncio.get_running_loop().time()
                 await asyncio.sleep(_TEND_S)
             n_samples = len(chunk) // 2
             await self._keep_written(await self._on_disk(self._append, chunk, n_samples, time_us))
+            self.account.last_chunk = self._now()
         self._n_taken += n_samples
         self.account.captured_s += n_samples / rate
-        self.account.last_chunk = self._now()
+        self._moved_s = asyncio.get_running_loop().time()
         if not can_wait:
-            self._clock.observe(self._n_taken, self.account.last_chunk)
+            self._clock.observe(self._n_taken, self._now())
 
     def _append(self, data: bytes, n_samples: int, time_us: int) -> list[Any]:
         """Write a chunk, in the spool's thread, and count what is lost by it."""
@@ -290,19 +295,6 @@ class FieldStation:
         while True:
             await asyncio.sleep(_TEND_S)
             await self._on_disk(self._spool.tend)
-
-
-async def _next(chunks: AsyncIterator[bytes | Lost], stop: asyncio.Event) -> bytes | Lost | None:
-    """Return the next chunk, or None when there is none or the station is to stop; nothing is lost by that."""
-    coming = asyncio.ensure_future(anext(chunks, None))
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        return coming.result() if coming.done() else None
-    finally:
-        coming.cancel()
-        stopping.cancel()
-        await asyncio.gather(coming, stopping, return_exceptions=True)
 
 
 def _microseconds(time: datetime) -> int:

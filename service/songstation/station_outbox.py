@@ -48,10 +48,10 @@ class LiveOutbox(SpoolOutbox):
             super().keep(items)
 
     def feed(self) -> bool:
-        """Read on in the files once the session has ended."""
+        """Read on in the files, unless what is in them goes out by another way."""
         if not self._spool.is_writing(self._session):
             self._n_passed_by = 0
-        return super().feed()
+        return not (self._gives_way or self._n_passed_by) and super().feed()
 
     def opened(self, *, expected: int, committed_sample: int, finished: bool = False, **answer: Any) -> None:
         """Begin sending, or say that it is time for a new session."""

@@ -10,8 +10,9 @@ from typing import Literal, Protocol
 from uuid import UUID
 
 from songcore.errors import ConfigError
+from songstation.channel import Channel
 from songstation.dialogue import ClockQuality, HeardSong, Pulse, SessionInfo, SessionNotice
-from songstation.link import Channel, Link, LinkSettings
+from songstation.link import Link, LinkSettings
 from songstation.listening import uuid7
 from songstation.outbox import LossReason
 from songstation.recovery import Backoff, Failure

@@ -17,9 +17,9 @@ class Watchdog:
         """Say that the station runs."""
         self._say("READY=1")
 
-    def alive(self, status: str) -> None:
-        """Say that it still does, and how it is."""
-        self._say(f"WATCHDOG=1\nSTATUS={status}")
+    def tell(self, status: str, *, is_alive: bool) -> None:
+        """Say how it is, and whether it still does."""
+        self._say(f"WATCHDOG=1\nSTATUS={status}" if is_alive else f"STATUS={status}")
 
     def stopping(self) -> None:
         """Say that it is ending."""

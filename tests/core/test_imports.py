@@ -49,6 +49,7 @@ PLACES: dict[str, dict[str, str]] = {
         "songserve.rpc_metrics": "counts calls",
         "songserve.security.guard": "lets calls in",
         "songserve.security.tls": "certificates of the port",
+        "songstation.channel": "the connection to the server",
         "songstation.link": "the station's end of the wire",
         "songstation.endings": "how calls end",
     },

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from fnmatch import fnmatch
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import yaml
 from bundles import soundscape
 from serving import ServerThread
 from songserve.settings import ServeSettings
+from songstation.station_settings import ENVIRONMENT_PREFIX, StationSettings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = ROOT / "deploy" / "systemd"
@@ -84,15 +86,18 @@ def test_the_unit_s_command_serves_and_drains(bundle_dir: Path, tmp_path: Path) 
 
 
 def test_compose_s_stations_play_a_recording_to_the_end(server: ServerThread, tmp_path: Path) -> None:
-    """The command of a station, with folder and server of this test, streams the file and ends with 0."""
+    """The command of a station, with folders and server of this test, streams the file and ends with 0."""
     soundfile.write(tmp_path / "north.wav", soundscape([0, 1], 51)[0], RATE)
-    words = yaml.safe_load(COMPOSE.read_text())["services"]["north"]["command"]
-    places = {"/recordings/north.wav": str(tmp_path / "north.wav"), "serve:50051": server.addresses.grpc}
-    command = [str(BIN / "songstream"), *(places.get(word, word) for word in words), "--speed", "max"]
-    played = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    north = yaml.safe_load(COMPOSE.read_text())["services"]["north"]
+    spool = tmp_path / "spools" / "north"
+    places = {"/recordings/north.wav": str(tmp_path / "north.wav"), "/var/lib/songstream/north": str(spool)}
+    command = [str(BIN / "songstream"), *(places.get(word, word) for word in north["command"])]
+    own = {"SERVER": server.addresses.grpc, "METRICS_HOST": "127.0.0.1", "METRICS_PORT": "0"}
+    named = north["environment"] | {f"{ENVIRONMENT_PREFIX}{name}": value for name, value in own.items()}
+    played = subprocess.run(command, env=os.environ | named, capture_output=True, text=True, check=False, timeout=120)
     assert played.returncode == 0, played.stderr
-    assert '"account"' in played.stdout.splitlines()[-1]
-    assert len(played.stdout.splitlines()) == 3
+    assert len(played.stdout.splitlines()) == 2
+    assert (spool / "state.json").is_file()
 
 
 def test_compose_s_server_is_reached_from_its_own_network_only() -> None:
@@ -105,6 +110,21 @@ def test_compose_s_server_is_reached_from_its_own_network_only() -> None:
     assert all(port.startswith("127.0.0.1:") for port in ports)
     (target,) = yaml.safe_load((ROOT / "deploy" / "prometheus" / "targets.compose.yml").read_text())
     assert target["targets"] == [f"serve:{ServeSettings.model_fields['metrics_port'].default}"]
+    (stations,) = yaml.safe_load((ROOT / "deploy" / "prometheus" / "stations.compose.yml").read_text())
+    port = StationSettings.model_fields["metrics_port"].default
+    assert stations["targets"] == [f"{name}:{port}" for name in ("north", "south", "west")]
+
+
+def test_compose_s_stations_let_prometheus_in_and_keep_their_sound() -> None:
+    """Each shows its metrics to its network, and has a spool of its own in a volume."""
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    settings = load_settings({}, environment=services["north"]["environment"])
+    assert ip_address(settings.metrics_host).is_unspecified
+    assert settings.server.startswith("serve:")
+    for name in ("north", "south", "west"):
+        command = services[name]["command"]
+        assert command[command.index("--spool") + 1] == f"/var/lib/songstream/{name}"
+        assert "spools:/var/lib/songstream" in services[name]["volumes"]
 
 
 def test_what_compose_mounts_is_there() -> None:
@@ -112,7 +132,7 @@ def test_what_compose_mounts_is_there() -> None:
     services = yaml.safe_load(COMPOSE.read_text())["services"]
     volumes = [volume for service in services.values() for volume in service.get("volumes", [])]
     sources = [source for volume in volumes for source in re.findall(r"^(?:\$\{\w+:-)?(\.[^}:]*)", volume)]
-    assert len(sources) == 6
+    assert len(sources) == 7
     assert [source for source in sources if not (COMPOSE.parent / source).exists()] == []
 
 

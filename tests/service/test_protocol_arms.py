@@ -257,6 +257,7 @@ def test_a_heartbeat_tells_how_the_station_is(server: ServerThread) -> None:
         ("disk_free_bytes", 12),
         ("supply_volts", 3.5),
         ("clock_error_seconds", 0.02),
+        ("clock_synchronized", 1),
         ("spool_oldest_timestamp_seconds", 1_700_000_000),
     ):
         assert metric(server, f"songstream_station_{name}") == pytest.approx(value)

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from bundles import make_test_bundle, soundscape
-from serving import ServerThread, pcm16, session_name
+from serving import ServerThread, Stream, pcm16, session_name, setup
+from songcore.errors import ConfigError
 from songserve.v1 import songs_pb2, songs_pb2_grpc
+from songstation.channel import open_channel
 from songstation.dialogue import HeardSong, SessionInfo, SessionNotice
-from songstation.link import Link, LinkSettings, open_channel
+from songstation.link import Link, LinkSettings
 from songstation.outbox import Outbox
-from songstation.recovery import Backoff
+from songstation.recovery import Backoff, Failure
 
 RATE = 24_000
 INFO = SessionInfo("", RATE, datetime(2026, 5, 1, 4, tzinfo=UTC), "test")
@@ -96,3 +98,51 @@ def test_guesses_and_notices_reach_their_callers(server: ServerThread) -> None:
     assert guesses[0].start == heard["songs"][0].start
     notices: list[SessionNotice] = heard["notices"]
     assert [notice.kind for notice in notices] == ["clock"]
+
+
+@pytest.mark.parametrize("n_fences", [1, 2])
+def test_a_session_that_was_taken_over_is_taken_back_once(server: ServerThread, n_fences: int) -> None:
+    """One's own setup may come late, on a connection that was given up; who comes again is another, and is given way to."""
+    samples, info = soundscape([0], 7)[0], replace(INFO, name=session_name(number=10 + n_fences))
+    late = setup(info.name, rate=RATE, start_ms=round(1000 * info.start.timestamp()))
+    late.setup.client = info.client
+    troubles: list[Failure] = []
+
+    async def run() -> None:
+        outbox = Outbox(max_bytes=2**26, max_loss_samples=3600 * RATE)
+        async with open_channel(server.addresses.grpc) as channel:
+            link = Link(
+                channel,
+                outbox,
+                info,
+                backoff=Backoff(Random(1)),
+                settings=LinkSettings(heartbeat_s=0.2),
+                new_name=lambda: session_name(number=999),
+                now=lambda: datetime.now(UTC),
+                on_song=lambda _: None,
+                on_trouble=lambda failure, _: troubles.append(failure),
+            )
+            running = asyncio.create_task(link.run())
+            for _ in range(n_fences):
+                n_before = link.n_streams
+                while not running.done() and not outbox._open:  # noqa: ASYNC110 - a flag
+                    await asyncio.sleep(0.01)
+                stream = await asyncio.to_thread(Stream, server.channel, late)
+                assert (await asyncio.to_thread(stream.read)).HasField("setup_ack")
+                stream.half_close()
+                while not running.done() and link.n_streams == n_before:  # noqa: ASYNC110 - a counter
+                    await asyncio.sleep(0.01)
+            data = pcm16(samples)
+            assert outbox.offer(data, len(samples))
+            outbox.end()
+            link.captured()
+            await running
+            assert outbox.n_committed == len(samples)
+
+    if n_fences == 1:
+        asyncio.run(run())
+    else:
+        with pytest.raises(ConfigError) as refused:
+            asyncio.run(run())
+        assert refused.value.reason == "WRITER_FENCED"
+    assert [failure.reason for failure in troubles] == ["WRITER_FENCED"]

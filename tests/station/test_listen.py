@@ -21,7 +21,8 @@ import soundfile
 from serving import ServerProcess, ServerThread
 from songcore.bundle import Bundle
 from songcore.errors import ConfigError
-from songstation.link import LinkSettings, open_channel
+from songstation.channel import open_channel
+from songstation.link import LinkSettings
 from songstation.listening import Account, Station, listen, uuid7
 from songstation.outbox import LossReason
 from songstation.recovery import Failure

@@ -8,6 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pulse import PulseDaemon, why_no_pulse
-from serving import ServerProcess
+from serving import ServerProcess, ServerThread
+from songcore.bundle import Bundle
 from songcore.errors import ConfigError
+from songserve.v1 import ingest_pb2, ingest_pb2_grpc
 from songstation.device_calls import answered
 from songstation.microphone import Microphone
 from songstation.ring import RingBuffer
@@ -78,6 +82,66 @@ def test_songs_played_into_the_microphone_are_heard(
 
 
 @pytest.mark.pulse
+def test_a_sound_system_that_hangs_is_got_over(pulse: PulseDaemon, bundle: Bundle, tmp_path: Path) -> None:
+    """The daemon stands still for two processes of the station, which say so; then there is sound, and no hole in between."""
+    spool, log = tmp_path / "spool", tmp_path / "log"
+    patience = {"device_silent_s": "5", "device_answer_s": "6", "device_retry_s": "0.5"}
+    environment = pulse.environment | {f"SONGSTREAM_STATION_{name.upper()}": value for name, value in patience.items()}
+    with ServerThread(bundle, tmp_path / "data") as server, log.open("w") as errors:
+        command = [SONGSTREAM, "station", "run", "--server", server.addresses.grpc, "--spool", str(spool)]
+        command += ["--rate", str(RATE_HZ), "--metrics-port", "0"]
+        station = subprocess.Popen(command, env=environment, stdout=errors, stderr=errors)
+        try:
+            wait_for(station, log, lambda: state_of(spool).get("committed_samples", 0) > 0)
+            pulse.hang()
+            wait_for(station, log, lambda: log.read_text().count("starting anew") >= 2)
+            assert "delivers no more sound" in log.read_text()
+            assert "has not answered" in log.read_text()
+            before = state_of(spool)["captured_samples"]
+            pulse.go_on()
+            wait_for(station, log, lambda: state_of(spool)["captured_samples"] > before and state_of(spool)["device"])
+            station.send_signal(signal.SIGTERM)
+            assert station.wait(60) == 0, log.read_text()
+        finally:
+            station.kill()
+            station.wait()
+        listing = [SONGSTREAM, "station", "spool", "list", "--spool", str(spool), "--json"]
+        sessions = json.loads(subprocess.run(listing, capture_output=True, text=True, check=True).stdout)
+        statuses = [committed(server, one["session"]) for one in sessions]
+    assert len(sessions) >= 2
+    assert [one["seconds"] * RATE_HZ for one in sessions] == pytest.approx([n for n, _ in statuses])
+    assert all(finished for _, finished in statuses)
+    # Silence that was waited through, an open call that hung, and the starts of the programs.
+    assert sum(one["lost_s"] for one in sessions) > 11
+    for one, behind in pairwise(sessions):
+        # The sink gives its sound two seconds late.
+        end = datetime.fromisoformat(one["start"]) + timedelta(seconds=one["seconds"])
+        assert abs((datetime.fromisoformat(behind["start"]) - end).total_seconds()) < 4
+
+
+def wait_for(station: "subprocess.Popen[bytes]", log: Path, condition: Callable[[], Any]) -> None:
+    """Return when it is so."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert station.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
+def state_of(spool: Path) -> dict[str, Any]:
+    """Return what the station last wrote about itself."""
+    path = spool / "state.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def committed(server: ServerThread, session: str) -> tuple[int, bool]:
+    """Return a session's samples at the server, and whether it is finished there."""
+    request = ingest_pb2.GetSessionStatusRequest(session=f"stations/station/sessions/{session}")
+    status = ingest_pb2_grpc.IngestServiceStub(server.channel).GetSessionStatus(request)
+    return status.committed_sample, status.finished
+
+
+@pytest.mark.pulse
 def test_devices_are_listed(pulse: PulseDaemon) -> None:
     """`--list-devices` names the system's microphones and marks the default one."""
     command = [SONGSTREAM, "listen", "--list-devices"]
@@ -101,6 +165,9 @@ class Device:
         if self.active:
             self._last_block()
         self.active = False
+
+    def close(self) -> None:
+        """End."""
 
 
 def microphone_on(device: Device, *, n_chunk: int = 10, n_ring: int = 100) -> Microphone:
@@ -162,7 +229,42 @@ def test_a_device_that_goes_leaves_what_it_gave() -> None:
         asyncio.run(hear())
     assert caught.value.reason == "DEVICE_LOST"
     assert [len(chunk) // 2 for chunk in heard if isinstance(chunk, bytes)] == [10, 4]
-    assert events(heard) == [*range(14)]
+    assert events(heard[:2]) == [*range(14)]
+
+
+def test_a_device_that_hangs_is_lost_since_its_last_sample() -> None:
+    """A stream that runs and gives nothing is not touched any more; the silence is a loss before it is given up."""
+    microphone = microphone_on(Device())
+    microphone._ring.write(np.arange(14, dtype=np.int16))
+    microphone._silent_s = 0.2
+    heard: list[bytes | Lost] = []
+
+    async def hear() -> None:
+        async for chunk in microphone.chunks():
+            heard.append(chunk)  # noqa: PERF401 - what came before the error counts
+
+    with pytest.raises(ConfigError) as caught:
+        asyncio.run(hear())
+    assert caught.value.reason == "DEVICE_LOST"
+    assert events(heard[:2]) == [*range(14)]
+    assert isinstance(heard[-1], Lost)
+    assert heard[-1].n_samples >= 200
+    with pytest.raises(ConfigError) as stuck:
+        microphone.close()
+    assert stuck.value.reason == "DEVICE_STUCK"
+
+
+def test_a_device_that_does_not_start_is_missing() -> None:
+    """What PortAudio says about it is a reason to wait and try again."""
+    try:
+        import sounddevice
+    except OSError as error:
+        pytest.skip(str(error))
+    device = Device()
+    device.start = lambda: (_ for _ in ()).throw(sounddevice.PortAudioError("busy"))  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="busy") as caught:
+        microphone_on(device).begin(lambda: datetime(2024, 5, 1, tzinfo=UTC))
+    assert caught.value.reason == "DEVICE_MISSING"
 
 
 def test_the_callback_copies_and_counts_overflows() -> None:

@@ -34,6 +34,7 @@ def test_samples_come_as_they_were_written(tmp_path: Path, n_odd: int) -> None:
     with pytest.raises(ConfigError) as ended:
         asyncio.run(read())
     assert ended.value.reason == "DEVICE_LOST"
+    assert isinstance(taken[-1], Lost)
     assert [len(chunk) for chunk in taken if isinstance(chunk, bytes)] == [1600, 1600, 1600, 200]
     assert b"".join(chunk for chunk in taken if isinstance(chunk, bytes)) == content
     source.close()
@@ -46,3 +47,28 @@ def test_what_is_no_pipe_is_no_device(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as refused:
             Pipe(path, sample_rate_hz=RATE_HZ)
         assert refused.value.reason == "DEVICE_MISSING"
+
+
+def test_a_writer_that_holds_the_pipe_and_gives_nothing_is_gone(tmp_path: Path) -> None:
+    """What it gave comes out, then the loss since its last sample, and then it counts as gone."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = os.open(path, os.O_RDWR)
+    os.write(writer, bytes(2 * 1_000))
+    source = Pipe(path, sample_rate_hz=RATE_HZ, chunk_s=0.1, silent_s=0.3)
+    taken: list[bytes | Lost] = []
+
+    async def read() -> None:
+        async with asyncio.timeout(30):
+            async for chunk in source.chunks():
+                taken.append(chunk)  # noqa: PERF401 - what came before the error counts
+
+    with pytest.raises(ConfigError) as ended:
+        asyncio.run(read())
+    assert ended.value.reason == "DEVICE_LOST"
+    *heard, lost = taken
+    assert [len(chunk) for chunk in heard if isinstance(chunk, bytes)] == [1600, 400]
+    assert isinstance(lost, Lost)
+    assert lost.n_samples >= 0.3 * RATE_HZ
+    source.close()
+    os.close(writer)

@@ -26,7 +26,7 @@ def _rng(seed: int) -> Random:
         ("INVALID_ARGUMENT", "SETUP_INVALID", Action.STOP),
         ("FAILED_PRECONDITION", "SEQUENCE_REUSED", Action.NEW_SESSION),
         ("FAILED_PRECONDITION", "SESSION_FINISHED", Action.NEW_SESSION),
-        ("ABORTED", "WRITER_FENCED", Action.STOP),
+        ("ABORTED", "WRITER_FENCED", Action.RETAKE),
     ],
 )
 def test_every_failure_has_its_action(code: str, reason: str, action: Action) -> None:

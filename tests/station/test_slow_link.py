@@ -9,7 +9,7 @@ from certificates import Authority
 from serving import ServerThread
 from songcore.bundle import Bundle
 from songcore.credentials import credentials_for
-from songstation.link import open_channel
+from songstation.channel import open_channel
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from songstation import spool as spool_module
+from songstation import spool_outbox as outbox_module
 from songstation.outbox import End, Loss, LossReason, SessionBrokenError, Sound
 from songstation.spool import Spool
 from songstation.spool_index import SpoolLimits
@@ -62,6 +63,7 @@ class SpoolMachine(RuleBasedStateMachine):
         """Start a session on an empty spool with small files."""
         self.folder = TemporaryDirectory()
         spool_module.SEGMENT_BYTES = 700
+        outbox_module.FEW, outbox_module.MOST = 2, 5
         self.session = Session(UUID(int=1), "north", 1_000, START, 20)
         self.servers = [ModelServer()]
         self.captured = b""
@@ -213,6 +215,7 @@ class SpoolMachine(RuleBasedStateMachine):
         if not self.hurt:
             assert had == self.captured
         spool_module.SEGMENT_BYTES = 4 * 2**20
+        outbox_module.FEW, outbox_module.MOST = 64, 1024
         os.close(self.spool._lock)
         self.folder.cleanup()
 
@@ -255,4 +258,26 @@ def test_a_restored_server_is_offered_finished_sessions_too() -> None:
     assert machine.spool.standing(other).finished
     machine.connect(restored=True)
     assert not machine.spool.standing(other).finished
+    machine.teardown()
+
+
+def test_what_a_slow_link_leaves_behind_is_held_on_the_disk_only() -> None:
+    """A session that goes on while the server is late takes no more memory; what is in the files is sent in its turn."""
+    machine = SpoolMachine()
+    machine.begin()
+    machine.connect(restored=False)
+    held = []
+    for _ in range(200):
+        machine.capture(5)
+        machine.exchange(most=1, commits=True, answers=True)
+        machine.capture(5)
+        held.append(len(machine.outbox._items))
+    assert machine.servers[-1].number < 250
+    assert max(held) <= outbox_module.MOST + WINDOW
+    # Still being written, it catches up, and what is captured then goes out at once.
+    while machine.servers[-1].number < 400:
+        machine.exchange(most=50, commits=True, answers=True)
+    machine.capture(5)
+    machine.exchange(most=50, commits=True, answers=True)
+    assert machine.servers[-1].sound == machine.captured
     machine.teardown()

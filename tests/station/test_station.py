@@ -1,6 +1,8 @@
 """The field station with a real server, real files and real outages: captured = committed, declared lost, or still spooled."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from math import inf
@@ -14,13 +16,18 @@ from serving import ServerThread
 from songcore.bundle import Bundle
 from songcore.errors import ConfigError
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc, songs_pb2, songs_pb2_grpc
+from songstation.channel import open_channel
+from songstation.commands.station import _tell
 from songstation.dialogue import HeardSong
-from songstation.link import LinkSettings, open_channel
+from songstation.link import LinkSettings
 from songstation.outbox import LossReason
+from songstation.pipe import Pipe
 from songstation.sources import Lost, Playback, Source
 from songstation.spool import Spool
 from songstation.spool_index import Policy, SpoolLimits
-from songstation.station import FieldStation, StationPlan
+from songstation.station import FieldStation
+from songstation.station_plan import StationPlan
+from songstation.watchdog import Watchdog
 
 START = datetime(2024, 5, 1, 3, 30, tzinfo=UTC)
 QUICK = LinkSettings(answer_s=20, heartbeat_s=0.2, first_retry_s=0.05, longest_retry_s=0.3)
@@ -68,6 +75,7 @@ def run_station(
     *,
     during: Callable[[FieldStation, asyncio.Event], Any] | None = None,
     limits: SpoolLimits | None = None,
+    missing_since_s: float | None = None,
     **plan: Any,
 ) -> tuple[FieldStation, list[HeardSong], Spool]:
     """Run a station until its recording is committed or ``during`` sets the event."""
@@ -85,6 +93,7 @@ def run_station(
                 rng=Random(3),
                 now=lambda: datetime.now(UTC),
                 on_song=songs.append,
+                missing_since_s=missing_since_s,
             )
             beside = asyncio.create_task(during(station, stop)) if during else None
             await asyncio.wait_for(station.run(stop), 60)
@@ -157,8 +166,6 @@ def test_after_a_long_outage_live_sound_goes_first(bundle: Bundle, recording: An
 
 
 def _free_address() -> str:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
@@ -204,6 +211,136 @@ def test_devices_come_and_go(bundle: Bundle, tmp_path: Path) -> None:
     first = spool.totals(sessions[0].uuid)
     assert first.captured == 8_800 + round(lost_s[LossReason.DEVICE_LOST] * 8_000)
     assert spool.totals(sessions[1].uuid).captured == 16_000
+
+
+def test_a_pipe_whose_writer_hangs_is_a_device_that_went(bundle: Bundle, tmp_path: Path) -> None:
+    """The pipe is held open and nothing comes: a gap from the last sample on, no device, and then sound again."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    hung = os.open(path, os.O_RDWR)
+    os.write(hung, bytes(8_000))
+
+    async def watch(station: FieldStation, stop: asyncio.Event) -> None:
+        while not station.picture().device:  # noqa: ASYNC110 - a picture
+            await asyncio.sleep(0.01)
+        while station.picture().device:  # noqa: ASYNC110 - a picture
+            await asyncio.sleep(0.01)
+        heard, lost_s = station.account.last_chunk, station.account.lost_s[LossReason.DEVICE_LOST]
+        while station.account.lost_s[LossReason.DEVICE_LOST] == lost_s:  # noqa: ASYNC110 - a counter
+            await asyncio.sleep(0.01)
+        assert station.account.last_chunk == heard
+        os.write(hung, bytes(8_000))
+        while station.account.n_sessions < 2:  # noqa: ASYNC110 - a counter
+            await asyncio.sleep(0.01)
+        stop.set()
+
+    with ServerThread(bundle, tmp_path / "data") as server:
+        station, _, spool = run_station(
+            server.addresses.grpc,
+            tmp_path / "spool",
+            lambda: Pipe(path, sample_rate_hz=8_000, silent_s=0.5),
+            during=watch,
+        )
+        assert_all_is_accounted_for(station, spool)
+    os.close(hung)
+    lost_s = station.account.lost_s
+    assert list(lost_s) == [LossReason.DEVICE_LOST]
+    assert lost_s[LossReason.DEVICE_LOST] >= 0.5
+    first, second = (spool.totals(uuid).captured for uuid in spool.sessions)
+    assert first + second == 8_000 + round(lost_s[LossReason.DEVICE_LOST] * 8_000)
+
+
+def test_no_second_is_missing_when_a_station_starts_anew(bundle: Bundle, tmp_path: Path) -> None:
+    """A sound system holds the device; the next process is told since when, and its session begins at that moment."""
+
+    class Stuck(Scripted):
+        def close(self) -> None:
+            """Hang."""
+            raise ConfigError("the sound system holds on", reason="DEVICE_STUCK")
+
+    def lost() -> None:
+        raise ConfigError("the device is gone", reason="DEVICE_LOST")
+
+    stations: list[FieldStation] = []
+    directory = tmp_path / "spool"
+
+    async def note(station: FieldStation, _: asyncio.Event) -> None:
+        stations.append(station)
+
+    with ServerThread(bundle, tmp_path / "data") as server:
+        address = server.addresses.grpc
+        stuck = Stuck([4_000, Lost(800, LossReason.DEVICE_LOST), lost])
+        with pytest.raises(ConfigError, match="holds on"):
+            run_station(address, directory, lambda: stuck, during=note)
+        since_s = stations[0].missing_since_s
+        assert since_s is not None
+
+        async def stop_at_the_end(_: FieldStation, stop: asyncio.Event) -> None:
+            while source.n_given < 8_000:  # noqa: ASYNC110 - a counter
+                await asyncio.sleep(0.01)
+            stop.set()
+
+        source = Scripted([8_000, lambda: asyncio.sleep(30)])
+        left = iter([None, source])
+
+        def open_source() -> Source:
+            device = next(left)
+            if device is None:
+                raise ConfigError("no device yet", reason="DEVICE_MISSING")
+            return device
+
+        station, _, spool = run_station(
+            address, directory, open_source, during=stop_at_the_end, missing_since_s=since_s
+        )
+        assert_all_is_accounted_for(station, spool)
+    first, second = spool.sessions.values()
+    assert spool.totals(first.uuid).captured == 4_800
+    assert spool.totals(second.uuid).captured == 8_000 + round(station.account.lost_s[LossReason.DEVICE_LOST] * 8_000)
+    began_s = (second.start - first.start).total_seconds()
+    # The script's 4,800 samples took no time: their session's times run ahead of the clock.
+    assert 0 <= began_s < 0.6
+
+
+def test_the_watchdog_sees_a_capture_that_stands_still(tmp_path: Path) -> None:
+    """Life is told of while sound comes, and while a device is waited for, but not when an open device's sound stays away."""
+    address = str(tmp_path / "notify")
+    comes = asyncio.Event()
+
+    def lose() -> None:
+        raise ConfigError("the device is gone", reason="DEVICE_LOST")
+
+    source = Scripted([800, comes.wait, lose])
+    left = iter([source])
+
+    def open_source() -> Source:
+        if (device := next(left, None)) is None:
+            raise ConfigError("no device", reason="DEVICE_MISSING")
+        return device
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.setblocking(False)
+
+        async def heard_until(wanted: str, *, alive: bool) -> None:
+            async with asyncio.timeout(30):
+                while True:
+                    said = (await asyncio.get_running_loop().sock_recv(manager, 4096)).decode()
+                    if wanted in said:
+                        assert said.startswith("WATCHDOG=1") is alive
+                        return
+
+        async def watch(station: FieldStation, stop: asyncio.Event) -> None:
+            telling = asyncio.create_task(
+                _tell(station, tmp_path / "state.json", Watchdog(address), "", still_s=0.5, pause_s=0.05)
+            )
+            await heard_until("scripted", alive=True)
+            await heard_until("standing still", alive=False)
+            comes.set()
+            await heard_until("no device", alive=True)
+            telling.cancel()
+            stop.set()
+
+        run_station("127.0.0.1:9", tmp_path / "spool", open_source, during=watch, stop_grace_s=0)
 
 
 def test_a_clock_that_is_set_begins_a_new_session(bundle: Bundle, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from serving import ServerProcess
+from serving import ServerProcess, ServerThread
 from songcore.bundle import Bundle
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc, songs_pb2, songs_pb2_grpc
 
@@ -160,6 +160,18 @@ def test_a_station_without_a_server_is_looked_after(recording: Any, tmp_path: Pa
     assert not exported[-rate // 2 :].any()
     station("spool", "export", "nobody", "--spool", str(spool), status=1)
     station("status", "--spool", str(tmp_path), status=1)
+
+
+def test_a_station_fits_a_small_computer(bundle: Bundle, recording: Any, tmp_path: Path) -> None:
+    """While it records, compresses and sends, it has never taken 150 MB; what is heavy it cannot even import."""
+    with ServerThread(bundle, tmp_path / "data") as server:
+        running = start(server.addresses.grpc, tmp_path / "spool", recording.path, "--encoding", "flac")
+        state(tmp_path / "spool", lambda found: found["committed_samples"] >= 2 * 48_000)
+        lines = Path(f"/proc/{running.pid}/status").read_text().splitlines()
+        (peak_kib,) = (int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(60) == 0
+    assert 1024 * peak_kib < 150e6
 
 
 def _check_metrics(scraped: str) -> None:

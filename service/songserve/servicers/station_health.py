@@ -22,6 +22,8 @@ class StationHealth:
         """Take note of how good the station's clock is."""
         if clock.error_s is not None:
             self._metrics.station_clock_error.labels(self._label).set(clock.error_s)
+        if clock.source != "unspecified":
+            self._metrics.station_clock_synchronized.labels(self._label).set(clock.source in {"ntp", "gnss"})
 
     def beat(self, heartbeat: Heartbeat) -> list[Notice]:
         """Take note of a heartbeat; return what is worth telling."""

@@ -107,7 +107,7 @@ def listen(  # noqa: PLR0913, PLR0917 - one argument per option of the command
 async def _listen(
     server: str, credentials: "Credentials", source: "Source", who: "Station", printer: "_Printer"
 ) -> "Account":
-    from songstation.link import open_channel
+    from songstation.channel import open_channel
     from songstation.listening import listen as listen_to
 
     stop = asyncio.Event()

@@ -48,6 +48,10 @@ SpoolDirectory = Annotated[
 ]
 STATE_FILE = "state.json"
 _STATE_S = 2.0
+_STANDSTILL_S = 30.0
+"""A device is given up after `device_silent_s` of silence; a capture that is silent for so much longer stands still."""
+_MISSING_SINCE = "SONGSTREAM_DEVICE_MISSING_SINCE"
+"""Where a station that starts anew tells itself, by the monotonic clock, since when it has had no device."""
 
 
 @station.command()
@@ -98,7 +102,9 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     """
     from songstation.station_settings import load_settings
 
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # PortAudio's binding turns file 2 away while it looks for devices: for good, if the sound system hangs just then.
+    errors = os.fdopen(os.dup(2), "w", buffering=1)
+    logging.basicConfig(level=logging.INFO, stream=errors, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     given: dict[str, Any] = {
         "server": server,
         "station": name,
@@ -123,6 +129,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             # The spool is closed; threads that the sound system holds end with this program, which starts in its place.
             logging.getLogger(__name__).warning("starting anew")
             sys.stdout.flush()
+            os.dup2(errors.fileno(), 2)
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - itself, as it was started
         case _Ending.STUCK_AT_THE_STOP:
             sys.stdout.flush()
@@ -139,11 +146,13 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> "_Ending":
     from random import SystemRandom
 
     from songcore.credentials import credentials_for
+    from songstation.channel import open_channel
     from songstation.clock_kernel import clock_quality
-    from songstation.link import LinkSettings, open_channel
+    from songstation.link import LinkSettings
     from songstation.spool import Spool
-    from songstation.station import FieldStation, StationPlan
+    from songstation.station import FieldStation
     from songstation.station_metrics import StationMetrics
+    from songstation.station_plan import StationPlan
     from songstation.watchdog import Watchdog
 
     credentials = credentials_for(
@@ -183,6 +192,7 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> "_Ending":
             now=lambda: datetime.now(UTC),
             clock_quality=lambda: clock_quality(settings.clock),
             on_song=_print_song if as_json else lambda _: None,
+            missing_since_s=float(since) if (since := os.environ.pop(_MISSING_SINCE, "")) else None,
         )
         metrics = StationMetrics(field.picture)
         opened.on_sync = metrics.sync_seconds.observe
@@ -190,7 +200,8 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> "_Ending":
         logging.getLogger(__name__).info("station %s, metrics on %s", settings.station, address)
         watchdog = Watchdog(os.environ.get("NOTIFY_SOCKET"))
         watchdog.ready()
-        telling = asyncio.create_task(_tell(field, settings.spool / STATE_FILE, watchdog, address))
+        still_s = settings.device_silent_s + _STANDSTILL_S
+        telling = asyncio.create_task(_tell(field, settings.spool / STATE_FILE, watchdog, address, still_s=still_s))
         telling.add_done_callback(lambda _: stop.set())
         try:
             return await _to_the_end(field, stop)
@@ -212,6 +223,8 @@ async def _to_the_end(field: "FieldStation", stop: asyncio.Event) -> "_Ending":
         if error.reason != STUCK:
             raise
         logging.getLogger(__name__).warning("%s", error)
+        if field.missing_since_s is not None:
+            os.environ[_MISSING_SINCE] = str(field.missing_since_s)
         return _Ending.STUCK_AT_THE_STOP if stop.is_set() else _Ending.STUCK
     return _Ending.IN_ORDER
 
@@ -224,7 +237,8 @@ def _source(settings: "StationSettings") -> "Source":
     if settings.play is not None:
         return Playback(settings.play, channel=settings.channel, chunk_s=settings.chunk_s)
     if settings.pipe is not None and settings.rate is not None:
-        return Pipe(settings.pipe, sample_rate_hz=settings.rate, chunk_s=settings.chunk_s)
+        silent_s = settings.device_silent_s
+        return Pipe(settings.pipe, sample_rate_hz=settings.rate, chunk_s=settings.chunk_s, silent_s=silent_s)
     look_for_devices()
     return Microphone(
         settings.device,
@@ -235,13 +249,18 @@ def _source(settings: "StationSettings") -> "Source":
     )
 
 
-async def _tell(field: Any, path: Path, watchdog: Any, address: str) -> None:
-    """Keep the state file and systemd up to date; the watchdog bites when this loop stands still."""
+async def _tell(
+    field: Any, path: Path, watchdog: Any, address: str, *, still_s: float, pause_s: float = _STATE_S
+) -> None:
+    """Keep the state file and systemd up to date; the watchdog bites when this loop or the capture stands still."""
     while True:
         picture = _write_state(field, path, address)
         link = "connected" if picture.is_connected else "no server"
-        watchdog.alive(f"{picture.device or 'no device'}, {link}, {picture.waiting_s:.0f} s waiting")
-        await asyncio.sleep(_STATE_S)
+        status = f"{picture.device or 'no device'}, {link}, {picture.waiting_s:.0f} s waiting"
+        stands_s = field.standstill_s
+        is_alive = stands_s < still_s
+        watchdog.tell(status if is_alive else f"{status}, standing still for {stands_s:.0f} s", is_alive=is_alive)
+        await asyncio.sleep(pause_s)
 
 
 def _write_state(field: Any, path: Path, address: str) -> Any:
