@@ -8,7 +8,6 @@ one another, so its commits are in order.
 import asyncio
 from functools import partial
 
-from songcore.errors import SongError
 from songserve.clips import ClipSounds
 from songserve.ingest_requests import Wish
 from songserve.ingest_responses import ack, go_away, notice_event, partial_event, song_event
@@ -95,14 +94,9 @@ class AudioStream:
         reader = asyncio.create_task(self._reader.read())
         reader.add_done_callback(lambda _: self._wake.set())
         lease = asyncio.get_running_loop().call_later(lease_s, self._end, "LEASE_EXPIRED") if lease_s else None
-        closed_as = "CANCELLED"
         try:
             await self._tell()
             await self._work(reader)
-            closed_as = "OK"
-        except SongError as error:
-            closed_as = error.reason
-            raise
         finally:
             reader.cancel()
             if lease:
@@ -111,7 +105,6 @@ class AudioStream:
             self._reader.release_all()
             self._ended.set()
             metrics.ingest_streams.labels(self._wish.lane).dec()
-            metrics.ingest_closes_total.labels(closed_as).inc()
 
     def leave(self) -> None:
         """Note that the stream is over, also when it never ran."""
