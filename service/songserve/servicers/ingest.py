@@ -134,7 +134,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
                 missing=missing,
                 now_ms=runtime.now_ms,
             )
-            await context.write(answer)
+            await stream.say(answer)
             await stream.run(session, self._first_notices(record, session, wish))
         finally:
             stream.leave()
