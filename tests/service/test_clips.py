@@ -20,7 +20,7 @@ from songserve.intake import Chunk, Gap, Work
 from songserve.records import AudioFormat
 from songserve.schema import DAY_MS
 from songserve.session import Heard, Step
-from stores import FEATURES, PCM, RATE, START_MS, Opened, Shelf, song
+from stores import FEATURES, PCM, RATE, START_MS, Opened, Shelf, opening, reason, song
 
 SONG_RATE = 24_000
 MODEL = FakeModel(sample_rate_hz=SONG_RATE)
@@ -227,6 +227,21 @@ def test_old_clips_go_and_kept_ones_stay(shelf: Shelf) -> None:
     assert shelf.opened.queries.with_clip(shelf.shelf.shelf, [one.uid for one in songs]) == set(shelf.files())
     assert len(list(shelf.opened.directory.path.glob("clips/*/"))) == 6
     assert shelf.opened.queries.totals()[0].songs == {"T0001": 10}
+
+
+def test_old_clips_go_although_the_disk_is_full(shelf: Shelf, database_url: str | None) -> None:
+    """Where nothing else may be written, in the same transaction even, deleting makes room."""
+    songs = [song(shelf.record, day * 86_400) for day in range(3)]
+    shelf.store(*songs)
+    shelf.opened.close()
+    with Opened(shelf.opened.directory.path, database_url=database_url, min_free_bytes=2**60) as full:
+        refused, gone = full.store.open_session(opening()), full.store.forget_clips([songs[0].uid])
+        assert (reason(refused), gone.result(10)) == ("DISK_LOW", {songs[0].uid})
+        keeper = ClipRetention(
+            shelf.shelf, full.queries, full.store, max_days=1, max_bytes=2**40, observe=lambda *_: None
+        )
+        keeper.sweep(START_MS + 2 * DAY_MS + 1)
+        assert full.queries.clip_totals(shelf.shelf.shelf)[0] == 1
 
 
 def test_the_oldest_clips_go_when_there_are_too_many(shelf: Shelf) -> None:
