@@ -1,8 +1,10 @@
 """Clips: the very samples that were sent, on the disk before their row, and never more of them than allowed."""
 
+import os
 import threading
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from uuid import UUID
 
 import numpy as np
@@ -129,6 +131,34 @@ def test_what_the_encoder_saw_lies_beside_the_clip(shelf: Shelf) -> None:
         with pytest.raises(InputError) as refused:
             unpack_features(damaged)
         assert refused.value.reason == "FEATURES_DAMAGED"
+
+
+def test_new_folders_of_clips_are_on_the_disk_too(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row never names a clip that a power cut takes away with its folder; folders that were there cost nothing."""
+    flushed: list[str] = []
+    really = os.fsync
+
+    def flush(handle: int) -> None:
+        really(handle)
+        flushed.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
+
+    monkeypatch.setattr("songserve.clips_shelf.os.fsync", flush)
+    songs = [song(shelf.record, second) for second in (0, 2, 4)]
+    top = shelf.opened.directory.path
+    hour = shelf.shelf.path(songs[0].start_ms, songs[0].uid).parent
+    above = [str(hour.parent), str(top / "clips"), str(top)]
+    (first,) = shelf.store(songs[0])
+    assert flushed[:3] == above
+    assert flushed[-1] == str(hour)
+    flushed.clear()
+    (second,) = shelf.store(songs[1])
+    assert set(flushed).isdisjoint(above)
+    for clip in (first, second):
+        shelf.shelf.delete(clip)
+    assert not hour.parent.exists()
+    flushed.clear()
+    shelf.store(songs[2])
+    assert flushed[:3] == above
 
 
 def test_a_song_heard_again_keeps_its_clip(shelf: Shelf) -> None:
