@@ -253,7 +253,7 @@ RELIABILITY = Board(
             "Seconds of sound that stations declared lost, in each hour, by reason.",
             [
                 Query(
-                    "sum by (reason) (increase(songstream_ingest_declared_gap_seconds_total[1h]))",
+                    "max by (reason) (increase(songstream_ingest_declared_gap_seconds_total[1h]))",
                     "{{reason}}",
                 )
             ],

@@ -14,6 +14,7 @@ from songserve.requests import milliseconds
 from songserve.v1 import ingest_pb2
 
 __all__ = [
+    "GAP_REASONS",
     "ClockState",
     "Heartbeat",
     "Lane",
@@ -51,7 +52,8 @@ _RESULTS: dict[int, Results] = {
     ingest_pb2.RESULT_MODE_PARTIAL: "partial",
 }
 _CLOCKS = {value: name.removeprefix("CLOCK_SOURCE_").lower() for name, value in ingest_pb2.ClockSource.items()}
-_GAP_REASONS = {value: name.removeprefix("REASON_").lower() for name, value in ingest_pb2.Gap.Reason.items()}
+GAP_REASONS = {value: name.removeprefix("REASON_").lower() for name, value in ingest_pb2.Gap.Reason.items()}
+"""What gaps are called inside, by their number on the wire."""
 _RESUME_TOKEN = re.compile(r"(\d{1,18})\.(\d{1,18})")
 
 
@@ -195,10 +197,10 @@ def captured_ms(request: ingest_pb2.StreamAudioRequest) -> int | None:
 
 
 def _read_gap(gap: ingest_pb2.Gap) -> Gap:
-    if gap.reason not in _GAP_REASONS:
+    if gap.reason not in GAP_REASONS:
         raise Refusal(f"gap reason {gap.reason} is not known to this server", reason="MESSAGE_INVALID")
     last = gap.last_sequence_number or gap.sequence_number
-    return Gap(gap.sequence_number, last, gap.start_sample, gap.sample_count, _GAP_REASONS[gap.reason])
+    return Gap(gap.sequence_number, last, gap.start_sample, gap.sample_count, GAP_REASONS[gap.reason])
 
 
 def _read_format(audio_format: ingest_pb2.AudioFormat) -> AudioFormat:

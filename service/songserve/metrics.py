@@ -1,25 +1,22 @@
 """What Prometheus can ask. Names and meanings are in docs/operating.md; a test compares.
 
-Labels are bounded: at most 50 song types and 500 stations have their own, the rest share ``other``. Counts of songs and
-recorded seconds are read from the store at each scrape, so nothing can make them drift from it.
+Labels are bounded: at most 50 song types and 500 stations have their own, the rest share ``other``. Counts of songs,
+recorded and lost seconds are read from the store at each scrape, so nothing can make them drift from it.
 """
 
-from collections import Counter as Counts
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily
-from prometheus_client.registry import Collector
 
 from songcore.bundle import Bundle
 from songserve.novelty_metrics import NoveltyMetrics
 from songserve.records import StoredSong
-from songserve.refusal import Refusal
-from songserve.tally import Tally, by_number
+from songserve.store_metrics import StoreTotals
+from songserve.tally import Tally
 
-__all__ = ["NOISE", "NOVEL", "OTHER", "Metrics"]
+__all__ = ["OTHER", "Metrics"]
 
-OTHER, NOVEL, NOISE = "other", "novel", "noise"
+OTHER = "other"
 MAX_TYPES = 50
 MAX_STATIONS = 500
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -45,12 +42,11 @@ class Metrics:
         self._stations: set[str] = set()
         self.novelty = NoveltyMetrics(self.registry, self.station_label)
 
-    def count_in_store(self, totals: Callable[[], tuple[Tally, Mapping[str, float]]]) -> None:
-        """Take songs by type and seconds by station from the store.
-
-        Where the store cannot be read, a scrape shows what the one before showed.
-        """
-        self.registry.register(_StoreTotals(self, totals))
+    def count_in_store(
+        self, totals: Callable[[], tuple[Tally, Mapping[str, float]]], gaps: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """Take songs by type, seconds by station, and declared gaps by reason from the store."""
+        self.registry.register(StoreTotals(totals, gaps, self.type_label, self.station_label))
 
     def type_label(self, type_id: str) -> str:
         """Return the type's label, or ``other`` when there are too many."""
@@ -154,7 +150,6 @@ class Metrics:
         self.ingest_chunks_total = self._counter("ingest_chunks", "Chunks received.", "outcome")
         self.ingest_bytes_total = self._counter("ingest_bytes", "Bytes of audio accepted.")
         self.ingest_audio_seconds_total = self._counter("ingest_audio_seconds", "Seconds of audio accepted.", "lane")
-        self.ingest_gap_seconds_total = self._counter("ingest_declared_gap_seconds", "Seconds declared lost.", "reason")
         self.ingest_closes_total = self._counter("ingest_stream_closes", "Ends of audio streams.", "reason")
         self.ingest_ack_latency_seconds = self._histogram(
             "ingest_ack_latency_seconds", "From the first chunk of a step to its ack.", LATENCY_BUCKETS
@@ -246,42 +241,6 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
         return Histogram(name, text, buckets=buckets, namespace="songstream", registry=self.registry)
-
-
-class _StoreTotals(Collector):
-    """Counters that are the store's at every scrape."""
-
-    def __init__(self, metrics: Metrics, totals: Callable[[], tuple[Tally, Mapping[str, float]]]) -> None:
-        self._metrics, self._totals = metrics, totals
-        self._shown: tuple[CounterMetricFamily, ...] = ()
-
-    def collect(self) -> Iterable[CounterMetricFamily]:
-        """Return the counters as the store has them now."""
-        try:
-            tally, recorded_s = self._totals()
-        except Refusal:
-            return self._shown
-        songs = Counts({NOVEL: sum(tally.novel.values()), NOISE: sum(tally.noise.values())})
-        # The most frequent types come first to the labels that there are.
-        for type_id, n in by_number(tally.songs).items():
-            songs[self._metrics.type_label(type_id)] += n
-        seconds: dict[str, float] = {}
-        for station, recorded in recorded_s.items():
-            label = self._metrics.station_label(station)
-            seconds[label] = seconds.get(label, 0.0) + recorded
-        self._shown = (
-            _family("songs", "Songs stored, by type, novel, noise, or other.", "song_type", +songs),
-            CounterMetricFamily("songstream_songs_forced_cut", "Songs cut at the maximum length.", tally.n_cut),
-            _family("recorded_seconds", "Seconds of audio committed, gaps excluded: the effort.", "station", seconds),
-        )
-        return self._shown
-
-
-def _family(name: str, text: str, label: str, values: Mapping[str, float]) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"songstream_{name}", text, labels=[label])
-    for value, total in values.items():
-        family.add_metric([value], total)
-    return family
 
 
 def _bounded(value: str, known: set[str], limit: int) -> str:

@@ -170,7 +170,7 @@ async def _runtime(
     make_store: Callable[..., Store],
 ) -> AsyncIterator[Runtime]:
     queries = SongQueries(directory.readers)
-    metrics.count_in_store(queries.totals)
+    metrics.count_in_store(queries.totals, queries.declared_gaps)
     metrics.novelty.count_pool(queries.pool)
     store = make_store(
         directory,

@@ -109,7 +109,6 @@ class AudioReader:
         self.last_arrival = asyncio.get_running_loop().time()
         self.first_arrival = self.first_arrival or self.last_arrival
         if isinstance(item, Gap):
-            metrics.ingest_gap_seconds_total.labels(item.reason).inc(seconds)
             self.gaps.append(item)
             return
         metrics.ingest_audio_seconds_total.labels(self._lane).inc(seconds)
