@@ -143,8 +143,8 @@ SERVER = Board(
         ),
         Panel(
             "Failures of the encoder",
-            "Requests that the model failed on, each second.",
-            [Query("sum(rate(songstream_inference_failures_total[$__rate_interval]))", "failures")],
+            "Requests that the model failed on, or that nobody waited for any more, each second.",
+            rate_by("songstream_inference_failures_total", "reason"),
             unit="cps",
             width=8,
         ),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
 from songcore.bundle import Bundle
+from songserve.batching import Failure
 from songserve.novelty_metrics import NoveltyMetrics
 from songserve.records import StoredSong
 from songserve.store_metrics import StoreTotals
@@ -78,9 +79,11 @@ class Metrics:
         for seconds in queued_s:
             self.inference_queue_seconds.observe(seconds)
 
-    def request_failed(self) -> None:
-        """Count a request that the model failed on."""
-        self.inference_failures_total.inc()
+    def request_done(self, failure: Failure | None) -> None:
+        """Count a request for names, by why it failed if it did."""
+        self.inference_requests_total.labels("failure" if failure else "success").inc()
+        if failure:
+            self.inference_failures_total.labels(failure).inc()
 
     def pending_changed(self, n_songs: int) -> None:
         """Set how many songs wait for the model."""
@@ -218,7 +221,12 @@ class Metrics:
     def _define_inference(self) -> None:
         self.inference_executions_total = self._counter("inference_executions", "Batches named.")
         self.inference_songs_total = self._counter("inference_songs", "Songs named, repeats included.")
-        self.inference_failures_total = self._counter("inference_failures", "Requests that the model failed on.")
+        self.inference_requests_total = self._counter("inference_requests", "Requests for names.", "outcome")
+        for outcome in ("success", "failure"):
+            self.inference_requests_total.labels(outcome)
+        self.inference_failures_total = self._counter("inference_failures", "Requests that failed.", "reason")
+        for reason in ("backend", "canceled"):
+            self.inference_failures_total.labels(reason)
         self.inference_batch_size = self._histogram("inference_batch_size", "Songs in a batch.", BATCH_BUCKETS)
         self.inference_pending_songs = self._gauge("inference_pending_songs", "Songs waiting for a name.")
         self.inference_queue_seconds = self._histogram("inference_queue_seconds", "Wait for a batch.", SECONDS_BUCKETS)
