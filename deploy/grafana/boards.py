@@ -276,6 +276,15 @@ RELIABILITY = Board(
             ],
         ),
         Panel(
+            "Fences and sequence errors",
+            "In each hour: streams that a newer one of their session ended, chunks out of order, and two contents under one "
+            "number, which is never right: the alert SequenceReused.",
+            [
+                Query("sum(increase(songstream_ingest_writer_fences_total[1h]))", "fenced"),
+                Query("sum by (reason) (increase(songstream_ingest_sequence_errors_total[1h]))", "{{reason}}"),
+            ],
+        ),
+        Panel(
             "Ends of streams",
             "In each hour, by reason; docs/protocol.md explains them.",
             [Query("sum by (reason) (increase(songstream_ingest_stream_closes_total[1h]))", "{{reason}}")],
@@ -294,6 +303,25 @@ RELIABILITY = Board(
                 Query(f"sum(rate({EFFORT}[$__rate_interval]))", "committed"),
             ],
             unit="none",
+        ),
+        Panel(
+            "Balance",
+            "Sound accepted less sound committed, in each hour: what waits now, or came again after a broken connection. "
+            "Below nought for hours, something is counted that never came.",
+            [
+                Query(
+                    "sum(increase(songstream_ingest_audio_seconds_total[1h])) - "
+                    f"max(sum by (instance) (increase({EFFORT}[1h])))",
+                    "accepted less committed",
+                )
+            ],
+            unit="s",
+        ),
+        Panel(
+            "Sound in memory",
+            "Received and not listened to yet; at `max_in_flight_mb` no further stream is taken.",
+            [Query("sum(songstream_ingest_in_flight_bytes)", "in flight")],
+            unit="bytes",
         ),
     ],
 )

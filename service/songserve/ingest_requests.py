@@ -54,6 +54,7 @@ _RESULTS: dict[int, Results] = {
 _CLOCKS = {value: name.removeprefix("CLOCK_SOURCE_").lower() for name, value in ingest_pb2.ClockSource.items()}
 GAP_REASONS = {value: name.removeprefix("REASON_").lower() for name, value in ingest_pb2.Gap.Reason.items()}
 """What gaps are called inside, by their number on the wire."""
+MAX_CLIENT = 64
 _RESUME_TOKEN = re.compile(r"(\d{1,18})\.(\d{1,18})")
 
 
@@ -76,6 +77,8 @@ class Wish:
     first_available: tuple[int, int] | None
     """Number and start sample of the oldest chunk that the client still has."""
     clock: ClockState
+    client: str
+    """Program and version, shortened."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,12 @@ def read_wish(setup: ingest_pb2.Setup) -> Wish:
     if number > MAX_SAMPLE or sample > MAX_SAMPLE or (sample and not number):
         raise _invalid(f"first_available_sequence_number {number} at sample {sample} is no chunk")
     return Wish(
-        _LANES[setup.lane], _RESULTS[setup.result_mode], seen, (number, sample) if number else None, _clock(setup)
+        lane=_LANES[setup.lane],
+        results=_RESULTS[setup.result_mode],
+        seen=seen,
+        first_available=(number, sample) if number else None,
+        clock=_clock(setup),
+        client=setup.client[:MAX_CLIENT],
     )
 
 

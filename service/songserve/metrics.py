@@ -41,6 +41,7 @@ class Metrics:
         self._gauge("build_info", "Version of songstream; always 1.", "version").labels(version).set(1)
         self._types: set[str] = set()
         self._stations: set[str] = set()
+        self._station_runs: dict[str, tuple[str, str, str]] = {}
         self.novelty = NoveltyMetrics(self.registry, self.station_label)
 
     def count_in_store(
@@ -56,6 +57,15 @@ class Metrics:
     def station_label(self, station: str) -> str:
         """Return the station's label, or ``other`` when there are too many."""
         return _bounded(station, self._stations, MAX_STATIONS)
+
+    def station_runs(self, station: str, client: str, sample_rate_hz: int) -> None:
+        """Show what a station runs, in place of what it ran before: what clients say of themselves makes no series."""
+        labels = (station, client, str(sample_rate_hz))
+        before = self._station_runs.get(station, labels)
+        if before != labels:
+            self.station_info.remove(*before)
+        self._station_runs[station] = labels
+        self.station_info.labels(*labels).set(1)
 
     def songs_stored(self, songs: Sequence[StoredSong]) -> None:
         """Observe songs that the store has taken in."""
@@ -173,12 +183,17 @@ class Metrics:
         self.ingest_sequence_errors_total = self._counter(
             "ingest_sequence_errors", "Chunks out of order or under a number used before.", "reason"
         )
+        for reason in ("SEQUENCE_GAP", "SEQUENCE_REUSED"):
+            self.ingest_sequence_errors_total.labels(reason)
         self.ingest_rewinds_total = self._counter(
             "ingest_rewinds", "Sessions that had been acknowledged further than the database knows."
         )
         self.ingest_guesses_total = self._counter("ingest_guesses", "Guesses sent at songs being sung.")
 
     def _define_stations(self) -> None:
+        self.station_info = self._gauge(
+            "station_info", "What a station runs; always 1.", "station", "version", "sample_rate_hz"
+        )
         self.station_committed = self._gauge(
             "station_committed_timestamp_seconds", "Capture time up to which a station's audio is committed.", "station"
         )

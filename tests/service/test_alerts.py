@@ -20,6 +20,7 @@ NAMES = (
     "EventLoopLag",
     "DiskLow",
     "GpuFallback",
+    "SequenceReused",
     "IngestErrors",
 )
 

@@ -21,6 +21,7 @@ from serving import (
     chunk_messages,
     failure,
     finish_message,
+    scrape,
     session_name,
     setup,
     stream_all,
@@ -263,6 +264,17 @@ def test_a_heartbeat_tells_how_the_station_is(server: ServerThread) -> None:
         assert metric(server, f"songstream_station_{name}") == pytest.approx(value)
     assert metric(server, "songstream_station_temperature_celsius") == 0  # it said nothing: no series
     stream.half_close()
+
+
+def test_what_a_station_runs_is_one_series(server: ServerThread) -> None:
+    """Whatever a client calls itself, the last is shown, shortened, and those before are not."""
+    for number, client in enumerate(("station/1", "station/2" + 100 * "x"), 1):
+        first = setup(session_name(number=number))
+        first.setup.client = client
+        assert stream_all(server.channel, np.zeros(100, np.float32), [100], first)[-1].ack.finished
+    shown = [line for line in scrape(server).splitlines() if line.startswith("songstream_station_info{")]
+    labels = f'sample_rate_hz="24000",station="north",version="{client[:64]}"'
+    assert shown == [f"songstream_station_info{{{labels}}} 1.0"]
 
 
 def test_a_lease_ends_a_stream_and_loses_nothing(start_server: Any) -> None:

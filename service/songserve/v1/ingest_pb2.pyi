@@ -256,7 +256,7 @@ class Setup(_message.Message):
     lane: Global___Lane.ValueType
     result_mode: Global___ResultMode.ValueType
     client: _builtins.str
-    """Program and version, for the log."""
+    """Program and version, for metrics: the first 64 characters."""
     resume_token: _builtins.str
     """The token of the last ack that the client saw, empty at first. Opaque. With it the server notices that it was put back
     to an older state and says so with SessionEvent KIND_REWOUND.
