@@ -17,6 +17,7 @@ NAMES = (
     "NoveltyHigh",
     "NoveltyDrift",
     "RetrainingDue",
+    "ReclusterMissed",
     "EventLoopLag",
     "DiskLow",
     "GpuFallback",
