@@ -87,6 +87,7 @@ class Heartbeat:
 
     create_time_s: float | None
     spool_bytes: int
+    spool_room_bytes: int | None
     spool_oldest_s: float | None
     disk_free_bytes: int
     supply_volts: float | None
@@ -183,6 +184,7 @@ def read_heartbeat(heartbeat: ingest_pb2.Heartbeat) -> Heartbeat:
     return Heartbeat(
         create_time_s=milliseconds(heartbeat.create_time) / 1000 if heartbeat.HasField("create_time") else None,
         spool_bytes=heartbeat.spool_bytes,
+        spool_room_bytes=heartbeat.spool_room_bytes if heartbeat.HasField("spool_room_bytes") else None,
         spool_oldest_s=(
             milliseconds(heartbeat.spool_oldest_time) / 1000 if heartbeat.HasField("spool_oldest_time") else None
         ),

@@ -198,6 +198,9 @@ class Metrics:
             "station_committed_timestamp_seconds", "Capture time up to which a station's audio is committed.", "station"
         )
         self.station_spool_bytes = self._gauge("station_spool_bytes", "Unacknowledged audio on a station.", "station")
+        self.station_spool_room_bytes = self._gauge(
+            "station_spool_room_bytes", "How much more a station can keep before it loses sound.", "station"
+        )
         self.station_spool_oldest = self._gauge(
             "station_spool_oldest_timestamp_seconds", "Capture time of the oldest unacknowledged audio.", "station"
         )

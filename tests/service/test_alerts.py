@@ -13,6 +13,7 @@ NAMES = (
     "ServerDown",
     "StationSilent",
     "CommitLagHigh",
+    "SpoolNearFull",
     "DeclaredLoss",
     "NoveltyHigh",
     "NoveltyDrift",

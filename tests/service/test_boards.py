@@ -57,7 +57,7 @@ def page(shared_server: ServerThread) -> Page:
     finish.finish.last_sequence_number += 1
     finish.finish.total_samples += RATE
     stream = Stream(shared_server.channel, setup())
-    beat = ingest_pb2.Heartbeat(spool_bytes=7)
+    beat = ingest_pb2.Heartbeat(spool_bytes=7, spool_room_bytes=9)
     for time in (beat.create_time, beat.spool_oldest_time):
         time.FromMilliseconds(START_MS)
     chunks[0].clipped_sample_count = 1

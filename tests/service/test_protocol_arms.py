@@ -243,7 +243,11 @@ def test_a_dead_microphone_and_too_much_gain_are_told(server: ServerThread) -> N
 def test_a_heartbeat_tells_how_the_station_is(server: ServerThread) -> None:
     """Its fields become metrics of the station, and a clock an hour off brings KIND_CLOCK."""
     beat = ingest_pb2.Heartbeat(
-        spool_bytes=11, disk_free_bytes=12, supply_volts=3.5, clock_source=ingest_pb2.CLOCK_SOURCE_GNSS
+        spool_bytes=11,
+        spool_room_bytes=13,
+        disk_free_bytes=12,
+        supply_volts=3.5,
+        clock_source=ingest_pb2.CLOCK_SOURCE_GNSS,
     )
     beat.create_time.FromSeconds(int(time.time()) + 3600)
     beat.spool_oldest_time.FromSeconds(1_700_000_000)
@@ -256,6 +260,7 @@ def test_a_heartbeat_tells_how_the_station_is(server: ServerThread) -> None:
     assert abs(event.clock_offset.ToSeconds() - 3600) < 60
     for name, value in (
         ("spool_bytes", 11),
+        ("spool_room_bytes", 13),
         ("disk_free_bytes", 12),
         ("supply_volts", 3.5),
         ("clock_error_seconds", 0.02),

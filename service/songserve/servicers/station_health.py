@@ -33,6 +33,7 @@ class StationHealth:
         metrics.station_spool_bytes.labels(label).set(heartbeat.spool_bytes)
         metrics.station_disk_free_bytes.labels(label).set(heartbeat.disk_free_bytes)
         for gauge, value in (
+            (metrics.station_spool_room_bytes, heartbeat.spool_room_bytes),
             (metrics.station_spool_oldest, heartbeat.spool_oldest_s),
             (metrics.station_supply_volts, heartbeat.supply_volts),
             (metrics.station_temperature, heartbeat.temperature_celsius),
