@@ -161,6 +161,19 @@ SERVER = Board(
             unit="s",
         ),
         Panel(
+            "Real-time ratio of the encoder",
+            "Time it computes for each second of sound that comes in: at 1 it is busy all the time.",
+            [
+                Query(
+                    "sum(rate(songstream_inference_compute_seconds_sum[$__rate_interval])) / "
+                    "sum(rate(songstream_ingest_audio_seconds_total[$__rate_interval]))",
+                    "ratio",
+                )
+            ],
+            unit="none",
+            width=24,
+        ),
+        Panel(
             "Swaps of bundles",
             "Bundles that became active or did not, in an hour, by outcome.",
             [Query("sum by (outcome) (increase(songstream_model_swaps_total[1h]))", "{{outcome}}")],
