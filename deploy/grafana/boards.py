@@ -143,8 +143,8 @@ SERVER = Board(
         ),
         Panel(
             "Failures of the encoder",
-            "Requests that the model failed on, each second.",
-            [Query("sum(rate(songstream_inference_failures_total[$__rate_interval]))", "failures")],
+            "Requests that the model failed on, or that nobody waited for any more, each second.",
+            rate_by("songstream_inference_failures_total", "reason"),
             unit="cps",
             width=8,
         ),
@@ -159,6 +159,19 @@ SERVER = Board(
             "Duration of a forward pass.",
             quantiles("songstream_inference_compute_seconds", 0.5, 0.99),
             unit="s",
+        ),
+        Panel(
+            "Real-time ratio of the encoder",
+            "Time it computes for each second of sound that comes in: at 1 it is busy all the time.",
+            [
+                Query(
+                    "sum(rate(songstream_inference_compute_seconds_sum[$__rate_interval])) / "
+                    "sum(rate(songstream_ingest_audio_seconds_total[$__rate_interval]))",
+                    "ratio",
+                )
+            ],
+            unit="none",
+            width=24,
         ),
         Panel(
             "Swaps of bundles",
@@ -253,7 +266,7 @@ RELIABILITY = Board(
             "Seconds of sound that stations declared lost, in each hour, by reason.",
             [
                 Query(
-                    "sum by (reason) (increase(songstream_ingest_declared_gap_seconds_total[1h]))",
+                    "max by (reason) (increase(songstream_ingest_declared_gap_seconds_total[1h]))",
                     "{{reason}}",
                 )
             ],
@@ -276,6 +289,15 @@ RELIABILITY = Board(
             ],
         ),
         Panel(
+            "Fences and sequence errors",
+            "In each hour: streams that a newer one of their session ended, chunks out of order, and two contents under one "
+            "number, which is never right: the alert SequenceReused.",
+            [
+                Query("sum(increase(songstream_ingest_writer_fences_total[1h]))", "fenced"),
+                Query("sum by (reason) (increase(songstream_ingest_sequence_errors_total[1h]))", "{{reason}}"),
+            ],
+        ),
+        Panel(
             "Ends of streams",
             "In each hour, by reason; docs/protocol.md explains them.",
             [Query("sum by (reason) (increase(songstream_ingest_stream_closes_total[1h]))", "{{reason}}")],
@@ -294,6 +316,25 @@ RELIABILITY = Board(
                 Query(f"sum(rate({EFFORT}[$__rate_interval]))", "committed"),
             ],
             unit="none",
+        ),
+        Panel(
+            "Balance",
+            "Sound accepted less sound committed, in each hour: what waits now, or came again after a broken connection. "
+            "Below nought for hours, something is counted that never came.",
+            [
+                Query(
+                    "sum(increase(songstream_ingest_audio_seconds_total[1h])) - "
+                    f"max(sum by (instance) (increase({EFFORT}[1h])))",
+                    "accepted less committed",
+                )
+            ],
+            unit="s",
+        ),
+        Panel(
+            "Sound in memory",
+            "Received and not listened to yet; at `max_in_flight_mb` no further stream is taken.",
+            [Query("sum(songstream_ingest_in_flight_bytes)", "in flight")],
+            unit="bytes",
         ),
     ],
 )

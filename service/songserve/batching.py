@@ -16,9 +16,11 @@ from songcore.stream import Song
 from songserve.gathering import BACKFILL_WEIGHT
 from songserve.hearing import Model
 
-__all__ = ["BatchLimits", "BatchObserver", "Batcher", "Lane"]
+__all__ = ["BatchLimits", "BatchObserver", "Batcher", "Failure", "Lane"]
 
 Lane = Literal["live", "backfill"]
+Failure = Literal["backend", "canceled"]
+"""The model failed on a request, or nobody waits for it any more."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class BatchObserver(Protocol):
         """Take note of a batch that was named; each of its requests had waited ``queued_s``."""
         ...
 
-    def request_failed(self) -> None:
-        """Take note that the model failed on a request."""
+    def request_done(self, failure: Failure | None) -> None:
+        """Take note that a request was answered, or why not."""
         ...
 
     def pending_changed(self, n_songs: int) -> None:
@@ -98,9 +100,17 @@ class Batcher:
         request = _Request(songs, model, loop.create_future(), loop.time())
         self._waiting[lane].append(request)
         self._arrived.set()
+        failure: Failure | None = "backend"
         try:
-            return await request.future
+            names = await request.future
+            failure = None
+        except asyncio.CancelledError:
+            failure = "canceled"
+            raise
+        else:
+            return names
         finally:
+            self._observer.request_done(failure)
             async with self._room:
                 self._change_pending(-len(songs))
                 self._room.notify_all()
@@ -151,10 +161,8 @@ class Batcher:
                 # One poisoned song must not fail the others.
                 for request in batch:
                     await self._name_batch([request])
-            else:
-                self._observer.request_failed()
-                if not batch[0].future.done():
-                    batch[0].future.set_exception(error)
+            elif not batch[0].future.done():
+                batch[0].future.set_exception(error)
             return
         self._observer.batch_done(len(songs), [began - request.arrived for request in batch], loop.time() - began)
         position = 0

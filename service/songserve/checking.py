@@ -20,7 +20,7 @@ from songserve.clips_shelf import ClipShelf, features_path
 from songserve.database import CLIPS_FOLDER, DATABASE_NAME, check_revision, found_revision, unusable
 from songserve.engines import postgresql_engines, postgresql_url, sqlite_reader
 from songserve.records import StoredClip
-from songserve.schema import EVER, HOUR_MS, REVISION, WIDTHS_MS, buckets, clips, sessions, songs
+from songserve.schema import EVER, HOUR_MS, REVISION, WIDTHS_MS, buckets, clips, gaps, sessions, songs
 from songserve.tally import Tally
 from songserve.writing import bucket_start
 
@@ -155,7 +155,7 @@ def _parts(tally: Tally) -> tuple[dict[str, int], ...]:
 
 
 def _check_effort(connection: Connection, report: StoreReport) -> Iterator[str]:
-    """Compare the seconds of hours, days and in total, and these with what sessions have committed, gaps included."""
+    """Compare the seconds of hours, days and in total, and these and the declared gaps with what sessions have committed."""
     total = func.sum(buckets.c.recorded_s)
     rows = connection.execute(
         select(buckets.c.station, buckets.c.width_ms, total).group_by(buckets.c.station, buckets.c.width_ms)
@@ -166,13 +166,16 @@ def _check_effort(connection: Connection, report: StoreReport) -> Iterator[str]:
     audio = func.sum(sessions.c.committed_sample * 1.0 / sessions.c.sample_rate_hz)
     by_station = connection.execute(select(sessions.c.station, audio).group_by(sessions.c.station))
     committed = {station: float(audio_s) for station, audio_s in by_station}
-    for station, by_width in sorted(seconds.items()):
+    declared = select(gaps.c.station, func.sum(gaps.c.declared_s)).group_by(gaps.c.station)
+    lost = {station: float(gap_s) for station, gap_s in connection.execute(declared)}
+    for station in sorted({*seconds, *lost}):
+        by_width, lost_s = seconds[station], lost.get(station, 0.0)
         report.recorded_s += by_width.get(EVER, 0.0)
         sums = [by_width.get(width_ms, 0.0) for width_ms in WIDTHS_MS]
         if any(abs(one - other) > CLOSE_S * max(1, one) for one, other in pairwise(sums)):
             yield f"{station}: seconds by hour, by day and in total differ: {sums}"
-        if sums[-1] > committed.get(station, 0.0) + CLOSE_S * max(1, sums[-1]):
-            yield f"{station}: {sums[-1]:.1f} s recorded, more than its sessions committed"
+        if sums[-1] + lost_s > committed.get(station, 0.0) + CLOSE_S * max(1, sums[-1]):
+            yield f"{station}: {sums[-1]:.1f} s recorded and {lost_s:.1f} s declared lost, more than its sessions committed"
 
 
 def _check_clips(connection: Connection, report: StoreReport, *, data_dir: Path) -> Iterator[str]:

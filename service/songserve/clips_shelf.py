@@ -8,7 +8,9 @@ deleted the row goes first, for the same reason.
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -49,6 +51,9 @@ class ClipShelf:
     ) -> None:
         self._folder, self.shelf, self._choice = folder, shelf, choice
         self._has_room, self._observe = has_room, observe
+        self._on_disk: set[Path] = set()
+        """Folders whose names are on the disk, as far as this process knows."""
+        self._lock = threading.Lock()
 
     def wants(self, song: StoredSong) -> bool:
         """Return whether a song shall have a clip."""
@@ -76,6 +81,7 @@ class ClipShelf:
         return clip
 
     def _written(self, song: StoredSong, sound: ClipSound, path: Path) -> StoredClip:
+        self._make_folder(path.parent)
         features = pack_features(sound.features)
         feature_bytes = _make_file(features_path(path), lambda unfinished: unfinished.write_bytes(features))
         # Last, as it is the sound that says that all is there.
@@ -91,6 +97,15 @@ class ClipShelf:
             n_bytes=n_bytes,
             feature_bytes=feature_bytes,
         )
+
+    def _make_folder(self, hour: Path) -> None:
+        """Have the folder of an hour, with its name and those above it on the disk."""
+        with self._lock:
+            hour.mkdir(parents=True, exist_ok=True)
+            if hour not in self._on_disk:
+                for folder in (hour.parent, self._folder, self._folder.parent):
+                    _flush(folder)
+                self._on_disk.add(hour)
 
     def _found(self, song: StoredSong, path: Path) -> StoredClip:
         """Return what a finished file says of itself."""
@@ -122,11 +137,10 @@ class ClipShelf:
         path = self.path(clip.song_start_ms, clip.song)
         path.unlink(missing_ok=True)
         features_path(path).unlink(missing_ok=True)
-        for folder in (path.parent, path.parent.parent):
-            try:
-                folder.rmdir()
-            except OSError:
-                return
+        with self._lock, suppress(OSError):
+            path.parent.rmdir()
+            self._on_disk.discard(path.parent)
+            path.parent.parent.rmdir()
 
     def clean(self, store: str, with_row: Callable[[Sequence[str]], set[str]]) -> int:
         """Delete what a crash left: unfinished files, and those without a row; return how many.
@@ -204,7 +218,6 @@ def _write_flac(path: Path, song: StoredSong, sound: ClipSound) -> None:
 
 def _make_file(path: Path, write: Callable[[Path], object]) -> int:
     """Make the file appear whole or not at all, and return its bytes; it is on the disk once its folder is flushed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
     try:
         write(unfinished)

@@ -22,8 +22,8 @@ INTERVAL_S = 60.0
 
 def open_shelf(settings: ServeSettings, directory: DataDirectory, queries: SongQueries, metrics: Metrics) -> ClipShelf:
     """Return the shelf of a data directory, cleaned of what a crash left; raises Refusal when the store cannot be read."""
-    # Clips never take the room that commits need.
-    reserve = 2 * settings.min_free_disk_mb * 2**20
+    # Clips never take the room that commits need, nor what a stream needs to begin.
+    reserve = 3 * settings.min_free_disk_mb * 2**20
     shelf = ClipShelf(
         directory.path / CLIPS_FOLDER,
         directory.shelf,

@@ -14,6 +14,7 @@ from songserve.requests import milliseconds
 from songserve.v1 import ingest_pb2
 
 __all__ = [
+    "GAP_REASONS",
     "ClockState",
     "Heartbeat",
     "Lane",
@@ -51,7 +52,9 @@ _RESULTS: dict[int, Results] = {
     ingest_pb2.RESULT_MODE_PARTIAL: "partial",
 }
 _CLOCKS = {value: name.removeprefix("CLOCK_SOURCE_").lower() for name, value in ingest_pb2.ClockSource.items()}
-_GAP_REASONS = {value: name.removeprefix("REASON_").lower() for name, value in ingest_pb2.Gap.Reason.items()}
+GAP_REASONS = {value: name.removeprefix("REASON_").lower() for name, value in ingest_pb2.Gap.Reason.items()}
+"""What gaps are called inside, by their number on the wire."""
+MAX_CLIENT = 64
 _RESUME_TOKEN = re.compile(r"(\d{1,18})\.(\d{1,18})")
 
 
@@ -74,6 +77,8 @@ class Wish:
     first_available: tuple[int, int] | None
     """Number and start sample of the oldest chunk that the client still has."""
     clock: ClockState
+    client: str
+    """Program and version, shortened."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ class Heartbeat:
 
     create_time_s: float | None
     spool_bytes: int
+    spool_room_bytes: int | None
     spool_oldest_s: float | None
     disk_free_bytes: int
     supply_volts: float | None
@@ -115,7 +121,12 @@ def read_wish(setup: ingest_pb2.Setup) -> Wish:
     if number > MAX_SAMPLE or sample > MAX_SAMPLE or (sample and not number):
         raise _invalid(f"first_available_sequence_number {number} at sample {sample} is no chunk")
     return Wish(
-        _LANES[setup.lane], _RESULTS[setup.result_mode], seen, (number, sample) if number else None, _clock(setup)
+        lane=_LANES[setup.lane],
+        results=_RESULTS[setup.result_mode],
+        seen=seen,
+        first_available=(number, sample) if number else None,
+        clock=_clock(setup),
+        client=setup.client[:MAX_CLIENT],
     )
 
 
@@ -173,6 +184,7 @@ def read_heartbeat(heartbeat: ingest_pb2.Heartbeat) -> Heartbeat:
     return Heartbeat(
         create_time_s=milliseconds(heartbeat.create_time) / 1000 if heartbeat.HasField("create_time") else None,
         spool_bytes=heartbeat.spool_bytes,
+        spool_room_bytes=heartbeat.spool_room_bytes if heartbeat.HasField("spool_room_bytes") else None,
         spool_oldest_s=(
             milliseconds(heartbeat.spool_oldest_time) / 1000 if heartbeat.HasField("spool_oldest_time") else None
         ),
@@ -195,10 +207,10 @@ def captured_ms(request: ingest_pb2.StreamAudioRequest) -> int | None:
 
 
 def _read_gap(gap: ingest_pb2.Gap) -> Gap:
-    if gap.reason not in _GAP_REASONS:
+    if gap.reason not in GAP_REASONS:
         raise Refusal(f"gap reason {gap.reason} is not known to this server", reason="MESSAGE_INVALID")
     last = gap.last_sequence_number or gap.sequence_number
-    return Gap(gap.sequence_number, last, gap.start_sample, gap.sample_count, _GAP_REASONS[gap.reason])
+    return Gap(gap.sequence_number, last, gap.start_sample, gap.sample_count, GAP_REASONS[gap.reason])
 
 
 def _read_format(audio_format: ingest_pb2.AudioFormat) -> AudioFormat:

@@ -1,25 +1,23 @@
 """What Prometheus can ask. Names and meanings are in docs/operating.md; a test compares.
 
-Labels are bounded: at most 50 song types and 500 stations have their own, the rest share ``other``. Counts of songs and
-recorded seconds are read from the store at each scrape, so nothing can make them drift from it.
+Labels are bounded: at most 50 song types and 500 stations have their own, the rest share ``other``. Counts of songs,
+recorded and lost seconds are read from the store at each scrape, so nothing can make them drift from it.
 """
 
-from collections import Counter as Counts
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily
-from prometheus_client.registry import Collector
 
 from songcore.bundle import Bundle
+from songserve.batching import Failure
 from songserve.novelty_metrics import NoveltyMetrics
 from songserve.records import StoredSong
-from songserve.refusal import Refusal
-from songserve.tally import Tally, by_number
+from songserve.store_metrics import StoreTotals
+from songserve.tally import Tally
 
-__all__ = ["NOISE", "NOVEL", "OTHER", "Metrics"]
+__all__ = ["OTHER", "Metrics"]
 
-OTHER, NOVEL, NOISE = "other", "novel", "noise"
+OTHER = "other"
 MAX_TYPES = 50
 MAX_STATIONS = 500
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -43,14 +41,14 @@ class Metrics:
         self._gauge("build_info", "Version of songstream; always 1.", "version").labels(version).set(1)
         self._types: set[str] = set()
         self._stations: set[str] = set()
+        self._station_runs: dict[str, tuple[str, str, str]] = {}
         self.novelty = NoveltyMetrics(self.registry, self.station_label)
 
-    def count_in_store(self, totals: Callable[[], tuple[Tally, Mapping[str, float]]]) -> None:
-        """Take songs by type and seconds by station from the store.
-
-        Where the store cannot be read, a scrape shows what the one before showed.
-        """
-        self.registry.register(_StoreTotals(self, totals))
+    def count_in_store(
+        self, totals: Callable[[], tuple[Tally, Mapping[str, float]]], gaps: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """Take songs by type, seconds by station, and declared gaps by reason from the store."""
+        self.registry.register(StoreTotals(totals, gaps, self.type_label, self.station_label))
 
     def type_label(self, type_id: str) -> str:
         """Return the type's label, or ``other`` when there are too many."""
@@ -59,6 +57,15 @@ class Metrics:
     def station_label(self, station: str) -> str:
         """Return the station's label, or ``other`` when there are too many."""
         return _bounded(station, self._stations, MAX_STATIONS)
+
+    def station_runs(self, station: str, client: str, sample_rate_hz: int) -> None:
+        """Show what a station runs, in place of what it ran before: what clients say of themselves makes no series."""
+        labels = (station, client, str(sample_rate_hz))
+        before = self._station_runs.get(station, labels)
+        if before != labels:
+            self.station_info.remove(*before)
+        self._station_runs[station] = labels
+        self.station_info.labels(*labels).set(1)
 
     def songs_stored(self, songs: Sequence[StoredSong]) -> None:
         """Observe songs that the store has taken in."""
@@ -82,9 +89,11 @@ class Metrics:
         for seconds in queued_s:
             self.inference_queue_seconds.observe(seconds)
 
-    def request_failed(self) -> None:
-        """Count a request that the model failed on."""
-        self.inference_failures_total.inc()
+    def request_done(self, failure: Failure | None) -> None:
+        """Count a request for names, by why it failed if it did."""
+        self.inference_requests_total.labels("failure" if failure else "success").inc()
+        if failure:
+            self.inference_failures_total.labels(failure).inc()
 
     def pending_changed(self, n_songs: int) -> None:
         """Set how many songs wait for the model."""
@@ -154,7 +163,6 @@ class Metrics:
         self.ingest_chunks_total = self._counter("ingest_chunks", "Chunks received.", "outcome")
         self.ingest_bytes_total = self._counter("ingest_bytes", "Bytes of audio accepted.")
         self.ingest_audio_seconds_total = self._counter("ingest_audio_seconds", "Seconds of audio accepted.", "lane")
-        self.ingest_gap_seconds_total = self._counter("ingest_declared_gap_seconds", "Seconds declared lost.", "reason")
         self.ingest_closes_total = self._counter("ingest_stream_closes", "Ends of audio streams.", "reason")
         self.ingest_ack_latency_seconds = self._histogram(
             "ingest_ack_latency_seconds", "From the first chunk of a step to its ack.", LATENCY_BUCKETS
@@ -175,16 +183,24 @@ class Metrics:
         self.ingest_sequence_errors_total = self._counter(
             "ingest_sequence_errors", "Chunks out of order or under a number used before.", "reason"
         )
+        for reason in ("SEQUENCE_GAP", "SEQUENCE_REUSED"):
+            self.ingest_sequence_errors_total.labels(reason)
         self.ingest_rewinds_total = self._counter(
             "ingest_rewinds", "Sessions that had been acknowledged further than the database knows."
         )
         self.ingest_guesses_total = self._counter("ingest_guesses", "Guesses sent at songs being sung.")
 
     def _define_stations(self) -> None:
+        self.station_info = self._gauge(
+            "station_info", "What a station runs; always 1.", "station", "version", "sample_rate_hz"
+        )
         self.station_committed = self._gauge(
             "station_committed_timestamp_seconds", "Capture time up to which a station's audio is committed.", "station"
         )
         self.station_spool_bytes = self._gauge("station_spool_bytes", "Unacknowledged audio on a station.", "station")
+        self.station_spool_room_bytes = self._gauge(
+            "station_spool_room_bytes", "How much more a station can keep before it loses sound.", "station"
+        )
         self.station_spool_oldest = self._gauge(
             "station_spool_oldest_timestamp_seconds", "Capture time of the oldest unacknowledged audio.", "station"
         )
@@ -228,7 +244,12 @@ class Metrics:
     def _define_inference(self) -> None:
         self.inference_executions_total = self._counter("inference_executions", "Batches named.")
         self.inference_songs_total = self._counter("inference_songs", "Songs named, repeats included.")
-        self.inference_failures_total = self._counter("inference_failures", "Requests that the model failed on.")
+        self.inference_requests_total = self._counter("inference_requests", "Requests for names.", "outcome")
+        for outcome in ("success", "failure"):
+            self.inference_requests_total.labels(outcome)
+        self.inference_failures_total = self._counter("inference_failures", "Requests that failed.", "reason")
+        for reason in ("backend", "canceled"):
+            self.inference_failures_total.labels(reason)
         self.inference_batch_size = self._histogram("inference_batch_size", "Songs in a batch.", BATCH_BUCKETS)
         self.inference_pending_songs = self._gauge("inference_pending_songs", "Songs waiting for a name.")
         self.inference_queue_seconds = self._histogram("inference_queue_seconds", "Wait for a batch.", SECONDS_BUCKETS)
@@ -251,42 +272,6 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
         return Histogram(name, text, buckets=buckets, namespace="songstream", registry=self.registry)
-
-
-class _StoreTotals(Collector):
-    """Counters that are the store's at every scrape."""
-
-    def __init__(self, metrics: Metrics, totals: Callable[[], tuple[Tally, Mapping[str, float]]]) -> None:
-        self._metrics, self._totals = metrics, totals
-        self._shown: tuple[CounterMetricFamily, ...] = ()
-
-    def collect(self) -> Iterable[CounterMetricFamily]:
-        """Return the counters as the store has them now."""
-        try:
-            tally, recorded_s = self._totals()
-        except Refusal:
-            return self._shown
-        songs = Counts({NOVEL: sum(tally.novel.values()), NOISE: sum(tally.noise.values())})
-        # The most frequent types come first to the labels that there are.
-        for type_id, n in by_number(tally.songs).items():
-            songs[self._metrics.type_label(type_id)] += n
-        seconds: dict[str, float] = {}
-        for station, recorded in recorded_s.items():
-            label = self._metrics.station_label(station)
-            seconds[label] = seconds.get(label, 0.0) + recorded
-        self._shown = (
-            _family("songs", "Songs stored, by type, novel, noise, or other.", "song_type", +songs),
-            CounterMetricFamily("songstream_songs_forced_cut", "Songs cut at the maximum length.", tally.n_cut),
-            _family("recorded_seconds", "Seconds of audio committed, gaps excluded: the effort.", "station", seconds),
-        )
-        return self._shown
-
-
-def _family(name: str, text: str, label: str, values: Mapping[str, float]) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"songstream_{name}", text, labels=[label])
-    for value, total in values.items():
-        family.add_metric([value], total)
-    return family
 
 
 def _bounded(value: str, known: set[str], limit: int) -> str:

@@ -14,7 +14,7 @@ from songserve.bundles.history import BundleEvent
 from songserve.decision_log import DecisionLog
 from songserve.frequencies import Frequency, FrequencyFilter, bucket_query, combined, stations_query
 from songserve.records import Retyping, SessionRecord, StoredClip, StoredSong
-from songserve.schema import EVER, SONG_COLUMNS, buckets, bundle_events, clips, identity, retypings, songs
+from songserve.schema import EVER, SONG_COLUMNS, buckets, bundle_events, clips, gaps, identity, retypings, songs
 from songserve.store import store_refusal
 from songserve.tally import Tally
 from songserve.verdicts import is_novel, is_of_type, is_sound
@@ -168,6 +168,11 @@ class SongQueries:
         for row in rows:
             tally.merge(Tally.read(row["tally"]))
         return tally.decided(view), {row["station"]: row["recorded_s"] for row in rows}
+
+    def declared_gaps(self) -> dict[str, float]:
+        """Return the seconds that stations declared lost, by reason."""
+        lost = select(gaps.c.reason, func.sum(gaps.c.declared_s).label("declared_s")).group_by(gaps.c.reason)
+        return {row["reason"]: row["declared_s"] for row in self._all(lost)}
 
     def pool(self) -> tuple[int, int | None]:
         """Return how many songs are in the pool, and when the oldest began, UTC milliseconds."""

@@ -200,6 +200,8 @@ class Commit:
     songs: tuple[StoredSong, ...]
     recorded_s: dict[int, float] = field(default_factory=dict)
     """Newly committed seconds of audio, by the hour (UTC, milliseconds since 1970) they were recorded in."""
+    gap_s: Mapping[str, float] = field(default_factory=dict)
+    """Newly committed seconds that were declared lost, by reason."""
     clips: tuple[StoredClip, ...] = ()
     """Files that are on the disk already, of some of the songs."""
     embeddings: Mapping[str, bytes] = field(default_factory=dict)

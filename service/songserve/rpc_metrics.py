@@ -16,33 +16,40 @@ _TYPES = {
     (False, True): "server_stream",
     (True, True): "bidi_stream",
 }
+_KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
 class RpcMetrics(grpc.aio.ServerInterceptor):
-    """Counts calls when they start and end, by method and code; messages are not wrapped, which costs nothing each."""
+    """Counts calls when they start and end, by method and code, and their messages."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._started = Counter("grpc_server_started", "RPCs started.", LABELS, registry=registry)
         self._handled = Counter("grpc_server_handled", "RPCs completed.", (*LABELS, "grpc_code"), registry=registry)
+        self._received = Counter("grpc_server_msg_received", "Messages received.", LABELS, registry=registry)
+        self._sent = Counter("grpc_server_msg_sent", "Messages sent.", LABELS, registry=registry)
         self._handling = Histogram("grpc_server_handling_seconds", "RPC duration.", LABELS, registry=registry)
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
-        """Return the method's handler, wrapped; unknown methods are left alone, so labels are bounded."""
+        """Return the method's handler, wrapped; other services and unknown methods are left alone, so labels are bounded."""
         handler = await continuation(handler_call_details)
-        # A method written as a generator cannot be wrapped by a coroutine; those are health's and reflection's streams.
-        behaviour = handler and (handler.unary_unary or handler.stream_stream)
-        if behaviour is None or not handler_call_details.method.startswith("/songserve."):
+        if handler is None or not handler_call_details.method.startswith("/songserve."):
             return handler
+        kind = next(name for name in _KINDS if getattr(handler, name) is not None)
+        behaviour = getattr(handler, kind)
         _, service, method = handler_call_details.method.split("/")
         labels = (_TYPES[handler.request_streaming, handler.response_streaming], service, method)
+        received, sent = self._received.labels(*labels), self._sent.labels(*labels)
 
+        # The service's methods are coroutines that read and write streams by their context, never generators.
         async def measured(request: Any, context: Any) -> Any:
             self._started.labels(*labels).inc()
+            if not handler.request_streaming:
+                received.inc()
             began = time.monotonic()
             cancelled = True
             try:
-                response = await behaviour(request, context)
+                response = await behaviour(request, _Counting(context, received, sent))
                 cancelled = False
             except grpc.aio.AbortError:
                 cancelled = False
@@ -51,11 +58,31 @@ class RpcMetrics(grpc.aio.ServerInterceptor):
                 code = "CANCELLED" if cancelled else _code_name(context.code())
                 self._handled.labels(*labels, code).inc()
                 self._handling.labels(*labels).observe(time.monotonic() - began)
+            if not handler.response_streaming:
+                sent.inc()
             return response
 
-        if handler.unary_unary:
-            return handler._replace(unary_unary=measured)
-        return handler._replace(stream_stream=measured)
+        return handler._replace(**{kind: measured})
+
+
+class _Counting:
+    """The context of a call, with its messages counted."""
+
+    def __init__(self, context: Any, received: Counter, sent: Counter) -> None:
+        self._context, self._received, self._sent = context, received, sent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def read(self) -> Any:
+        message = await self._context.read()
+        if message is not grpc.aio.EOF:
+            self._received.inc()
+        return message
+
+    async def write(self, message: Any) -> None:
+        await self._context.write(message)
+        self._sent.inc()
 
 
 def _code_name(code: Any) -> str:

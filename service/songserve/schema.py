@@ -30,6 +30,7 @@ __all__ = [
     "clips",
     "decisions",
     "embeddings",
+    "gaps",
     "identity",
     "metadata",
     "retypings",
@@ -38,7 +39,7 @@ __all__ = [
     "songs",
 ]
 
-REVISION = "0005"
+REVISION = "0006"
 """The newest revision; the names of revisions are numbers, so that an older program knows a newer schema."""
 
 HOUR_MS = 3_600_000
@@ -162,6 +163,16 @@ buckets = Table(
     # JSON of `songserve.tally`.
     Column("tally", Text, nullable=False),
     sqlite_with_rowid=False,
+)
+
+# How much sound each station declared lost, and why, added up in the transaction that moves the watermark over the gap.
+gaps = Table(
+    "gaps",
+    metadata,
+    Column("station", String(63), primary_key=True),
+    # One of `Gap.Reason` in ingest.proto, in small letters.
+    Column("reason", String(32), primary_key=True),
+    Column("declared_s", Float, nullable=False),
 )
 
 clips = Table(

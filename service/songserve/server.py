@@ -26,6 +26,7 @@ from songserve.freed_memory import tend_memory
 from songserve.gathering import Gatherer
 from songserve.metrics import Metrics
 from songserve.queries import SongQueries
+from songserve.recluster_metrics import ReclusterMetrics
 from songserve.reclusterings import Reclusterings
 from songserve.repertoire_metrics import RepertoireMetrics
 from songserve.rpc_metrics import RpcMetrics
@@ -151,7 +152,8 @@ async def serving(
         address = _bind(server, settings)
         await server.start()
         stack.push_async_callback(server.stop, 0)
-        for forever in (_watch_lag(metrics), tend_clips(runtime), tend_memory()):
+        recluster_metrics = ReclusterMetrics(metrics.registry, reclusterings)
+        for forever in (_watch_lag(metrics), tend_clips(runtime), tend_memory(), recluster_metrics.tend()):
             stack.push_async_callback(_end, asyncio.create_task(forever))
         for service in ("", *SERVICES):
             await health.set(service, health_pb2.HealthCheckResponse.SERVING)
@@ -170,7 +172,7 @@ async def _runtime(
     make_store: Callable[..., Store],
 ) -> AsyncIterator[Runtime]:
     queries = SongQueries(directory.readers)
-    metrics.count_in_store(queries.totals)
+    metrics.count_in_store(queries.totals, queries.declared_gaps)
     metrics.novelty.count_pool(queries.pool)
     store = make_store(
         directory,

@@ -80,7 +80,8 @@ class _Extent:
     last_sequence_number: int
     start_sample: int
     end_sample: int
-    recorded: bool
+    gap_reason: str | None
+    """None of sound."""
 
 
 class Session:
@@ -166,7 +167,8 @@ class Session:
         for item in work.items:
             self.received_sequence_number = item.last_sequence_number
             end = item.start_sample + item.sample_count
-            self._extents.append(_Extent(item.last_sequence_number, item.start_sample, end, isinstance(item, Chunk)))
+            reason = None if isinstance(item, Chunk) else item.reason
+            self._extents.append(_Extent(item.last_sequence_number, item.start_sample, end, reason))
         if heard.checkpoint is None and not work.finish:
             return None
         self._samples_since = self._chunks_since = 0
@@ -187,7 +189,7 @@ class Session:
         if not songs and not released and not work.finish:
             return None
         embeddings = {song.uid: name.embedding.astype("<f4", copy=False).tobytes() for song, name in rows}
-        return Commit(moved, songs, self._recorded_s(released), embeddings=embeddings)
+        return Commit(moved, songs, self._recorded_s(released), self._gap_s(released), embeddings=embeddings)
 
     def settle(self, commit: Commit) -> None:
         """Take note that the store has the commit."""
@@ -260,7 +262,7 @@ class Session:
         seconds: dict[int, float] = {}
         rate = self.format.sample_rate_hz
         for extent in extents:
-            if not extent.recorded:
+            if extent.gap_reason is not None:
                 continue
             begin = self._start_ms + extent.start_sample * 1000 / rate
             end = self._start_ms + extent.end_sample * 1000 / rate
@@ -269,6 +271,15 @@ class Session:
                 until = min(end, hour + HOUR_MS)
                 seconds[hour] = seconds.get(hour, 0.0) + (until - begin) / 1000
                 begin = until
+        return seconds
+
+    def _gap_s(self, extents: list[_Extent]) -> dict[str, float]:
+        """Seconds of the gaps among the extents, by reason."""
+        seconds: dict[str, float] = {}
+        for extent in extents:
+            if extent.gap_reason is not None:
+                gap_s = (extent.end_sample - extent.start_sample) / self.format.sample_rate_hz
+                seconds[extent.gap_reason] = seconds.get(extent.gap_reason, 0.0) + gap_s
         return seconds
 
 

@@ -94,6 +94,7 @@ class ServeSettings(BaseSettings):
     """Longest recording, as packed silence of months fits into a small file."""
     setup_timeout_s: float = Field(10.0, gt=0)
     idle_timeout_s: float = Field(60.0, gt=0)
+    """Seconds that a stream may say nothing, or take no answer."""
     drain_grace_s: float = Field(20.0, ge=0)
     """Seconds that streams have to end after SIGTERM."""
     commit_interval_s: float = Field(2.0, gt=0, le=60)

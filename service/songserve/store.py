@@ -42,6 +42,7 @@ WriteObserver = Callable[[float, int], None]
 class _Job:
     run: Callable[[Transaction], Any]
     future: "Future[Any]"
+    frees_disk: bool
     result: Any = None
     refusal: SongError | None = None
 
@@ -49,7 +50,8 @@ class _Job:
 class Store:
     """The writing side; reading is in `songserve.queries`.
 
-    ``group_window_s`` is how long a transaction waits for company; below ``min_free_bytes`` of disk nothing is written.
+    ``group_window_s`` is how long a transaction waits for company; below ``min_free_bytes`` of disk nothing is written
+    but what makes room.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class Store:
 
     def forget_clips(self, uids: Sequence[str]) -> "Future[set[str]]":
         """Delete the rows of clips, except kept ones; gives the songs whose files are the caller's to delete now."""
-        return self._submit(lambda transaction: transaction.forget_clips(uids))
+        return self._submit(lambda transaction: transaction.forget_clips(uids), frees_disk=True)
 
     def keep_clip(self, uid: str, *, keep: bool) -> "Future[bool]":
         """Set whether a clip is kept from deletion; gives False when the song has none."""
@@ -124,11 +126,11 @@ class Store:
         self._jobs.put(None)
         self._thread.join()
 
-    def _submit(self, run: Callable[[Transaction], T]) -> "Future[T]":
+    def _submit(self, run: Callable[[Transaction], T], *, frees_disk: bool = False) -> "Future[T]":
         future: Future[T] = Future()
         # From here on it cannot be cancelled: a caller that leaves must not stop the thread that writes for all.
         future.set_running_or_notify_cancel()
-        self._jobs.put(_Job(run, future))
+        self._jobs.put(_Job(run, future, frees_disk))
         return future
 
     def _write(self) -> None:
@@ -152,7 +154,9 @@ class Store:
     def _write_group(self, group: list[_Job]) -> None:
         began = time.monotonic()
         try:
-            self.check_disk()
+            group = self._with_room(group)
+            if not group:
+                return
             with self._directory.writer.begin() as connection:
                 transaction = Transaction(connection, self._statements, self._log, self._placer)
                 for job in group:
@@ -172,6 +176,17 @@ class Store:
             for stored in list(self._watchers):
                 with suppress(RuntimeError):  # of an event loop that ended meanwhile
                     stored()
+
+    def _with_room(self, group: list[_Job]) -> list[_Job]:
+        """Return the jobs that there is room for: on a full disk those that free some; the others are answered."""
+        try:
+            self.check_disk()
+        except Refusal as refusal:
+            for job in group:
+                if not job.frees_disk:
+                    job.future.set_exception(refusal)
+            return [job for job in group if job.frees_disk]
+        return group
 
     def _answer_failure(self, group: list[_Job], error: Exception) -> None:
         # When a value or an older writer is to blame and not the database, that must not cost the others their commit.

@@ -19,7 +19,7 @@ from songserve.decision_writing import Intent, decide
 from songserve.placing import Placer
 from songserve.records import AudioFormat, Commit, Retyping, SessionName, SessionOpening, SessionRecord, StoredSong
 from songserve.refusal import Refusal
-from songserve.schema import WIDTHS_MS, buckets, bundle_events, clips, embeddings, retypings, sessions, songs
+from songserve.schema import WIDTHS_MS, buckets, bundle_events, clips, embeddings, gaps, retypings, sessions, songs
 from songserve.tally import Tally
 
 __all__ = ["OlderWriterError", "Statements", "Transaction", "bucket_start", "read_session"]
@@ -58,12 +58,13 @@ class Statements:
     add_embeddings: Any
     add_retypings: Any
     put_buckets: Any
+    add_gaps: Any
 
     @classmethod
     def of(cls, dialect: str) -> "Statements":
         """Return the statements for ``sqlite`` or ``postgresql``."""
         upsert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
-        new = upsert(buckets)
+        new, more = upsert(buckets), upsert(gaps)
         return cls(
             add_session=upsert(sessions),
             add_songs=upsert(songs).on_conflict_do_nothing(index_elements=["uid"]).returning(songs.c.uid),
@@ -75,6 +76,10 @@ class Statements:
             put_buckets=new.on_conflict_do_update(
                 index_elements=list(_BUCKET_KEY.keys()),
                 set_={"recorded_s": new.excluded.recorded_s, "tally": new.excluded.tally},
+            ),
+            add_gaps=more.on_conflict_do_update(
+                index_elements=["station", "reason"],
+                set_={"declared_s": gaps.c.declared_s + more.excluded.declared_s},
             ),
         )
 
@@ -244,10 +249,16 @@ class Transaction:
         clip_rows = [asdict(clip) for commit, _ in commits for clip in commit.clips]
         if clip_rows:
             self._connection.execute(self._statements.add_clips, clip_rows)
+        lost: defaultdict[tuple[str, str], float] = defaultdict(float)
         for commit, _ in commits:
+            for reason, declared_s in commit.gap_s.items():
+                lost[commit.record.opening.name.station, reason] += declared_s
             for hour_ms, recorded_s in commit.recorded_s.items():
                 for bucket in self._buckets_of(commit.record.opening.name.station, hour_ms):
                     bucket.recorded_s += recorded_s
+        gap_rows = [{"station": station, "reason": reason, "declared_s": s} for (station, reason), s in lost.items()]
+        if gap_rows:
+            self._connection.execute(self._statements.add_gaps, gap_rows)
 
     def _add_songs(self, commits: Sequence[tuple[Commit, list[StoredSong]]]) -> None:
         found = [song for commit, _ in commits for song in commit.songs]

@@ -52,6 +52,8 @@ class Pulse:
     oldest: datetime | None = None
     """Capture time of the oldest sound that is not committed."""
     disk_free_bytes: int = 0
+    room_bytes: int | None = None
+    """How much more it can keep before sound is lost."""
     supply_volts: float | None = None
     temperature_celsius: float | None = None
     clock: ClockQuality = field(default_factory=ClockQuality)

@@ -167,6 +167,13 @@ class Spool:
         return self._losing[0] if self._losing else 0
 
     @property
+    def room_bytes(self) -> int:
+        """Return how much more fits, what is committed being deleted, before something is lost."""
+        held, limits = self.index.held_bytes, self.limits
+        on_disk = self.free_bytes + self.index.n_bytes - held - limits.min_free_bytes
+        return max(0, min(limits.max_bytes - held, on_disk))
+
+    @property
     def free_bytes(self) -> int:
         """Return what the disk has left for this user."""
         return free_bytes(self.directory)

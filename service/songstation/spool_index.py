@@ -68,6 +68,11 @@ class SpoolIndex:
         return sum(segment.n_bytes for segment in self.segments)
 
     @property
+    def held_bytes(self) -> int:
+        """Size of the files that hold what is not committed."""
+        return sum(segment.n_bytes for segment in self.waiting)
+
+    @property
     def waiting(self) -> list[Segment]:
         """Return the files with something that is not committed."""
         return [segment for segment in self.segments if segment.committed_s is None]

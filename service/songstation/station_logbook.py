@@ -55,12 +55,9 @@ class Logbook:
 
     def pulse(self) -> Pulse:
         """Return what a heartbeat says."""
-        waiting = self._spool.index.waiting
+        spool = self._spool
         return Pulse(
-            sum(segment.n_bytes for segment in waiting),
-            self._oldest(),
-            self._spool.free_bytes,
-            clock=self._clock_quality(),
+            spool.index.held_bytes, self._oldest(), spool.free_bytes, spool.room_bytes, clock=self._clock_quality()
         )
 
     def picture(

@@ -110,6 +110,7 @@ def heartbeat_request(now: datetime, pulse: Pulse) -> Request:
         spool_bytes=pulse.held_bytes,
         spool_oldest_time=_timestamp(pulse.oldest) if pulse.oldest else None,
         disk_free_bytes=pulse.disk_free_bytes,
+        spool_room_bytes=pulse.room_bytes,
         supply_volts=pulse.supply_volts,
         temperature_celsius=pulse.temperature_celsius,
         clock_source=_clock_source(pulse.clock),

@@ -13,13 +13,16 @@ NAMES = (
     "ServerDown",
     "StationSilent",
     "CommitLagHigh",
+    "SpoolNearFull",
     "DeclaredLoss",
     "NoveltyHigh",
     "NoveltyDrift",
     "RetrainingDue",
+    "ReclusterMissed",
     "EventLoopLag",
     "DiskLow",
     "GpuFallback",
+    "SequenceReused",
     "IngestErrors",
 )
 

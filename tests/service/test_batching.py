@@ -13,7 +13,7 @@ import pytest
 from fake_models import FakeModel
 from songcore.assign import Assignment
 from songcore.stream import Song
-from songserve.batching import Batcher, BatchLimits
+from songserve.batching import Batcher, BatchLimits, Failure
 from songserve.gathering import Gatherer
 from songserve.runtime import finished
 
@@ -42,7 +42,8 @@ class Observed:
     """Counts what the batcher tells."""
 
     def __init__(self) -> None:
-        self.n_failed = self.n_songs = self.max_pending = 0
+        self.n_songs = self.max_pending = 0
+        self.done: list[Failure | None] = []
 
     def batch_done(self, n_songs: int, queued_s: Sequence[float], compute_s: float) -> None:
         """Count songs."""
@@ -50,9 +51,9 @@ class Observed:
         assert min(queued_s) >= 0
         self.n_songs += n_songs
 
-    def request_failed(self) -> None:
-        """Count failures."""
-        self.n_failed += 1
+    def request_done(self, failure: Failure | None) -> None:
+        """Remember how requests ended."""
+        self.done.append(failure)
 
     def pending_changed(self, n_songs: int) -> None:
         """Remember the most."""
@@ -112,7 +113,7 @@ def test_a_poisoned_song_fails_alone() -> None:
     found, _, observed = run(BatchLimits(max_delay_s=0.05), use)
     assert isinstance(found[1], ValueError)
     assert [names[0].type_id for names in (found[0], found[2]) if isinstance(names, list)] == ["1", "2"]
-    assert observed.n_failed == 1
+    assert observed.done == [None, "backend", None]
 
 
 def test_each_model_names_the_songs_that_it_heard() -> None:
@@ -146,12 +147,12 @@ def test_waiting_songs_are_bounded() -> None:
 
 def test_nobody_waits_for_a_closed_batcher() -> None:
     """Leaving the block cancels who still waits."""
-    model = Model()
+    model, observed = Model(), Observed()
     model.go.clear()
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as executor:
-            async with Batcher(executor, BatchLimits(), Observed()) as batcher:
+            async with Batcher(executor, BatchLimits(), observed) as batcher:
                 call = asyncio.create_task(batcher.name(songs(1), model))
                 await asyncio.sleep(0.05)
             with pytest.raises(asyncio.CancelledError):
@@ -159,6 +160,7 @@ def test_nobody_waits_for_a_closed_batcher() -> None:
             model.go.set()
 
     asyncio.run(main())
+    assert observed.done == ["canceled"]
 
 
 def test_who_leaves_waits_for_the_thread() -> None:

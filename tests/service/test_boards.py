@@ -1,4 +1,4 @@
-"""The boards are what their program writes, and boards and alerts name only what a live server has."""
+"""The boards are what their program writes. Boards and alerts name only what a live server has; it has what was planned."""
 
 import json
 import re
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import urllib.request
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from bundles import soundscape
-from serving import Request, ServerThread, Stream, chunk_messages, finish_message, session_name, setup
+from bundles import N_TYPES, soundscape
+from serving import START_MS, Request, ServerThread, Stream, chunk_messages, finish_message, session_name, setup
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -25,16 +26,26 @@ RATE = 24_000
 
 @dataclass(frozen=True)
 class Page:
-    """What is on a metrics page: the names of samples, and the labels of all of them."""
+    """What is on a metrics page."""
 
-    names: set[str]
-    labels: set[str]
+    labels_of: dict[str, set[str]]
+    """By the names of samples."""
+
+    @property
+    def names(self) -> set[str]:
+        """Of all samples."""
+        return set(self.labels_of)
+
+    @property
+    def labels(self) -> set[str]:
+        """Of all samples."""
+        return set().union(*self.labels_of.values())
 
 
 @pytest.fixture(scope="module")
 def page(shared_server: ServerThread) -> Page:
     """Return the page of a server that a station has used in every way that is counted."""
-    chunks = chunk_messages(soundscape([0, 1, 2], 41)[0], [RATE])
+    chunks = chunk_messages(soundscape([0, 1, N_TYPES - 1], 41)[0], [RATE])
     last = chunks[-1]
     gap = ingest_pb2.Gap(
         sequence_number=last.sequence_number + 1,
@@ -46,15 +57,22 @@ def page(shared_server: ServerThread) -> Page:
     finish.finish.last_sequence_number += 1
     finish.finish.total_samples += RATE
     stream = Stream(shared_server.channel, setup())
-    stream.send(Request(heartbeat=ingest_pb2.Heartbeat(spool_bytes=7)), *chunks, Request(gap=gap), finish)
+    beat = ingest_pb2.Heartbeat(spool_bytes=7, spool_room_bytes=9)
+    for time in (beat.create_time, beat.spool_oldest_time):
+        time.FromMilliseconds(START_MS)
+    chunks[0].clipped_sample_count = 1
+    stream.send(Request(heartbeat=beat), *chunks, Request(gap=gap), finish)
     assert [response for response in stream if response.HasField("song")]  # to its end
     stream.half_close()
     stub: Any = ingest_pb2_grpc.IngestServiceStub(shared_server.channel)
     assert stub.GetSessionStatus(ingest_pb2.GetSessionStatusRequest(session=session_name())).finished
     with urllib.request.urlopen(shared_server.addresses.metrics) as answer:  # noqa: S310 - our own address
         families = text_string_to_metric_families(answer.read().decode())
-        samples = [sample for family in families for sample in family.samples]
-    return Page({sample.name for sample in samples}, {label for sample in samples for label in sample.labels})
+        labels_of: defaultdict[str, set[str]] = defaultdict(set)
+        for family in families:
+            for sample in family.samples:
+                labels_of[sample.name] |= set(sample.labels)
+    return Page(dict(labels_of))
 
 
 def boards() -> list[Any]:
@@ -121,6 +139,83 @@ def test_every_metric_and_label_that_is_asked_for_is_on_a_live_page(page: Page, 
     assert len(names) > 5
     assert names - page.names == set()
     assert (grouped | matched) - page.labels - {"job", "instance"} == set()
+
+
+PLANNED = (
+    "ingest_streams{lane}",
+    "ingest_chunks_total{outcome}",
+    "ingest_bytes_total",
+    "ingest_audio_seconds_total{lane}",
+    "ingest_declared_gap_seconds_total{reason}",
+    "ingest_sequence_errors_total{reason}",
+    "ingest_ack_latency_seconds",
+    "ingest_commit_lag_seconds",
+    "ingest_in_flight_bytes",
+    "ingest_credit_stalls_total",
+    "ingest_stream_closes_total{reason}",
+    "ingest_writer_fences_total",
+    "station_last_seen_timestamp_seconds{station}",
+    "station_committed_timestamp_seconds{station}",
+    "station_spool_bytes{station}",
+    "station_spool_oldest_timestamp_seconds{station}",
+    "station_clock_offset_seconds{station}",
+    "station_clipped_samples_total{station}",
+    "station_info{version,sample_rate_hz}",
+    "inference_requests_total{outcome}",
+    "inference_executions_total",
+    "inference_batch_size",
+    "inference_queue_seconds",
+    "inference_compute_seconds",
+    "inference_failures_total{reason}",
+    "songs_total{song_type}",
+    "novel_pool_size",
+    "novel_pool_oldest_timestamp_seconds",
+    "model_bundle_info{digest,provider}",
+    "model_swaps_total{outcome}",
+    "model_swap_seconds",
+    "model_active_since_timestamp_seconds",
+    "model_fallback_to_cpu",
+    "recluster_last_success_timestamp_seconds",
+    "recluster_last_run_timestamp_seconds",
+    "recluster_duration_seconds",
+    "recluster_songs_processed",
+    "recluster_clusters_proposed",
+    "event_loop_lag_seconds",
+    "db_commit_seconds",
+    "db_size_bytes",
+    "disk_free_bytes",
+    "build_info",
+)
+"""What the design of the service lists, without `songstream_`, and with the labels that each must have."""
+
+CALLED_OTHERWISE = {
+    "inference_pending_requests": "inference_pending_songs",  # requests differ in size
+    "segment_duration_seconds": "song_duration_seconds",
+    "assignment_distance": "song_similarity",  # the cosine instead of one less it
+    "novel_songs_total": "songs_total",  # song_type="novel"
+    "song_confirmations_total": "decisions_total",  # of every kind
+}
+
+LEFT_OUT = {
+    "segments_total": "the segmenter counts nothing that is no song; songs_total and songs_forced_cut_total are its songs",
+    "inference_real_time_ratio": "a question: inference_compute_seconds_sum by ingest_audio_seconds_total, on the board",
+    "spool_fsync_seconds": "a station's own page has it: songstream_station_sync_seconds",
+}
+
+
+def test_what_was_planned_is_on_a_live_page(page: Page) -> None:
+    """Every metric of the design is there with its labels, or under another name; what was left out for a reason is not."""
+    histograms = {name.removesuffix("_bucket") for name in page.names if name.endswith("_bucket")}
+    for planned in PLANNED:
+        name, _, labels = planned.removesuffix("}").partition("{")
+        assert f"songstream_{name}" in page.names | histograms, name
+        assert set(filter(None, labels.split(","))) <= page.labels_of.get(f"songstream_{name}", set()), name
+    for name in CALLED_OTHERWISE.values():
+        assert f"songstream_{name}" in page.names | histograms, name
+    for name in (*LEFT_OUT, *CALLED_OTHERWISE):
+        assert f"songstream_{name}" not in page.names | histograms, f"{name} is there: say so above"
+    calls = {"started_total", "handled_total", "msg_received_total", "msg_sent_total", "handling_seconds"}
+    assert {f"grpc_server_{name}" for name in calls} <= page.names | histograms
 
 
 @pytest.mark.skipif(

@@ -1,8 +1,10 @@
 """Clips: the very samples that were sent, on the disk before their row, and never more of them than allowed."""
 
+import os
 import threading
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from uuid import UUID
 
 import numpy as np
@@ -20,7 +22,7 @@ from songserve.intake import Chunk, Gap, Work
 from songserve.records import AudioFormat
 from songserve.schema import DAY_MS
 from songserve.session import Heard, Step
-from stores import FEATURES, PCM, RATE, START_MS, Opened, Shelf, song
+from stores import FEATURES, PCM, RATE, START_MS, Opened, Shelf, opening, reason, song
 
 SONG_RATE = 24_000
 MODEL = FakeModel(sample_rate_hz=SONG_RATE)
@@ -131,6 +133,34 @@ def test_what_the_encoder_saw_lies_beside_the_clip(shelf: Shelf) -> None:
         assert refused.value.reason == "FEATURES_DAMAGED"
 
 
+def test_new_folders_of_clips_are_on_the_disk_too(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row never names a clip that a power cut takes away with its folder; folders that were there cost nothing."""
+    flushed: list[str] = []
+    really = os.fsync
+
+    def flush(handle: int) -> None:
+        really(handle)
+        flushed.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
+
+    monkeypatch.setattr("songserve.clips_shelf.os.fsync", flush)
+    songs = [song(shelf.record, second) for second in (0, 2, 4)]
+    top = shelf.opened.directory.path
+    hour = shelf.shelf.path(songs[0].start_ms, songs[0].uid).parent
+    above = [str(hour.parent), str(top / "clips"), str(top)]
+    (first,) = shelf.store(songs[0])
+    assert flushed[:3] == above
+    assert flushed[-1] == str(hour)
+    flushed.clear()
+    (second,) = shelf.store(songs[1])
+    assert set(flushed).isdisjoint(above)
+    for clip in (first, second):
+        shelf.shelf.delete(clip)
+    assert not hour.parent.exists()
+    flushed.clear()
+    shelf.store(songs[2])
+    assert flushed[:3] == above
+
+
 def test_a_song_heard_again_keeps_its_clip(shelf: Shelf) -> None:
     """After a reconnect less sound lies before a song: the longer clip stays, also when its row was not stored."""
     one = song(shelf.record, 5)
@@ -227,6 +257,21 @@ def test_old_clips_go_and_kept_ones_stay(shelf: Shelf) -> None:
     assert shelf.opened.queries.with_clip(shelf.shelf.shelf, [one.uid for one in songs]) == set(shelf.files())
     assert len(list(shelf.opened.directory.path.glob("clips/*/"))) == 6
     assert shelf.opened.queries.totals()[0].songs == {"T0001": 10}
+
+
+def test_old_clips_go_although_the_disk_is_full(shelf: Shelf, database_url: str | None) -> None:
+    """Where nothing else may be written, in the same transaction even, deleting makes room."""
+    songs = [song(shelf.record, day * 86_400) for day in range(3)]
+    shelf.store(*songs)
+    shelf.opened.close()
+    with Opened(shelf.opened.directory.path, database_url=database_url, min_free_bytes=2**60) as full:
+        refused, gone = full.store.open_session(opening()), full.store.forget_clips([songs[0].uid])
+        assert (reason(refused), gone.result(10)) == ("DISK_LOW", {songs[0].uid})
+        keeper = ClipRetention(
+            shelf.shelf, full.queries, full.store, max_days=1, max_bytes=2**40, observe=lambda *_: None
+        )
+        keeper.sweep(START_MS + 2 * DAY_MS + 1)
+        assert full.queries.clip_totals(shelf.shelf.shelf)[0] == 1
 
 
 def test_the_oldest_clips_go_when_there_are_too_many(shelf: Shelf) -> None:

@@ -97,6 +97,7 @@ def test_a_sound_store_is_found_sound_also_while_it_is_open(place: Place) -> Non
         ("DELETE FROM buckets WHERE width_ms = 0", "counts of the total"),
         ("UPDATE buckets SET recorded_s = 0 WHERE width_ms = 86400000", "seconds by hour, by day and in total differ"),
         ("UPDATE sessions SET committed_sample = 48000", "more than its sessions committed"),
+        ("INSERT INTO gaps VALUES ('north', 'paused', 1e9)", "declared lost, more than its sessions committed"),
         ("DELETE FROM sessions", "songs belong to no session"),
         ("DELETE FROM songs WHERE kind = 'song'", "clips belong to no song"),
         ("UPDATE clips SET n_bytes = n_bytes + 1", "bytes, not"),

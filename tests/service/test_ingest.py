@@ -1,6 +1,7 @@
 """StreamAudio over a real port: the rules of protos/songserve/v1/ingest.proto."""
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from serving import (
     Stream,
     chunk_messages,
     finish_message,
+    scrape,
     session_name,
     setup,
     stream_all,
@@ -304,6 +306,39 @@ def test_a_gap_keeps_the_clock_and_is_no_effort(server: ServerThread, samples: A
     stub: Any = songs_pb2_grpc.SongServiceStub(server.channel)
     (bucket,) = stub.QueryFrequencies(songs_pb2.QueryFrequenciesRequest()).buckets
     assert bucket.recorded_s == pytest.approx(2 * len(samples) / RATE)
+
+
+def test_a_gap_is_counted_once_it_is_committed(bundle: Any, tmp_path: Path, samples: Any) -> None:
+    """Sent again after a broken connection it counts once, and a restart forgets nothing."""
+    chunks = chunk_messages(samples, [RATE])
+    gap = ingest_pb2.Gap(sequence_number=1, sample_count=RATE // 2, reason=ingest_pb2.Gap.REASON_DEVICE_LOST)
+    later = [
+        changed(chunk, sequence_number=chunk.sequence_number + 1, start_sample=chunk.start_sample + RATE // 2)
+        for chunk in chunks
+    ]
+
+    def declared_s(server: ServerThread) -> dict[str, float]:
+        found = re.findall(
+            r'^songstream_ingest_declared_gap_seconds_total{reason="(\w+)"} (\S+)', scrape(server), re.MULTILINE
+        )
+        assert len(found) == len(ingest_pb2.Gap.Reason.keys())
+        return {reason: float(seconds) for reason, seconds in found if float(seconds)}
+
+    with ServerThread(bundle, tmp_path) as server:
+        broken = Stream(server.channel, setup())
+        broken.send(Request(gap=gap))
+        broken.read_until_received(1)
+        assert declared_s(server) == {}
+        broken.call.cancel()
+        broken.half_close()
+        stream = Stream(server.channel, setup())
+        assert stream.read().setup_ack.expected_sequence_number == 1
+        stream.send(Request(gap=gap), *later, finish_message(later))
+        assert list(stream)[-1].ack.finished
+        stream.half_close()
+        assert declared_s(server) == {"device_lost": 0.5}
+    with ServerThread(bundle, tmp_path) as server:
+        assert declared_s(server) == {"device_lost": 0.5}
 
 
 def test_streams_are_limited(start_server: Any) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fake_models import FakeModel
 from songcore.assign import Assignment
 from songcore.stream import Song
-from songserve.batching import Batcher, BatchLimits
+from songserve.batching import Batcher, BatchLimits, Failure
 from songserve.credit import Credit, granted
 from songserve.gathering import BACKFILL_WEIGHT, TURN_S, Gatherer
 from songserve.guesses import Guesses
@@ -83,7 +83,7 @@ def test_live_songs_are_named_first() -> None:
         def batch_done(self, n_songs: int, queued_s: Sequence[float], compute_s: float) -> None:
             """Do nothing."""
 
-        def request_failed(self) -> None:
+        def request_done(self, failure: Failure | None) -> None:
             """Do nothing."""
 
         def pending_changed(self, n_songs: int) -> None:

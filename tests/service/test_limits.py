@@ -18,6 +18,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google_crc32c import value as crc32c
 from grpc_status import rpc_status
 
+from bundles import soundscape
 from serving import (
     Chunk,
     Request,
@@ -27,8 +28,10 @@ from serving import (
     chunk_messages,
     failure,
     finish_message,
+    scrape,
     session_name,
     setup,
+    stream_all,
 )
 from songcore.errors import ConfigError
 from songserve.database import DataDirectory
@@ -257,6 +260,18 @@ def test_a_setup_comes_in_time(start_server: Any) -> None:
 
 
 # The disk
+
+
+def test_clips_leave_room_for_streams_to_begin(start_server: Callable[..., ServerThread], tmp_path: Path) -> None:
+    """Where clips are not written any more for want of disk, sessions are still opened, and their songs stored."""
+    with Opened(tmp_path / "data") as opened:
+        reserve = round(0.4 * opened.directory.free_bytes)
+    server = start_server(min_free_disk_mb=reserve // 2**20)
+    samples, _ = soundscape([0, 1], 5)
+    responses = stream_all(server.channel, samples, [24_000])
+    n_songs = sum(response.HasField("song") for response in responses)
+    assert n_songs > 0
+    assert f'songstream_clips_total{{outcome="disk_low"}} {float(n_songs)}' in scrape(server)
 
 
 def test_what_is_left_of_the_disk_is_for_open_streams(

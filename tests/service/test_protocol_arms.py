@@ -21,6 +21,7 @@ from serving import (
     chunk_messages,
     failure,
     finish_message,
+    scrape,
     session_name,
     setup,
     stream_all,
@@ -241,7 +242,11 @@ def test_a_dead_microphone_and_too_much_gain_are_told(server: ServerThread) -> N
 def test_a_heartbeat_tells_how_the_station_is(server: ServerThread) -> None:
     """Its fields become metrics of the station, and a clock an hour off brings KIND_CLOCK."""
     beat = ingest_pb2.Heartbeat(
-        spool_bytes=11, disk_free_bytes=12, supply_volts=3.5, clock_source=ingest_pb2.CLOCK_SOURCE_GNSS
+        spool_bytes=11,
+        spool_room_bytes=13,
+        disk_free_bytes=12,
+        supply_volts=3.5,
+        clock_source=ingest_pb2.CLOCK_SOURCE_GNSS,
     )
     beat.create_time.FromSeconds(int(time.time()) + 3600)
     beat.spool_oldest_time.FromSeconds(1_700_000_000)
@@ -254,6 +259,7 @@ def test_a_heartbeat_tells_how_the_station_is(server: ServerThread) -> None:
     assert abs(event.clock_offset.ToSeconds() - 3600) < 60
     for name, value in (
         ("spool_bytes", 11),
+        ("spool_room_bytes", 13),
         ("disk_free_bytes", 12),
         ("supply_volts", 3.5),
         ("clock_error_seconds", 0.02),
@@ -263,6 +269,17 @@ def test_a_heartbeat_tells_how_the_station_is(server: ServerThread) -> None:
         assert metric(server, f"songstream_station_{name}") == pytest.approx(value)
     assert metric(server, "songstream_station_temperature_celsius") == 0  # it said nothing: no series
     stream.half_close()
+
+
+def test_what_a_station_runs_is_one_series(server: ServerThread) -> None:
+    """Whatever a client calls itself, the last is shown, shortened, and those before are not."""
+    for number, client in enumerate(("station/1", "station/2" + 100 * "x"), 1):
+        first = setup(session_name(number=number))
+        first.setup.client = client
+        assert stream_all(server.channel, np.zeros(100, np.float32), [100], first)[-1].ack.finished
+    shown = [line for line in scrape(server).splitlines() if line.startswith("songstream_station_info{")]
+    labels = f'sample_rate_hz="24000",station="north",version="{client[:64]}"'
+    assert shown == [f"songstream_station_info{{{labels}}} 1.0"]
 
 
 def test_a_lease_ends_a_stream_and_loses_nothing(start_server: Any) -> None:

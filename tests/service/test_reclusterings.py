@@ -2,7 +2,9 @@
 
 import asyncio
 import fcntl
+import json
 import os
+import re
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -16,13 +18,14 @@ import grpc
 import pytest
 
 from bundles import make_test_bundle, soundscape
-from serving import ServerThread, failure, session_name, setup, stream_all
+from serving import ServerThread, failure, scrape, session_name, setup, stream_all
 from songserve import reclusterings
 from songserve.reclusterings import RECLUSTERINGS_FOLDER, Reclusterings
 from songserve.settings import ServeSettings
 from songserve.v1 import recluster_pb2, recluster_pb2_grpc
 
 pytestmark = pytest.mark.timeout(300)
+FACTS = {"n_songs": 9, "n_new": 2}
 RUNNING, SUCCEEDED = recluster_pb2.RECLUSTER_STATE_RUNNING, recluster_pb2.RECLUSTER_STATE_SUCCEEDED
 CANCELLED, INTERRUPTED = recluster_pb2.RECLUSTER_STATE_CANCELLED, recluster_pb2.RECLUSTER_STATE_INTERRUPTED
 FAILED = recluster_pb2.RECLUSTER_STATE_FAILED
@@ -119,6 +122,34 @@ def test_a_cancelled_one_goes_on(server: ServerThread) -> None:
     assert start(server, "night").state == RUNNING
     last = ended(server, name)
     assert (last.state, last.error_reason, last.facts["n_songs"]) == (SUCCEEDED, "", 2)
+
+
+def test_reclusterings_are_told_to_prometheus(tmp_path: Path) -> None:
+    """When the latest was ordered, and of the last that succeeded when it ended, its length, songs and new types."""
+    bundle = make_test_bundle(tmp_path / "bundle")
+    for night, ended_as, facts in ((1, "SUCCEEDED", {"n_songs": 7}), (2, "SUCCEEDED", FACTS), (3, "FAILED", {})):
+        folder = tmp_path / "data" / RECLUSTERINGS_FOLDER / f"night-{night}"
+        folder.mkdir(parents=True)
+        order = {"mode": "quick", "bundle": "abc", "created_at": f"2026-06-0{night}T02:30:00Z"}
+        state = {"state": ended_as, "updated_at": f"2026-06-0{night}T02:31:00Z", "facts": facts}
+        (folder / "run.json").write_text(json.dumps(order))
+        (folder / "state.json").write_text(json.dumps(state))
+    ordered_s, ended_s = (
+        datetime(2026, 6, day, 2, minute, tzinfo=UTC).timestamp() for day, minute in ((3, 30), (2, 31))
+    )
+    expected = {
+        "last_run_timestamp_seconds": ordered_s,
+        "last_success_timestamp_seconds": ended_s,
+        "duration_seconds": 60.0,
+        "songs_processed": 9.0,
+        "clusters_proposed": 2.0,
+    }
+    with ServerThread(bundle, data_dir=tmp_path / "data") as running:
+        found: dict[str, float] = {}
+        while found.get("songs_processed") != 9:  # looked at just after the start
+            shown = re.findall(r"^songstream_recluster_(\w+) (\S+)$", scrape(running), re.MULTILINE)
+            found = {name: float(value) for name, value in shown}
+    assert found == expected
 
 
 def test_one_that_cannot_be_gone_on_with(server: ServerThread) -> None:

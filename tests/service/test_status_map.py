@@ -4,6 +4,7 @@ import ast
 import copy
 import re
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_status import rpc_status
 
-from serving import Request, Response, ServerThread, Stream, finish_message, session_name, setup, stream_all
+from serving import Request, Response, ServerThread, Stream, finish_message, scrape, session_name, setup, stream_all
 from songcore.bundle import Bundle
 from songserve.status import _CODES
 from songserve.v1 import ingest_pb2
@@ -149,6 +150,42 @@ def test_a_call_ends_as_the_map_says(
         assert dict(info.metadata) == row.metadata
         assert retry.retry_delay.seconds == row.retry_s
         assert status.message
+
+
+def ends(server: ServerThread, reason: str) -> float:
+    """Return how many streams were counted under a reason."""
+    found = re.findall(
+        rf'^songstream_ingest_stream_closes_total{{reason="{reason}"}} (\S+)', scrape(server), re.MULTILINE
+    )
+    return float(found[0]) if found else 0.0
+
+
+@pytest.mark.parametrize("reason", ["INTERNAL", "SETUP_TIMEOUT", "FORMAT_UNSUPPORTED", "STREAM_LIMIT", "DISK_LOW"])
+def test_an_end_is_counted_by_its_reason(
+    reason: str, shared_server: ServerThread, bundle: Bundle, tmp_path: Path
+) -> None:
+    """Faults of the server and refusals before the first answer are counted as what they are."""
+    row = next(row for row in ROWS if row.reason == reason)
+    with serving(row, shared_server, bundle, tmp_path) as server:
+        before = ends(server, reason)
+        with pytest.raises(grpc.RpcError):
+            row.provoke(server)
+        assert ends(server, reason) == before + 1
+
+
+def test_a_client_that_leaves_is_no_error(server: ServerThread) -> None:
+    """Its stream is counted as cancelled, also when an answer is on its way to it."""
+    for number in range(1, 9):
+        stream = Stream(server.channel, setup(session_name(number=number)))
+        stream.read()
+        stream.send(*CHUNKS)
+        stream.call.cancel()
+        stream.half_close()
+    deadline = time.monotonic() + 30
+    while ends(server, "CANCELLED") + ends(server, "OK") < 8 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert ends(server, "INTERNAL") == 0
+    assert ends(server, "CANCELLED") > 0
 
 
 def test_the_map_is_complete() -> None:

@@ -120,6 +120,18 @@ def test_a_caller_that_leaves_stops_neither_its_commit_nor_the_store(opened: Ope
     assert opened.store.open_session(opening(1)).result(10).writer_epoch == 2
 
 
+def test_declared_gaps_add_up(opened: Opened) -> None:
+    """Over commits of one transaction and of several, by reason; an older writer's add nothing."""
+    first, second = (opened.store.open_session(opening(number)).result(10) for number in (1, 2))
+    steps = [replace(commit(record, 1), gap_s={"paused": 0.5, "device_lost": 2.0}) for record in (first, second)]
+    for done in [opened.store.commit(step) for step in steps]:
+        done.result(10)
+    opened.store.commit(replace(commit(first, 2), gap_s={"paused": 0.25})).result(10)
+    opened.store.open_session(opening(1)).result(10)
+    assert reason(opened.store.commit(replace(commit(first, 3), gap_s={"paused": 8.0}))) == "WRITER_FENCED"
+    assert opened.queries.declared_gaps() == {"paused": 1.25, "device_lost": 4.0}
+
+
 def test_a_reserve_of_disk_is_kept(tmp_path: Path) -> None:
     """Below the reserve nothing is written, not even a session."""
     opened = Opened(tmp_path, min_free_bytes=2**60)

@@ -91,6 +91,20 @@ def test_records_are_read_as_they_were_written(datas: list[bytes], junk: bytes) 
     assert [one.record for one in found if one.intact] == records
 
 
+def test_room_is_what_the_limits_leave(tmp_path: Path) -> None:
+    """What waits and the room for more make up the spool, as far as the disk has so much."""
+    spool = opened(tmp_path / "limited", max_bytes=10_000)
+    assert (spool.index.held_bytes, spool.room_bytes) == (0, 10_000)
+    spool.begin(session())
+    spool.append(chunk(1), N_CHUNK, 0)
+    assert spool.index.held_bytes >= 2 * N_CHUNK
+    assert spool.index.held_bytes + spool.room_bytes == 10_000
+    spool.close()
+    full = opened(tmp_path / "full", min_free_bytes=2**60)
+    assert full.room_bytes == 0
+    full.close()
+
+
 def test_what_is_written_is_there_after_a_restart(tmp_path: Path) -> None:
     """Chunks and losses of two sessions come back in order, byte for byte, losses in a row as one."""
     spool = opened(tmp_path)

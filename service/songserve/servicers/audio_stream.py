@@ -8,7 +8,6 @@ one another, so its commits are in order.
 import asyncio
 from functools import partial
 
-from songcore.errors import SongError
 from songserve.clips import ClipSounds
 from songserve.ingest_requests import Wish
 from songserve.ingest_responses import ack, go_away, notice_event, partial_event, song_event
@@ -22,6 +21,7 @@ from songserve.servicers.calls import Context
 from songserve.servicers.guesser import Guesser
 from songserve.servicers.station_health import StationHealth
 from songserve.session import Heard, Session, Step
+from songserve.v1 import ingest_pb2
 
 __all__ = ["AudioStream"]
 
@@ -46,6 +46,7 @@ class AudioStream:
         self._started, self._ended = asyncio.Event(), asyncio.Event()
         self._session: Session
         self._fenced = self._announced = False
+        self._saying: asyncio.Timeout | None = None
         self._ending = ""
         self._last_ack = 0.0
         self._acknowledged = 0  # the last received number that the client knows of
@@ -57,9 +58,11 @@ class AudioStream:
         return self._session.intake.expected_sequence_number - 1 if self._started.is_set() else 0
 
     def fence(self) -> None:
-        """End the stream with WRITER_FENCED."""
+        """End the stream with WRITER_FENCED, also while it waits for its client to take an answer."""
         self._fenced = True
         self._wake.set()
+        if self._saying and not self._saying.expired():
+            self._saying.reschedule(asyncio.get_running_loop().time())
 
     def drain(self) -> None:
         """Announce the end, commit what came in, and end with DRAINING."""
@@ -76,6 +79,18 @@ class AudioStream:
         await ended
         return self._started.is_set() and self._session.record.finished
 
+    async def say(self, answer: ingest_pb2.StreamAudioResponse) -> None:
+        """Send an answer; raises Refusal IDLE when the client takes none in time, or WRITER_FENCED."""
+        wait_s = self._runtime.settings.idle_timeout_s
+        try:
+            async with asyncio.timeout(wait_s) as self._saying:
+                await self._context.write(answer)
+        except TimeoutError:
+            self._refuse_when_fenced()
+            raise Refusal(f"the client took no answer for {wait_s:g} s", reason="IDLE") from None
+        finally:
+            self._saying = None
+
     async def run(self, session: Session, notices: list[Notice]) -> None:
         """Serve until the session is finished or the client leaves; raises the Refusal that ends the stream otherwise."""
         self._session = session
@@ -86,6 +101,7 @@ class AudioStream:
         self._tape = self._runtime.clip_tape(session.sound_format)
         self._watch = SoundWatch(session.format.sample_rate_hz)
         self._guesser = Guesser(self._runtime, wake=self._wake.set)
+        self._health.runs(self._wish.client, session.format.sample_rate_hz)
         self._health.says_clock(self._wish.clock)
         self._acknowledged = session.received_sequence_number
         self._last_ack = asyncio.get_running_loop().time()
@@ -95,14 +111,9 @@ class AudioStream:
         reader = asyncio.create_task(self._reader.read())
         reader.add_done_callback(lambda _: self._wake.set())
         lease = asyncio.get_running_loop().call_later(lease_s, self._end, "LEASE_EXPIRED") if lease_s else None
-        closed_as = "CANCELLED"
         try:
             await self._tell()
             await self._work(reader)
-            closed_as = "OK"
-        except SongError as error:
-            closed_as = error.reason
-            raise
         finally:
             reader.cancel()
             if lease:
@@ -111,7 +122,6 @@ class AudioStream:
             self._reader.release_all()
             self._ended.set()
             metrics.ingest_streams.labels(self._wish.lane).dec()
-            metrics.ingest_closes_total.labels(closed_as).inc()
 
     def leave(self) -> None:
         """Note that the stream is over, also when it never ran."""
@@ -150,10 +160,13 @@ class AudioStream:
             await self._tell()
             if self._ack_due():
                 await self._acknowledge()
+        self._refuse_when_fenced()
+        return step is not None and step.work.finish
+
+    def _refuse_when_fenced(self) -> None:
         if self._fenced:
             self._runtime.metrics.ingest_fences_total.inc()
             raise Refusal("a newer stream has taken this session over", reason="WRITER_FENCED")
-        return step is not None and step.work.finish
 
     def _follow_bundle(self) -> None:
         """Take up a bundle that became active: no step is under way here."""
@@ -184,7 +197,7 @@ class AudioStream:
             stored = await asyncio.shield(self._store(commit, sounds))
             if self._wish.results != "none":
                 for song in stored:
-                    await self._context.write(song_event(song, self._runtime.store.view))
+                    await self.say(song_event(song, self._runtime.store.view))
         self._reader.notices += self._watch.follow(heard.levels)
         self._guesser.consider(heard)
         await self._tell()
@@ -231,11 +244,11 @@ class AudioStream:
             self._reader.notices.append(notice)
         notices, self._reader.notices = self._reader.notices, []
         for notice in notices:
-            await self._context.write(notice_event(notice))
+            await self.say(notice_event(notice))
         if guess := self._guesser.take():
             song, name, revision = guess
             event = partial_event(song, name, self._session.record, revision=revision)
-            await self._context.write(event)
+            await self.say(event)
 
     def _ack_due(self) -> bool:
         """Whether the client waits for an ack: half of its credit is used, it repeated something, or it has been long."""
@@ -248,13 +261,13 @@ class AudioStream:
         self._acknowledged = self._session.received_sequence_number
         self._last_ack = asyncio.get_running_loop().time()
         self._credit = self._runtime.credit
-        await self._context.write(ack(self._acknowledged, self._session.record, self._credit))
+        await self.say(ack(self._acknowledged, self._session.record, self._credit))
 
     async def _announce_end(self) -> None:
         self._announced = True
         deadline_ms = self._runtime.now_ms + round(self._runtime.settings.drain_grace_s * 1000)
         retry_delay_s = RETRY_DELAY_S[self._ending]
-        await self._context.write(go_away(self._ending, deadline_ms=deadline_ms, retry_delay_s=retry_delay_s))
+        await self.say(go_away(self._ending, deadline_ms=deadline_ms, retry_delay_s=retry_delay_s))
 
     def _observe_latency(self, heard: Heard, first_arrival: float | None, last_arrival: float) -> None:
         now = asyncio.get_running_loop().time()

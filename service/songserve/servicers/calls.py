@@ -35,13 +35,16 @@ def answering(
     async def answer(self: Servicer, request: Request, context: Context) -> Response:
         try:
             return await method(self, request, context)
-        except SongError as error:
-            await abort(context, error)
         except grpc.aio.AbortError:
             raise
+        except SongError as error:
+            ended = error
         except Exception as error:
             log.exception("a call failed")
-            await abort(context, internal_error(error))
+            ended = internal_error(error)
+        # Waits for a client that takes nothing, and shall not hold all that the call used so long.
+        ended.__traceback__ = ended.__context__ = None
+        return await abort(context, ended)
 
     return answer
 

@@ -3,12 +3,17 @@
 # ruff: noqa: N802 - the methods have the API's names
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from functools import partial
 
+import grpc
+
+from songcore.errors import SongError
 from songserve.ingest_requests import Wish, missing_gap, read_finish, read_setup, read_wish
 from songserve.ingest_responses import session_status, setup_ack
 from songserve.intake import Finish, Intake
+from songserve.metrics import Metrics
 from songserve.notices import Notice, bundle_changed
 from songserve.records import SessionName, SessionOpening, SessionRecord
 from songserve.refusal import Refusal
@@ -34,9 +39,10 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
     ) -> None:
         """Serve one stream of a session, from setup to its end."""
         del requests  # read from the context one by one, with a time limit
-        async with admitted(self._runtime):
-            message = await read_first(context, self._runtime)
-            await self._serve(message.setup, context)
+        with _end_counted(self._runtime.metrics):
+            async with admitted(self._runtime):
+                message = await read_first(context, self._runtime)
+                await self._serve(message.setup, context)
 
     @answering
     async def GetSessionStatus(
@@ -128,7 +134,7 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
                 missing=missing,
                 now_ms=runtime.now_ms,
             )
-            await context.write(answer)
+            await stream.say(answer)
             await stream.run(session, self._first_notices(record, session, wish))
         finally:
             stream.leave()
@@ -156,3 +162,20 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
             limits=self._runtime.limits,
             guessing=guessing,
         )
+
+
+@contextmanager
+def _end_counted(metrics: Metrics) -> Iterator[None]:
+    """Count how a stream ends, one that is refused included."""
+    ended_as = "INTERNAL"
+    try:
+        yield
+        ended_as = "OK"
+    except SongError as error:
+        ended_as = error.reason
+        raise
+    except (asyncio.CancelledError, grpc.aio.InternalError):  # the second where an answer cannot be sent any more
+        ended_as = "CANCELLED"
+        raise
+    finally:
+        metrics.ingest_closes_total.labels(ended_as).inc()

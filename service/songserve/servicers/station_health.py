@@ -18,6 +18,10 @@ class StationHealth:
         """Note that a message came."""
         self._metrics.station_last_seen.labels(self._label).set(self._runtime.now())
 
+    def runs(self, client: str, sample_rate_hz: int) -> None:
+        """Note what the station runs."""
+        self._metrics.station_runs(self._label, client, sample_rate_hz)
+
     def says_clock(self, clock: ClockState) -> None:
         """Take note of how good the station's clock is."""
         if clock.error_s is not None:
@@ -31,6 +35,7 @@ class StationHealth:
         metrics.station_spool_bytes.labels(label).set(heartbeat.spool_bytes)
         metrics.station_disk_free_bytes.labels(label).set(heartbeat.disk_free_bytes)
         for gauge, value in (
+            (metrics.station_spool_room_bytes, heartbeat.spool_room_bytes),
             (metrics.station_spool_oldest, heartbeat.spool_oldest_s),
             (metrics.station_supply_volts, heartbeat.supply_volts),
             (metrics.station_temperature, heartbeat.temperature_celsius),

@@ -256,7 +256,7 @@ class Setup(_message.Message):
     lane: Global___Lane.ValueType
     result_mode: Global___ResultMode.ValueType
     client: _builtins.str
-    """Program and version, for the log."""
+    """Program and version, for metrics: the first 64 characters."""
     resume_token: _builtins.str
     """The token of the last ack that the client saw, empty at first. Opaque. With it the server notices that it was put back
     to an older state and says so with SessionEvent KIND_REWOUND.
@@ -431,6 +431,7 @@ class Heartbeat(_message.Message):
     TEMPERATURE_CELSIUS_FIELD_NUMBER: _builtins.int
     CLOCK_SOURCE_FIELD_NUMBER: _builtins.int
     CLOCK_ERROR_FIELD_NUMBER: _builtins.int
+    SPOOL_ROOM_BYTES_FIELD_NUMBER: _builtins.int
     spool_bytes: _builtins.int
     """Audio captured and not yet acknowledged."""
     disk_free_bytes: _builtins.int
@@ -438,6 +439,8 @@ class Heartbeat(_message.Message):
     """Absent what the station cannot measure."""
     temperature_celsius: _builtins.float
     clock_source: Global___ClockSource.ValueType
+    spool_room_bytes: _builtins.int
+    """How much more of it the station can keep before sound is lost; absent where it is not on a disk."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -457,15 +460,20 @@ class Heartbeat(_message.Message):
         temperature_celsius: _builtins.float | None = ...,
         clock_source: Global___ClockSource.ValueType = ...,
         clock_error: _duration_pb2.Duration | None = ...,
+        spool_room_bytes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_supply_volts", b"_supply_volts", "_temperature_celsius", b"_temperature_celsius", "clock_error", b"clock_error", "create_time", b"create_time", "spool_oldest_time", b"spool_oldest_time", "supply_volts", b"supply_volts", "temperature_celsius", b"temperature_celsius"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_spool_room_bytes", b"_spool_room_bytes", "_supply_volts", b"_supply_volts", "_temperature_celsius", b"_temperature_celsius", "clock_error", b"clock_error", "create_time", b"create_time", "spool_oldest_time", b"spool_oldest_time", "spool_room_bytes", b"spool_room_bytes", "supply_volts", b"supply_volts", "temperature_celsius", b"temperature_celsius"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_supply_volts", b"_supply_volts", "_temperature_celsius", b"_temperature_celsius", "clock_error", b"clock_error", "clock_source", b"clock_source", "create_time", b"create_time", "disk_free_bytes", b"disk_free_bytes", "spool_bytes", b"spool_bytes", "spool_oldest_time", b"spool_oldest_time", "supply_volts", b"supply_volts", "temperature_celsius", b"temperature_celsius"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_spool_room_bytes", b"_spool_room_bytes", "_supply_volts", b"_supply_volts", "_temperature_celsius", b"_temperature_celsius", "clock_error", b"clock_error", "clock_source", b"clock_source", "create_time", b"create_time", "disk_free_bytes", b"disk_free_bytes", "spool_bytes", b"spool_bytes", "spool_oldest_time", b"spool_oldest_time", "spool_room_bytes", b"spool_room_bytes", "supply_volts", b"supply_volts", "temperature_celsius", b"temperature_celsius"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__spool_room_bytes: _TypeAlias = _typing.Literal["spool_room_bytes"]  # noqa: Y015
+    _WhichOneofArgType__spool_room_bytes: _TypeAlias = _typing.Literal["_spool_room_bytes", b"_spool_room_bytes"]  # noqa: Y015
     _WhichOneofReturnType__supply_volts: _TypeAlias = _typing.Literal["supply_volts"]  # noqa: Y015
     _WhichOneofArgType__supply_volts: _TypeAlias = _typing.Literal["_supply_volts", b"_supply_volts"]  # noqa: Y015
     _WhichOneofReturnType__temperature_celsius: _TypeAlias = _typing.Literal["temperature_celsius"]  # noqa: Y015
     _WhichOneofArgType__temperature_celsius: _TypeAlias = _typing.Literal["_temperature_celsius", b"_temperature_celsius"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__spool_room_bytes) -> _WhichOneofReturnType__spool_room_bytes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__supply_volts) -> _WhichOneofReturnType__supply_volts | None: ...
     @_typing.overload

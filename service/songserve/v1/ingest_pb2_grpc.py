@@ -116,7 +116,8 @@ class IngestServiceServicer:
         LEASE_EXPIRED      the stream is as old as `setup_ack.lease`; come back at once
         STORE_UNAVAILABLE  the database cannot be written
         DEADLINE_EXCEEDED    SETUP_TIMEOUT      no setup within 10 s
-        IDLE               nothing at all, not even a heartbeat, within the idle limit
+        IDLE               nothing at all, not even a heartbeat, within the idle limit; or the client
+        took no answer within it
         INTERNAL             INTERNAL           a fault of the server
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

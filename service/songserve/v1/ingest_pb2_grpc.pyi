@@ -93,7 +93,8 @@ class IngestServiceStub:
                            LEASE_EXPIRED      the stream is as old as `setup_ack.lease`; come back at once
                            STORE_UNAVAILABLE  the database cannot be written
       DEADLINE_EXCEEDED    SETUP_TIMEOUT      no setup within 10 s
-                           IDLE               nothing at all, not even a heartbeat, within the idle limit
+                           IDLE               nothing at all, not even a heartbeat, within the idle limit; or the client
+                                              took no answer within it
       INTERNAL             INTERNAL           a fault of the server
     """
     GetSessionStatus: _grpc.UnaryUnaryMultiCallable[_ingest_pb2.GetSessionStatusRequest, _ingest_pb2.SessionStatus]
@@ -176,7 +177,8 @@ class IngestServiceAsyncStub(IngestServiceStub):
                            LEASE_EXPIRED      the stream is as old as `setup_ack.lease`; come back at once
                            STORE_UNAVAILABLE  the database cannot be written
       DEADLINE_EXCEEDED    SETUP_TIMEOUT      no setup within 10 s
-                           IDLE               nothing at all, not even a heartbeat, within the idle limit
+                           IDLE               nothing at all, not even a heartbeat, within the idle limit; or the client
+                                              took no answer within it
       INTERNAL             INTERNAL           a fault of the server
     """
     GetSessionStatus: _aio.UnaryUnaryMultiCallable[_ingest_pb2.GetSessionStatusRequest, _ingest_pb2.SessionStatus]  # type: ignore[assignment]
@@ -262,7 +264,8 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
                                LEASE_EXPIRED      the stream is as old as `setup_ack.lease`; come back at once
                                STORE_UNAVAILABLE  the database cannot be written
           DEADLINE_EXCEEDED    SETUP_TIMEOUT      no setup within 10 s
-                               IDLE               nothing at all, not even a heartbeat, within the idle limit
+                               IDLE               nothing at all, not even a heartbeat, within the idle limit; or the client
+                                                  took no answer within it
           INTERNAL             INTERNAL           a fault of the server
         """
 
