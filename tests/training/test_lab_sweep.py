@@ -1,17 +1,21 @@
 """Sweeps: what is tried, what every score prefers, rows kept; a real Ray Tune on toy songs."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from songcore.errors import ConfigError
+from songcore.presets import STREAMS
 from songcore.stream import StreamConfig
 from songtrain.cluster import ray_session
 from songtrain.datasets.songs import SongSet
 from songtrain.lab.grid import BinarySearch, SearchRange, grid_settings, parse_grid, parse_search
 from songtrain.lab.leaderboard import leaderboard
+from songtrain.lab.options import with_parameters
+from songtrain.lab.parts import describe
 from songtrain.lab.report import write_lab_report
 from songtrain.lab.results import Row, read_rows
 from songtrain.lab.sweep import Sweep, run_sweep
@@ -95,6 +99,18 @@ def test_every_score_prefers_its_own_setting() -> None:
     assert chosen == {"ari": 3, "silhouette": 2, "davies_bouldin": 3, "inertia": None}
     assert table.points[0].scores["ari"] == pytest.approx(0.3)
     assert leaderboard(rows) == []
+
+
+def test_settings_of_other_systems_are_another_table() -> None:
+    """Settings that were tried with another number of components are not compared with these, and each table says which."""
+    (system,) = choose_systems(["modulation-kmeans"])
+    rows = []
+    for n, k in ((8, 2), (8, 3), (16, 4)):
+        tried = with_parameters(system, {"reducer.n_components": n, "clusterer.n_clusters": k})
+        rows.append(replace(row(0, k, ari=0.5), description=describe(tried, STREAMS["song"])))
+    first, second = sweep_tables(rows)
+    assert (len(first.points), len(second.points)) == (2, 1)
+    assert (first.chain, second.chain) == tuple(f"modulation → pca(n_components={n}) → kmeans" for n in (8, 16))
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -9,6 +9,7 @@ from songcore.errors import InputError
 from songcore.stream import StreamConfig
 from songtrain.datasets.songs import SongSet
 from songtrain.datasets.sound import SoundSource
+from songtrain.evaluation.collapse import CollapseError
 from songtrain.lab.parts import Kind, build, parts_of
 from songtrain.lab.systems import System
 
@@ -48,22 +49,27 @@ class Chain:
     def fit(self, songs: SongSet, described: FloatArray | None = None) -> FloatArray:
         """Return the songs as points (n, d) float32; ``described`` are their features, if somebody has them already.
 
-        Raises InputError SONGS_EQUAL or NOT_FINITE when what a part gives tells no song from another.
+        Raises InputError SONGS_EQUAL or NOT_FINITE when songs or features tell no song from another, CollapseError when
+        only the encoder does not.
         """
+        if "features" not in self._parts:
+            same_length = not np.ptp(songs.lengths)
+            _check_heard(songs.frames.reshape(len(songs) if same_length else 1, -1), differ=not same_length)
         values: Any = songs
         for kind, estimator in self._parts.items():
-            if kind == "reducer":
-                values = _flat(values)
-                _check_differ(values)
-            taken = _as_taken(kind, estimator, values)
+            taken = _as_taken(kind, estimator, _flat(values) if kind == "reducer" else values)
             if kind == "features" and described is not None:
                 estimator.fit(taken)
                 # A copy: what tasks share cannot be written to, and torch wants to.
                 values = described.copy()
             else:
                 values = estimator.fit_transform(taken)
+            if kind == "features":
+                _check_heard(_flat(values))
+            elif kind == "encoder":
+                _check_encoded(_flat(values))
         points = np.asarray(values, np.float32)
-        _check_differ(points)
+        _check_encoded(points)
         return points
 
     def transform(self, songs: SongSet) -> FloatArray:
@@ -91,8 +97,17 @@ def _flat(values: Any) -> FloatArray:
     return np.asarray(values).reshape(len(values), -1)
 
 
-def _check_differ(values: FloatArray) -> None:
+def _check_heard(values: FloatArray, *, differ: bool = False) -> None:
+    """Raise InputError for rows (n, d) that are broken or, unless they are known to ``differ``, all the same."""
     if not np.isfinite(values).all():
         raise InputError("features hold NaN or infinity; check the recordings", reason="NOT_FINITE")
-    if not np.ptp(values, axis=0).any():
+    if not differ and not np.ptp(values, axis=0).any():
         raise InputError("all songs have the same features; there is nothing to tell apart", reason="SONGS_EQUAL")
+
+
+def _check_encoded(values: FloatArray) -> None:
+    """Raise CollapseError for rows (n, d) of songs that differed before."""
+    if not np.isfinite(values).all() or not np.ptp(values, axis=0).any():
+        raise CollapseError(
+            "the songs differ, but what encoder or reducer make of them is the same for all, or no number"
+        )

@@ -11,7 +11,7 @@ from songcore.errors import ConfigError, InputError
 from songcore.figures import svg
 from songtrain.lab.keepsakes import read_points, read_songs
 from songtrain.lab.leaderboard import Line, leaderboard
-from songtrain.lab.results import FILE_NAME, Row, read_rows
+from songtrain.lab.results import FILE_NAME, Row, newest, read_rows
 from songtrain.lab.scoring import RankAgreement, agreement_with_labels
 from songtrain.lab.sections import SystemSection, networks, reconstructions, song_section, sweeps, system_section
 from songtrain.report.leaderboard import agreement_figure, leaderboard_figure
@@ -35,7 +35,7 @@ def write_lab_report(folder: Path, now: datetime, system: str | None = None) -> 
     ``system`` is shown in detail; the first of the leaderboard if not given. InputError when nothing was run there, or
     not this system; ConfigError when the disk does not take the page.
     """
-    rows = read_rows(folder)
+    rows = newest(read_rows(folder))
     if not rows:
         raise InputError(
             f"{folder / FILE_NAME} does not exist or is empty; `songstream lab run` first", reason="NOT_FOUND"

@@ -18,8 +18,10 @@ __all__ = [
     "SCORES",
     "Key",
     "Row",
+    "newest",
     "parameters_text",
     "read_rows",
+    "without_distances",
     "write_rows",
 ]
 
@@ -34,6 +36,7 @@ LABEL_FREE = (
     *("k_low", "k_high"),
 )
 SCORES = (*LABEL_SCORES, *LABEL_FREE)
+OF_DISTANCES = ("silhouette", "calinski_harabasz", "davies_bouldin", "inertia", "inertia_share", "n_distinct")
 
 
 def parameters_text(parameters: Iterable[tuple[str, Any]]) -> str:
@@ -108,6 +111,26 @@ def write_rows(folder: Path, rows: Iterable[Row]) -> None:
         ) from error
 
 
+def newest(rows: Iterable[Row]) -> list[Row]:
+    """Return the rows without those that an earlier command left behind: more seeds, with other parameters.
+
+    Every command begins with the least seed, so that one tells which parameters are the newest.
+    """
+    first: dict[tuple[str, str], Row] = {}
+    rows = sorted(rows, key=lambda row: row.key)
+    for row in rows:
+        first.setdefault(row.key[:2], row)
+    return [row for row in rows if row.description == first[row.key[:2]].description]
+
+
+def without_distances(scores: dict[str, float], clusterer: str) -> dict[str, float]:
+    """Return the scores that mean something for points of this clusterer: of shares of clusters no distances do.
+
+    Saturated shares are a handful of points as far apart as can be, however wrong the clusters.
+    """
+    return {name: value for name, value in scores.items() if clusterer != "argmax" or name not in OF_DISTANCES}
+
+
 def read_rows(folder: Path) -> list[Row]:
     """Return the rows of the folder, none when there is no table; InputError when the table is not one of ours."""
     path = folder / FILE_NAME
@@ -125,7 +148,10 @@ def read_rows(folder: Path) -> list[Row]:
             **{name: line[name] for name in names},
             parameters=json.loads(line["parameters"]),
             history=tuple(json.loads(line["history"])),
-            scores={name: line[name] for name in SCORES if line[name] is not None},
+            scores=without_distances(
+                {name: line[name] for name in SCORES if line[name] is not None},
+                json.loads(line["description"] or "{}").get("clusterer", [""])[0],
+            ),
             labels=tuple(line["labels"]),
         )
         for line in table

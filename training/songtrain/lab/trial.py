@@ -18,6 +18,7 @@ from songtrain.evaluation.scores import label_numbers
 from songtrain.lab.chain import Chain
 from songtrain.lab.copies import agreement_with_copies
 from songtrain.lab.parts import build, n_clusters_asked
+from songtrain.lab.results import without_distances
 from songtrain.lab.scoring import label_free_scores, score_labels
 from songtrain.lab.systems import System
 from songtrain.stopwatch import Stopwatch
@@ -124,6 +125,7 @@ def cluster_points(points: Points, system: System, seed: int) -> Clustering:
     scores |= label_free_scores(points.values, labels, system, seed)
     if points.neighbour_agreement is not None:
         scores["neighbour_agreement"] = points.neighbour_agreement
+    scores = without_distances(scores, system.clusterer.name)
     return Clustering(labels, scores, seconds, peak, points.history, points.n_epochs_asked)
 
 
