@@ -20,7 +20,7 @@ from songtrain.lab.report import write_lab_report
 from songtrain.lab.results import Row, read_rows
 from songtrain.lab.sweep import Sweep, run_sweep
 from songtrain.lab.sweep_table import sweep_tables
-from songtrain.lab.systems import choose_systems
+from songtrain.lab.systems import choose_systems, part
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -47,6 +47,12 @@ def test_grids_are_all_combinations_of_typed_values() -> None:
     assert [setting["reducer.n_components"] for setting in grid_settings(grid)] == [8, 16]
     assert grid_settings({}) == [{}]
     assert parse_search("clusterer.n_clusters=16:256") == SearchRange("clusterer.n_clusters", 16, 256)
+    assert parse_grid(['encoder.changes={"rounds": {"scale": 8, "n_rounds": 1}},null'])["encoder.changes"] == [
+        {"rounds": {"scale": 8, "n_rounds": 1}},
+        None,
+    ]
+    assert parse_grid(["clusters=8,16"]) == {"clusters": [8, 16]}
+    assert parse_search("clusters=4:9") == SearchRange("clusters", 4, 9)
     for wrong in ("n_components=8", "reducer.n_components", "reducer.n_components=", "a.b=1"):
         with pytest.raises(ConfigError) as raised:
             parse_grid([wrong, "a.b=2"])
@@ -55,6 +61,41 @@ def test_grids_are_all_combinations_of_typed_values() -> None:
         with pytest.raises(ConfigError) as raised:
             parse_search(wrong)
         assert raised.value.reason == "GRID_INVALID"
+
+
+def test_all_parts_that_are_told_a_number_of_clusters_are_swept_together() -> None:
+    """``clusters`` reaches encoder and clusterer; what finds the number, and a search without silhouette, are refused."""
+    nscnet, floor, vade = choose_systems(["nscnet-arcface-light", "classical-floor", "vade"])
+    (tried,) = Sweep(nscnet, [{"clusters": 7}], 1).systems()
+    assert [dict(chosen.parameters)["n_clusters"] for chosen in (tried.encoder, tried.clusterer) if chosen] == [7, 7]
+    with pytest.raises(ConfigError, match="it finds it") as raised:
+        Sweep(floor, [{"clusters": 7}], 1).systems()
+    assert raised.value.reason == "PART_UNKNOWN"
+    with pytest.raises(ConfigError, match="whole number"):
+        Sweep(vade, [{"clusters": "many"}], 1).systems()
+    assert Sweep(vade, [{}], 1).systems() == [vade]
+    with pytest.raises(ConfigError, match="silhouette") as raised:
+        Sweep(vade, [{}], 1, parse_search("clusters=4:9")).systems()
+    assert raised.value.reason == "GRID_INVALID"
+
+
+def test_settings_of_training_are_swept_by_name() -> None:
+    """A setting within the recipe's changes joins those that are there; one that there is not is refused at once."""
+    (recipe,) = choose_systems(["recipe"])
+    changed = with_parameters(recipe, {"encoder.changes.rounds.scale": 8, "encoder.changes.rounds.n_rounds": 1})
+    assert changed.encoder == part("self-labelled", changes={"rounds": {"scale": 8, "n_rounds": 1}})
+    with pytest.raises(ConfigError, match=r"rounds\.scales"):
+        with_parameters(recipe, {"encoder.changes.rounds.scales": 8})
+    rows = [
+        replace(
+            row(0, 2, ari=0.5),
+            parameters={"encoder.changes.rounds.scale": scale},
+            description=describe(to, STREAMS["song"]),
+        )
+        for scale in (8, 16)
+        for to in [with_parameters(recipe, {"encoder.changes.rounds.scale": scale})]
+    ]
+    assert len(sweep_tables(rows)[0].points) == 2
 
 
 @pytest.mark.parametrize("peak", [2, 3, 17, 60, 255, 256])

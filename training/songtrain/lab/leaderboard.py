@@ -57,7 +57,8 @@ def leaderboard(rows: Sequence[Row]) -> list[Line]:
 def is_collapsed(row: Row) -> bool:
     """Whether the encoder lost what tells songs apart.
 
-    It gave the same for all, most songs are in one cluster or in none, points lie on a line, or most are copies of others: 60 % of the songs, effective rank 2 and a quarter of the songs are the limits.
+    It gave the same for all, most songs are in one cluster or in none, points lie on a line, or most are copies of others:
+    60 % of the songs, effective rank 2 and a quarter of the songs are the limits.
     """
     scores = row.scores
     return (

@@ -11,7 +11,7 @@ from songcore.errors import ConfigError, InputError
 from songcore.figures import svg
 from songtrain.lab.keepsakes import read_points, read_songs
 from songtrain.lab.leaderboard import Line, leaderboard
-from songtrain.lab.results import FILE_NAME, Row, newest, read_rows
+from songtrain.lab.results import FILE_NAME, Row, n_codes, newest, read_rows
 from songtrain.lab.scoring import RankAgreement, agreement_with_labels
 from songtrain.lab.sections import SystemSection, networks, reconstructions, song_section, sweeps, system_section
 from songtrain.report.leaderboard import agreement_figure, leaderboard_figure
@@ -50,6 +50,7 @@ def write_lab_report(folder: Path, now: datetime, system: str | None = None) -> 
         headings=HEADINGS,
         n_songs=rows[0].n_songs,
         n_runs=len(rows),
+        n_codes=n_codes(rows),
         created_at=now.isoformat(sep=" "),
         failures=[row for row in rows if row.error],
         agreements=agreements,
