@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from songcore.stream import StreamConfig
 from songtrain.commands.lab_run import warn_of_codes
 from songtrain.datasets.songs import SongSet
 from songtrain.evaluation.collapse import CollapseError
+from songtrain.lab.keepsakes import keep_points
 from songtrain.lab.leaderboard import is_collapsed, leaderboard
-from songtrain.lab.ledger import Ledger, Trial, code_digest
+from songtrain.lab.ledger import Ledger, Trial, code_digest, plan_trial
 from songtrain.lab.options import with_clusters
 from songtrain.lab.parts import chain_of, describe
 from songtrain.lab.report import write_lab_report
@@ -55,7 +57,8 @@ def test_stability_and_rank_correlation_of_known_rows() -> None:
     (only,) = agreement_with_labels(rows)
     told = [replace(row, history=({"nmi": 0.3}, {"nmi": row.scores.get("nmi", 0.0)}, {"loss": 1.0})) for row in rows]
     (last,) = [agreement for agreement in agreement_with_labels(told) if agreement.score == "epoch_nmi"]
-    assert (last.rho_nmi, last.n_runs) == (pytest.approx(1), 3)
+    assert last.rho_nmi == pytest.approx(1)
+    assert last.n_runs == 3
     assert (only.score, only.n_runs) == ("silhouette", 3)
     assert only.rho == pytest.approx(-1)
     assert only.rho_nmi == pytest.approx(-0.5)
@@ -85,15 +88,32 @@ def test_seeds_left_by_another_command_are_not_averaged_in(stream: StreamConfig,
     assert chain_of("") == "–"
 
 
-def test_an_encoder_that_gives_all_songs_the_same_is_blamed_itself(toy_songs: ToySongs, stream: StreamConfig) -> None:
-    """Songs that differ before the encoder and not behind it are a collapse, and the row is marked as one."""
-    same = part("sklearn.preprocessing:FunctionTransformer", func=np.zeros_like)
-    system = System("same", "", part("log-mel"), same, part("pca"), part("kmeans", n_clusters=2))
-    with pytest.raises(CollapseError, match="the songs differ") as raised:
-        place_songs(toy_songs(8), system, 0, stream)
-    row = failed(made_row("same", 0), raised.value)
-    assert is_collapsed(row)
-    assert leaderboard([row])[0].n_collapsed == 1
+def test_an_encoder_that_gives_all_songs_the_same_is_blamed_itself(
+    toy_songs: ToySongs, stream: StreamConfig, tmp_path: Path
+) -> None:
+    """Songs that differ before the encoder and not behind it are one cluster, scored as one and marked as a collapse."""
+    songs = toy_songs(8)
+    for reducer, clusterer in (
+        ("pca", part("kmeans", n_clusters=2)),
+        ("tsne", part("hdbscan")),
+        ("none", part("argmax")),
+    ):
+        same = part("sklearn.preprocessing:FunctionTransformer", func=np.zeros_like)
+        system = System("same", "", part("log-mel"), same, part(reducer), clusterer)
+        trial = plan_trial(system, 0, songs, "songs", stream)
+        points = place_songs(songs, system, 0, stream)
+        found = cluster_points(points, system, 0)
+        assert not found.labels.any()
+        assert (found.scores["ari"], found.scores["largest_share"]) == (0, 1)
+        row = replace(trial.blank, scores=found.scores, labels=tuple(found.labels.tolist()), n_clusters=1)
+        assert is_collapsed(row)
+    write_rows(tmp_path, [row])
+    keep_points(tmp_path, "same", points)
+    assert '<b class="bad">collapsed</b>' in write_lab_report(tmp_path, datetime(2026, 5, 1, tzinfo=UTC)).read_text()
+    broken = part("sklearn.preprocessing:FunctionTransformer", func=partial(np.full_like, fill_value=np.nan))
+    with pytest.raises(CollapseError, match="NaN") as raised:
+        place_songs(songs, replace(system, encoder=broken), 0, stream)
+    assert is_collapsed(failed(row, raised.value))
 
 
 def test_shares_of_clusters_have_no_scores_of_distances(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ import numpy as np
 from songcore.arrays import FloatArray
 from songcore.errors import InputError
 from songcore.stream import StreamConfig
-from songtrain.datasets.songs import SongSet
+from songtrain.datasets.songs import Float16Array, SongSet
 from songtrain.datasets.sound import SoundSource
 from songtrain.evaluation.collapse import CollapseError
 from songtrain.lab.parts import Kind, build, parts_of
 from songtrain.lab.systems import System
 
-__all__ = ["Chain"]
+__all__ = ["Chain", "differ"]
 
 
 class Chain:
@@ -50,11 +50,11 @@ class Chain:
         """Return the songs as points (n, d) float32; ``described`` are their features, if somebody has them already.
 
         Raises InputError SONGS_EQUAL or NOT_FINITE when songs or features tell no song from another, CollapseError when
-        only the encoder does not.
+        only what encoder or reducer give is no number. Where the encoder gives all songs the same, all are at 0.
         """
         if "features" not in self._parts:
             same_length = not np.ptp(songs.lengths)
-            _check_heard(songs.frames.reshape(len(songs) if same_length else 1, -1), differ=not same_length)
+            _check_heard(songs.frames.reshape(len(songs) if same_length else 1, -1), same_length=same_length)
         values: Any = songs
         for kind, estimator in self._parts.items():
             taken = _as_taken(kind, estimator, _flat(values) if kind == "reducer" else values)
@@ -67,9 +67,12 @@ class Chain:
             if kind == "features":
                 _check_heard(_flat(values))
             elif kind == "encoder":
-                _check_encoded(_flat(values))
+                _check_finite(_flat(values))
+                if not differ(_flat(values)):
+                    # A reducer would find nothing to keep.
+                    return np.zeros((len(songs), 1), np.float32)
         points = np.asarray(values, np.float32)
-        _check_encoded(points)
+        _check_finite(points)
         return points
 
     def transform(self, songs: SongSet) -> FloatArray:
@@ -97,17 +100,19 @@ def _flat(values: Any) -> FloatArray:
     return np.asarray(values).reshape(len(values), -1)
 
 
-def _check_heard(values: FloatArray, *, differ: bool = False) -> None:
-    """Raise InputError for rows (n, d) that are broken or, unless they are known to ``differ``, all the same."""
+def differ(points: FloatArray | Float16Array) -> bool:
+    """Whether any two of the points (n, d) do."""
+    return bool(np.ptp(points, axis=0).any())
+
+
+def _check_heard(values: FloatArray | Float16Array, *, same_length: bool = True) -> None:
+    """Raise InputError for features (n, d) that are broken or, if songs are of the ``same_length``, all the same."""
     if not np.isfinite(values).all():
         raise InputError("features hold NaN or infinity; check the recordings", reason="NOT_FINITE")
-    if not differ and not np.ptp(values, axis=0).any():
+    if same_length and not differ(values):
         raise InputError("all songs have the same features; there is nothing to tell apart", reason="SONGS_EQUAL")
 
 
-def _check_encoded(values: FloatArray) -> None:
-    """Raise CollapseError for rows (n, d) of songs that differed before."""
-    if not np.isfinite(values).all() or not np.ptp(values, axis=0).any():
-        raise CollapseError(
-            "the songs differ, but what encoder or reducer make of them is the same for all, or no number"
-        )
+def _check_finite(points: FloatArray) -> None:
+    if not np.isfinite(points).all():
+        raise CollapseError("encoder or reducer give NaN or infinity for songs that have none; lower the learning rate")

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from songcore.errors import ConfigError, InputError
 from songcore.figures import svg
+from songtrain.lab.chain import differ
 from songtrain.lab.keepsakes import read_points, read_songs
 from songtrain.lab.leaderboard import Line, leaderboard
 from songtrain.lab.results import FILE_NAME, Row, n_codes, newest, read_rows
@@ -87,7 +88,8 @@ def _section(folder: Path, row: Row | None) -> SystemSection | None:
         return None
     songs = read_songs(folder)
     labels = songs.labels if songs is not None and len(songs.labels) == len(row.labels) else ("",) * len(row.labels)
-    return system_section(row, labels, read_points(folder, row.system) if row.seed == 0 else None)
+    kept = read_points(folder, row.system) if row.seed == 0 else None
+    return system_section(row, labels, kept if kept is not None and differ(kept.values) else None)
 
 
 def _pictures(lines: Sequence[Line], rows: Sequence[Row], agreements: Sequence[RankAgreement]) -> dict[str, Any]:

@@ -50,6 +50,8 @@ def label_free_scores(points: FloatArray, found: IntArray, system: System, seed:
         "largest_share": float(np.unique(found, return_counts=True)[1].max() / len(found)),
         "n_distinct": float(len(np.unique(np.round(points / spread, 5), axis=0))),
     }
+    if not np.ptp(points, axis=0).any():
+        return scores
     halves = _halves(points, system, seed, rng)
     if halves is not None:
         scores["stability_halves"] = halves

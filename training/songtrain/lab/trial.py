@@ -16,7 +16,7 @@ from songtrain.datasets.songs import SongSet
 from songtrain.datasets.sound import SoundSource
 from songtrain.evaluation.scores import label_numbers
 from songtrain.evaluation.types import TypeScore, type_scores
-from songtrain.lab.chain import Chain
+from songtrain.lab.chain import Chain, differ
 from songtrain.lab.copies import agreement_with_copies
 from songtrain.lab.parts import build, n_clusters_asked
 from songtrain.lab.results import without_distances
@@ -108,12 +108,14 @@ def place_songs(
         history=_history(chain.encoder),
         n_epochs_asked=_n_epochs_asked(chain.encoder),
         reconstructions=_reconstructions(chain, songs),
-        neighbour_agreement=agreement_with_copies(chain, songs, values, np.random.default_rng([seed, 6])),
+        neighbour_agreement=agreement_with_copies(chain, songs, values, np.random.default_rng([seed, 6]))
+        if differ(values)
+        else None,
     )
 
 
 def cluster_points(points: Points, system: System, seed: int) -> Clustering:
-    """Return the clusters; InputError when more are asked for than there are songs."""
+    """Return the clusters, one where all points are the same; InputError when more are asked for than there are songs."""
     watch = Stopwatch()
     _forget_peak()
     clusterer = build("clusterer", system.clusterer, seed=seed)
@@ -122,7 +124,10 @@ def cluster_points(points: Points, system: System, seed: int) -> Clustering:
         raise InputError(
             f"{asked} clusters are asked of {n} songs; give more songs or ask for fewer", reason="TOO_FEW_SONGS"
         )
-    labels = by_size(np.asarray(clusterer.fit_predict(points.values), np.int64))
+    if differ(points.values):
+        labels = by_size(np.asarray(clusterer.fit_predict(points.values), np.int64))
+    else:
+        labels = np.zeros(n, np.int64)
     seconds, peak = watch.seconds() + points.seconds, max(points.peak_memory_mib, _peak_memory_mib())
     scores = score_labels(points.values, labels, label_numbers(points.names), seed)
     scores |= label_free_scores(points.values, labels, system, seed)
@@ -139,7 +144,8 @@ def _n_epochs_asked(estimator: Any) -> int | None:
     """Return for how many epochs a fitted encoder or clusterer was to be trained, None when it is no network."""
     if estimator is None:
         return None
-    return getattr(estimator, "n_epochs_", estimator.get_params(deep=False).get("n_epochs"))
+    n_epochs: int | None = getattr(estimator, "n_epochs_", estimator.get_params(deep=False).get("n_epochs"))
+    return n_epochs
 
 
 def _history(estimator: Any) -> tuple[dict[str, float], ...]:
