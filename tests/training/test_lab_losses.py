@@ -210,12 +210,14 @@ def test_a_full_disk_ends_a_sweep_and_names_itself(toy_songs: ToySongs, stream: 
 
 
 @contextmanager
-def two_nodes() -> Iterator[Callable[[], None]]:
-    """Hold a Ray cluster of two nodes, the first with what it takes for a GPU, and give what takes the second one away."""
+def three_nodes() -> Iterator[Callable[[], None]]:
+    """Hold a Ray cluster of three nodes, the head with what it takes for a GPU, and give what takes another one away."""
     if ray.is_initialized():
         ray.shutdown()
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1, "include_dashboard": False})
-    other = cluster.add_node(num_cpus=1)
+    # Without memory to give away the head gets nothing by chance.
+    head = {"num_cpus": 1, "num_gpus": 1, "memory": 0, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    other, _ = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
     try:
         with ray_session(cluster.address):
             yield lambda: cluster.remove_node(other, allow_graceful=False)
@@ -227,7 +229,7 @@ def two_nodes() -> Iterator[Callable[[], None]]:
 def test_lost_node_costs_no_row(own_parts: None, toy_songs: ToySongs, stream: StreamConfig, tmp_path: Path) -> None:  # noqa: ARG001
     """On a cluster a node that dies in the middle of the rows loses none of them: its work is done by the other."""
     removed: list[bool] = []
-    with two_nodes() as remove:
+    with three_nodes() as remove:
         job = LabJob(Path("unused"), tmp_path, choose_systems(["modulation-kmeans"]), 4, 6)
 
         def lose(*_: object) -> None:
@@ -242,9 +244,9 @@ def test_lost_node_costs_no_row(own_parts: None, toy_songs: ToySongs, stream: St
 
 
 def test_lost_node_costs_no_setting(own_parts: None, toy_songs: ToySongs, stream: StreamConfig, tmp_path: Path) -> None:  # noqa: ARG001
-    """In a sweep, too, the other node does what the lost one had begun, down to the trials that only waited."""
+    """In a sweep, too, other nodes do what the lost one had begun; what only waits for it was not there."""
     removed: list[bool] = []
-    with two_nodes() as remove:
+    with three_nodes() as remove:
         settings = grid_settings({"clusterer.n_clusters": range(2, 10)})
 
         def lose(*_: object) -> None:
@@ -267,7 +269,7 @@ def test_clusterers_that_are_networks_get_the_gpu(
 ) -> None:
     """Where Ray has a GPU, a clusterer that is trained for epochs is given it, any other none."""
     given = {}
-    with two_nodes():
+    with three_nodes():
         for name in ("Trained", "Counted"):
             file = tmp_path / name
             clusterer = part(f"deadly_parts:{name}", file=str(file))

@@ -117,21 +117,22 @@ def run_sweep(
         on_row(event["row"], n_new, None if sweep.search is not None else proposals.n_first)
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    bench: Any = ray.remote(num_cpus=0, max_restarts=3, max_task_retries=3)(Bench).remote(songs, stream, sound, [])
+    # Where the cluster's own head is: with another node whatever waits there, and all references of the bench, could be lost.
+    head = {"node:__internal_head__": 0.001}
+    bench: Any = ray.remote(num_cpus=0, resources=head, max_restarts=3, max_task_retries=3)(Bench).remote(
+        songs, stream, sound, []
+    )
     # Tune tells of itself on standard output, which belongs to the command.
     quiet = redirect_stdout(StringIO())
     with posted_events(take) as board, tempfile.TemporaryDirectory() as folder, quiet:
         trainable = tune.with_parameters(_run_trial, bench=bench, board=board)
         tune.Tuner(
-            # A byte of memory, since Ray takes no empty wish: the tasks that a trial waits for are what needs cores.
-            tune.with_resources(trainable, tune.PlacementGroupFactory([{"memory": 1.0}])),
+            # No core: the tasks that a trial waits for are what needs them.
+            tune.with_resources(trainable, tune.PlacementGroupFactory([head])),
             tune_config=tune.TuneConfig(
                 search_alg=proposals, num_samples=-1, max_concurrent_trials=_n_cores(), reuse_actors=True
             ),
-            # A trial only waits and posts, so that where its node is lost another one can do it again.
-            run_config=tune.RunConfig(
-                storage_path=folder, verbose=0, failure_config=tune.FailureConfig(max_failures=2)
-            ),
+            run_config=tune.RunConfig(storage_path=folder, verbose=0),
         ).fit()
     ray.kill(bench)
     if plan.problem is not None:
