@@ -134,6 +134,13 @@ def test_kmeans_of_shards_finds_the_groups(tmp_path: Path) -> None:
     assert adjusted_rand_score(truth[truth >= 0], labels[truth >= 0]) > 0.99
 
 
+def test_songs_of_a_few_shards_are_enough_for_k_means(tmp_path: Path) -> None:
+    """Where all songs are in one of many shards, as many as there are clusters are no fewer than that."""
+    rows = points(300)
+    labels, _ = kmeans_of_shards(shards_of(rows, tmp_path, [0] * 399), 290, seed=0)
+    assert len(labels) == 300
+
+
 def test_more_clusters_than_songs_are_refused(tmp_path: Path) -> None:
     """Seven clusters of five songs are an error that says so."""
     with pytest.raises(InputError, match="7 clusters are asked of 5 songs"):

@@ -65,6 +65,13 @@ def test_accuracy_counts_each_type_once() -> None:
     assert assigned_accuracy(np.array([0, 0, 0, 1]), np.array([5, 5, 6, 7])) == 0.75
 
 
+def test_accuracy_names_no_song_that_is_in_no_cluster() -> None:
+    """Leaving a type out is no way to name it: songs in no cluster count as all others do, and are wrong."""
+    truth = np.repeat([0, 1], 5)
+    assert assigned_accuracy(truth, np.where(truth, -1, 0)) == 0.5
+    assert assigned_accuracy(truth, np.full(10, -1)) == 0
+
+
 def test_diagnostics_of_one_cluster_are_empty() -> None:
     """Silhouette and its like are not defined for one cluster and are then left out."""
     assert diagnostics(np.eye(4, dtype=np.float32), np.zeros(4, np.int64)) == {}

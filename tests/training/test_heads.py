@@ -230,6 +230,7 @@ def test_songs_are_told_apart(make: Callable[..., Any], toy_songs: ToySongs) -> 
     np.testing.assert_allclose(shares.sum(axis=1), 1, atol=1e-5)
     assert adjusted_rand_score(truth_of(songs), shares.argmax(axis=1)) > 0.25
     assert all("loss" in epoch for epoch in method.history_)
+    assert len(method.history_) == getattr(method, "n_epochs_", method.n_epochs if make is secu else None)
     assert method.set_params(output="codes").transform(songs).shape == (60, 32)
 
 
@@ -259,6 +260,7 @@ def test_no_time_is_no_epoch(make: Callable[..., Any], toy_songs: ToySongs) -> N
     songs = toy_songs(24, 3)
     method = make(max_minutes=0.0).fit(songs)
     assert method.history_ == []
+    assert make is secu or method.n_epochs_ >= TINY.warmup.n_epochs + 12
     assert method.transform(songs).shape == (24, 3)
 
 

@@ -1,4 +1,4 @@
-"""What the laboratory does around its rows: time limits, lost processes and nodes, one command per folder, tables beside."""
+"""What the laboratory does around its rows: time limits, features made once, one command per folder, tables beside."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import soundfile
-from ray.cluster_utils import Cluster
 
 from songcore.errors import ConfigError
+from songcore.presets import STREAMS
 from songcore.stream import StreamConfig
 from songtrain.cluster import ray_session
 from songtrain.datasets.songs import SongPlace, SongSet
@@ -18,10 +17,11 @@ from songtrain.datasets.sound import SoundSource
 from songtrain.lab.chain import Chain
 from songtrain.lab.copies import agreement_with_copies, altered, shared_neighbours
 from songtrain.lab.keepsakes import keep_songs, read_points, read_songs
-from songtrain.lab.ledger import held_folder
+from songtrain.lab.ledger import Ledger, held_folder, plan_trial
 from songtrain.lab.options import n_clusters_given, with_clusters, with_minutes, with_parameters
 from songtrain.lab.results import read_rows
 from songtrain.lab.run import LabJob, run_systems
+from songtrain.lab.sweep import Sweep, _Plan
 from songtrain.lab.systems import System, choose_systems, part
 from songtrain.lab.tasks import describe_songs
 from songtrain.lab.trial import cluster_points, place_songs
@@ -38,25 +38,10 @@ pytestmark = [
 ToySongs = Callable[..., SongSet]
 
 OWN_PARTS = '''
-import os, signal
 from pathlib import Path
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.cluster import KMeans
 from songtrain.lab.features import LogMelImage
-
-class Deadly(KMeans):
-    """Kills its process as often as `file` has lines left."""
-    def __init__(self, file="", n_clusters=6, random_state=0):
-        super().__init__(n_clusters, random_state=random_state)
-        self.file = file
-
-    def fit_predict(self, X, y=None):
-        lives = Path(self.file)
-        if left := int(lives.read_text()):
-            lives.write_text(str(left - 1))
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().fit_predict(X)
 
 class Once(LogMelImage):
     """Images of songs, with a line in `file` for every time that they are made."""
@@ -104,24 +89,6 @@ def ray_here(own_parts: None) -> Iterator[None]:  # noqa: ARG001 - must be on th
         yield
 
 
-def system(name: str, **options: object) -> System:
-    """Return a system of log-mel images whose clusterer, or encoder, is one's own."""
-    return System(name, "", part("log-mel", n_frames=96), None, part("pca"), part("own_parts:Deadly", **options))
-
-
-@pytest.mark.usefixtures("ray_here")
-def test_killed_worker_is_replaced_once(toy_songs: ToySongs, stream: StreamConfig, tmp_path: Path) -> None:
-    """A row whose process is killed once is made by another process; killed twice it is a row that says so, others go on."""
-    once, always = tmp_path / "once", tmp_path / "always"
-    once.write_text("1")
-    always.write_text("9")
-    systems = [system("once", file=str(once)), system("always", file=str(always)), *choose_systems(["classical-floor"])]
-    rows = run_systems(toy_songs(48), stream, LabJob(Path("unused"), tmp_path, systems, 1)).rows
-    assert [row.error[-13:] for row in rows] == ["", "[WORKER_LOST]", ""]
-    assert rows[0].n_clusters == 6
-    assert always.read_text() == "7", "two tries, not more"
-
-
 @pytest.mark.usefixtures("ray_here")
 def test_features_are_made_once_for_all_seeds_and_systems(
     toy_songs: ToySongs, stream: StreamConfig, tmp_path: Path
@@ -160,6 +127,28 @@ def test_networks_tell_of_their_epochs_and_give_songs_back(
     assert read_points(tmp_path, "nothing") is None
     assert {"neighbour_agreement", "stability_halves", "effective_rank", "largest_share"} <= row.scores.keys()
     assert row.scores["n_distinct"] == 48
+
+
+def test_a_row_by_other_parameters_is_not_the_trials_own(
+    toy_songs: ToySongs, stream: StreamConfig, tmp_path: Path
+) -> None:
+    """A row of the same name and seed is known only where it was made by the same parameters."""
+    songs = toy_songs(8)
+    old, new = (plan_trial(with_clusters(system_of("mfcc"), k), 0, songs, "digest", stream) for k in (3, 4))
+    ledger = Ledger(tmp_path, "digest")
+    ledger.add(old.blank)
+    assert ledger.knows(old)
+    assert not ledger.knows(new)
+    assert not ledger.has(new)
+
+
+def test_sweeps_ask_for_types_as_small_as_the_sound_has(toy_songs: ToySongs) -> None:
+    """On syllables a swept density clusterer has the preset's smallest type, as in a run, unless that is what is swept."""
+    (floor,) = choose_systems(["classical-floor"])
+    syllables = STREAMS["syllable"]
+    for setting, share in (({"reducer.n_components": 8}, 0.005), ({"clusterer.min_cluster_size": 4}, None)):
+        trial = _Plan(Sweep(floor, [setting], 1), toy_songs(8), syllables, "digest").add(setting, 0)
+        assert json.loads(trial.blank.description)["clusterer"][1]["min_share"] == share
 
 
 def test_one_command_per_folder(tmp_path: Path) -> None:
@@ -207,6 +196,7 @@ def test_table_of_songs_has_durations_labels_and_sound(stream: StreamConfig, tmp
     places = (SongPlace("a.wav", 0, 24_000, "tone"), SongPlace("a.wav", 30_000, 42_000, "silence"))
     songs = SongSet(places, np.array([2, 2]), np.zeros((4, 64), np.float16), np.zeros((0, 64), np.float16), 2.0)
     found = describe_songs(places, stream.frontend, SoundSource({"a.wav": tmp_path / "a.wav"}, 24_000))
+    assert found
     assert found[0].zero_crossings_hz == pytest.approx(6000, rel=0.01)
     keep_songs(tmp_path, songs, 24_000, found, "digest")
     table = read_songs(tmp_path)
@@ -240,26 +230,6 @@ def test_copies_of_songs_share_neighbours_when_points_say_what_is_sung(
     assert agreement_with_copies(map_only, songs, points, rng) is None
 
 
-def test_lost_node_costs_no_row(own_parts: None, toy_songs: ToySongs, stream: StreamConfig, tmp_path: Path) -> None:  # noqa: ARG001
-    """On a cluster a node that dies in the middle of the rows loses none of them: its work is done by the other."""
-    if ray.is_initialized():
-        ray.shutdown()
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    other = cluster.add_node(num_cpus=1)
-    removed: list[bool] = []
-    try:
-        with ray_session(cluster.address):
-            job = LabJob(Path("unused"), tmp_path, choose_systems(["modulation-kmeans"]), 4, 6)
-
-            def lose(*_: object) -> None:
-                if not removed:
-                    removed.append(True)
-                    cluster.remove_node(other, allow_graceful=False)
-
-            rows = run_systems(toy_songs(48), stream, job, lose).rows
-    finally:
-        ray.shutdown()
-        cluster.shutdown()  # type: ignore[no-untyped-call]  # Ray has none here
-    assert removed
-    assert [row.error for row in rows] == [""] * 4
-    assert read_rows(tmp_path) == list(rows)
+def system_of(features: str) -> System:
+    """Return k-means on these features, by their name."""
+    return System(features, "", part(features), None, part("pca"), part("kmeans", n_clusters=4))

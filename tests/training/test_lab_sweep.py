@@ -1,22 +1,26 @@
 """Sweeps: what is tried, what every score prefers, rows kept; a real Ray Tune on toy songs."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from songcore.errors import ConfigError
+from songcore.presets import STREAMS
 from songcore.stream import StreamConfig
 from songtrain.cluster import ray_session
 from songtrain.datasets.songs import SongSet
 from songtrain.lab.grid import BinarySearch, SearchRange, grid_settings, parse_grid, parse_search
 from songtrain.lab.leaderboard import leaderboard
+from songtrain.lab.options import with_parameters
+from songtrain.lab.parts import describe
 from songtrain.lab.report import write_lab_report
 from songtrain.lab.results import Row, read_rows
 from songtrain.lab.sweep import Sweep, run_sweep
 from songtrain.lab.sweep_table import sweep_tables
-from songtrain.lab.systems import choose_systems
+from songtrain.lab.systems import choose_systems, part
 
 pytestmark = [
     pytest.mark.timeout(600),
@@ -43,6 +47,12 @@ def test_grids_are_all_combinations_of_typed_values() -> None:
     assert [setting["reducer.n_components"] for setting in grid_settings(grid)] == [8, 16]
     assert grid_settings({}) == [{}]
     assert parse_search("clusterer.n_clusters=16:256") == SearchRange("clusterer.n_clusters", 16, 256)
+    assert parse_grid(['encoder.changes={"rounds": {"scale": 8, "n_rounds": 1}},null'])["encoder.changes"] == [
+        {"rounds": {"scale": 8, "n_rounds": 1}},
+        None,
+    ]
+    assert parse_grid(["clusters=8,16"]) == {"clusters": [8, 16]}
+    assert parse_search("clusters=4:9") == SearchRange("clusters", 4, 9)
     for wrong in ("n_components=8", "reducer.n_components", "reducer.n_components=", "a.b=1"):
         with pytest.raises(ConfigError) as raised:
             parse_grid([wrong, "a.b=2"])
@@ -51,6 +61,41 @@ def test_grids_are_all_combinations_of_typed_values() -> None:
         with pytest.raises(ConfigError) as raised:
             parse_search(wrong)
         assert raised.value.reason == "GRID_INVALID"
+
+
+def test_all_parts_that_are_told_a_number_of_clusters_are_swept_together() -> None:
+    """``clusters`` reaches encoder and clusterer; what finds the number, and a search without silhouette, are refused."""
+    nscnet, floor, vade = choose_systems(["nscnet-arcface-light", "classical-floor", "vade"])
+    (tried,) = Sweep(nscnet, [{"clusters": 7}], 1).systems()
+    assert [dict(chosen.parameters)["n_clusters"] for chosen in (tried.encoder, tried.clusterer) if chosen] == [7, 7]
+    with pytest.raises(ConfigError, match="it finds it") as raised:
+        Sweep(floor, [{"clusters": 7}], 1).systems()
+    assert raised.value.reason == "PART_UNKNOWN"
+    with pytest.raises(ConfigError, match="whole number"):
+        Sweep(vade, [{"clusters": "many"}], 1).systems()
+    assert Sweep(vade, [{}], 1).systems() == [vade]
+    with pytest.raises(ConfigError, match="silhouette") as raised:
+        Sweep(vade, [{}], 1, parse_search("clusters=4:9")).systems()
+    assert raised.value.reason == "GRID_INVALID"
+
+
+def test_settings_of_training_are_swept_by_name() -> None:
+    """A setting within the recipe's changes joins those that are there; one that there is not is refused at once."""
+    (recipe,) = choose_systems(["recipe"])
+    changed = with_parameters(recipe, {"encoder.changes.rounds.scale": 8, "encoder.changes.rounds.n_rounds": 1})
+    assert changed.encoder == part("self-labelled", changes={"rounds": {"scale": 8, "n_rounds": 1}})
+    with pytest.raises(ConfigError, match=r"rounds\.scales"):
+        with_parameters(recipe, {"encoder.changes.rounds.scales": 8})
+    rows = [
+        replace(
+            row(0, 2, ari=0.5),
+            parameters={"encoder.changes.rounds.scale": scale},
+            description=describe(to, STREAMS["song"]),
+        )
+        for scale in (8, 16)
+        for to in [with_parameters(recipe, {"encoder.changes.rounds.scale": scale})]
+    ]
+    assert len(sweep_tables(rows)[0].points) == 2
 
 
 @pytest.mark.parametrize("peak", [2, 3, 17, 60, 255, 256])
@@ -95,6 +140,18 @@ def test_every_score_prefers_its_own_setting() -> None:
     assert chosen == {"ari": 3, "silhouette": 2, "davies_bouldin": 3, "inertia": None}
     assert table.points[0].scores["ari"] == pytest.approx(0.3)
     assert leaderboard(rows) == []
+
+
+def test_settings_of_other_systems_are_another_table() -> None:
+    """Settings that were tried with another number of components are not compared with these, and each table says which."""
+    (system,) = choose_systems(["modulation-kmeans"])
+    rows = []
+    for n, k in ((8, 2), (8, 3), (16, 4)):
+        tried = with_parameters(system, {"reducer.n_components": n, "clusterer.n_clusters": k})
+        rows.append(replace(row(0, k, ari=0.5), description=describe(tried, STREAMS["song"])))
+    first, second = sweep_tables(rows)
+    assert (len(first.points), len(second.points)) == (2, 1)
+    assert (first.chain, second.chain) == tuple(f"modulation → pca(n_components={n}) → kmeans" for n in (8, 16))
 
 
 @pytest.mark.usefixtures("ray_here")

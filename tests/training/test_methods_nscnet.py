@@ -11,14 +11,19 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
+from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
 from songcore.arrays import FloatArray, IntArray
 from songcore.errors import InputError
+from songcore.stream import StreamConfig
 from songtrain.datasets.songs import SongSet
 from songtrain.encoders.efficientnet import EfficientNetEncoder
 from songtrain.encoders.images import ImageEncoder
 from songtrain.lab.features import LogMelImage
+from songtrain.lab.options import with_parameters
+from songtrain.lab.parts import describe
+from songtrain.lab.systems import choose_systems
 from songtrain.losses.heads import SoftmaxHead, random_arcface
 from songtrain.methods.deep_cluster import DeepCluster, refilled_k_means
 from songtrain.methods.fitting import encode, settle_norms
@@ -218,6 +223,29 @@ def test_same_seed_same_network_and_time_ends_training(number: int, images: Floa
     with pytest.raises(InputError, match="at least 6") as raised:
         clone(method).fit(images[:5])
     assert raised.value.reason == "TOO_FEW_SONGS"
+
+
+def test_an_epoch_may_be_several_passes_under_one_clustering(
+    images: FloatArray, monkeypatch: pytest.MonkeyPatch, stream: StreamConfig
+) -> None:
+    """Three passes are three times the steps between as many clusterings; what one pass is called has not changed."""
+    found: list[Tensor] = []
+
+    def view(self: NSCNet, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG001 - the method's signature
+        found.append(images)
+        return images
+
+    monkeypatch.setattr(NSCNet, "view", view)
+    n_steps = []
+    for length in (1, 3):
+        found.clear()
+        method = NSCNet("light", 6, n_epochs=2, epoch_length=length, batch_size=16).fit(images)
+        n_steps.append(len(found))
+        assert len(method.history_) == 2
+    assert n_steps == [6, 18]
+    system = choose_systems(["nscnet-arcface-light"])[0]
+    assert "epoch_length" not in describe(system, stream)
+    assert '"epoch_length": 3' in describe(with_parameters(system, {"encoder.epoch_length": 3}), stream)
 
 
 def test_faithful_network_is_efficientnet_with_maximum_and_leaky_layer() -> None:

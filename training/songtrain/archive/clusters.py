@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from songcore.arrays import FloatArray, IntArray
 from songcore.errors import InputError
-from songtrain.archive.shards import read_embeddings
+from songtrain.archive.shards import n_songs, read_embeddings
 from songtrain.archive.tasks import on_cluster
 from songtrain.clusterers.reachability import N_NEIGHBOURS, Neighbours, density_labels, nearest_neighbours
 
@@ -32,14 +32,15 @@ def kmeans_of_shards(shards: Sequence[Path], n_clusters: int, seed: int) -> tupl
     Raises InputError when there are fewer songs than clusters.
     """
     rng = np.random.default_rng(seed)
-    most = -(-SAMPLE_PER_CLUSTER * n_clusters // len(shards))
-    seeds = [(path, most, int(rng.integers(2**31))) for path in shards]
-    sample = np.concatenate([rows for _, rows in sorted(on_cluster(_sample, seeds), key=lambda pair: pair[0])])
-    if len(sample) < n_clusters:
+    sizes = np.asarray([n_songs(path) for path in shards], np.int64)
+    if sizes.sum() < n_clusters:
         raise InputError(
-            f"{n_clusters} clusters are asked of {len(sample)} songs; give more recordings or ask for fewer",
+            f"{n_clusters} clusters are asked of {sizes.sum()} songs; give more recordings or ask for fewer",
             reason="TOO_FEW_SONGS",
         )
+    most = rng.multivariate_hypergeometric(sizes, min(int(sizes.sum()), SAMPLE_PER_CLUSTER * n_clusters))
+    seeds = [(path, int(count), int(rng.integers(2**31))) for path, count in zip(shards, most, strict=True)]
+    sample = np.concatenate([rows for _, rows in sorted(on_cluster(_sample, seeds), key=lambda pair: pair[0])])
     search = faiss.Kmeans(sample.shape[1], n_clusters, niter=20, nredo=5, seed=seed, min_points_per_centroid=1)
     search.train(sample)
     centres, last = np.asarray(search.centroids, np.float32), np.inf

@@ -14,7 +14,7 @@ from songcore.errors import ConfigError, InputError
 from songtrain.datasets.distributed import Skipped
 from songtrain.datasets.songs import SongPlace
 
-__all__ = ["Shard", "read_embeddings", "read_shard", "write_shard", "write_whole"]
+__all__ = ["Shard", "n_songs", "read_embeddings", "read_shard", "write_shard", "write_whole"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,11 @@ def read_shard(path: Path) -> Shard:
     return Shard(
         tuple(SongPlace(*row) for row in rows), _embeddings(table), tuple(Skipped(*entry) for entry in skipped)
     )
+
+
+def n_songs(path: Path) -> int:
+    """Return how many songs a shard has; InputError when the file is damaged."""
+    return int(_read(path, []).num_rows)
 
 
 def read_embeddings(path: Path) -> FloatArray:

@@ -1,15 +1,19 @@
 """``songstream lab run``: several systems on the same songs."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from songtrain.lab.results import Row
     from songtrain.lab.run import LabRun
 
-__all__ = ["check_choices", "run"]
+__all__ = ["check_choices", "run", "warn_of_codes"]
 
 
 def run(  # noqa: PLR0913, PLR0917 - one parameter per option
@@ -87,16 +91,33 @@ def check_choices(segmenter: str, segmentation: str) -> None:
         raise ConfigError(f"--segmentation {segmentation}: expected auto, annotated or automatic")
 
 
+def warn_of_codes(rows: "Sequence[Row]") -> int:
+    """Say on standard error when the rows were made by several states of the code; return how many these are."""
+    from songtrain.lab.results import n_codes
+
+    n = n_codes(rows)
+    if n > 1:
+        words = f"made by {n} states of songstream's code: what differs may be the code; another --out makes all anew"
+        print(f"warning: these rows were {words}", file=sys.stderr)
+    return n
+
+
 def _tell(done: "LabRun", report: Path, *, as_json: bool) -> None:
     """Print the leaderboard."""
     from songtrain.lab.leaderboard import leaderboard
 
+    n_codes = warn_of_codes(done.rows)
     n_failed = sum(bool(row.error) for row in done.rows)
     lines = leaderboard(done.rows)
     if as_json:
         scores = {line.name: {k: round(v.mean, 4) for k, v in line.scores.items() if v is not None} for line in lines}
         facts = {"n_runs": len(done.rows), "n_kept": done.n_kept, "n_failed": n_failed}
-        facts |= {"n_songs": done.rows[0].n_songs, "n_silent": done.n_silent, "n_skipped": done.n_skipped}
+        facts |= {
+            "n_songs": done.rows[0].n_songs,
+            "n_silent": done.n_silent,
+            "n_skipped": done.n_skipped,
+            "n_codes": n_codes,
+        }
         print(json.dumps({**facts, "scores": scores, "report": str(report)}))
         return
     for line in lines:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from songtrain.commands.lab_run import check_choices
+from songtrain.commands.lab_run import check_choices, warn_of_codes
 
 if TYPE_CHECKING:
     from songtrain.lab.results import Row
@@ -19,11 +19,16 @@ def sweep(  # noqa: PLR0913, PLR0917 - one parameter per option
     out: Annotated[Path, typer.Option(help="Folder for results.parquet, report.html and the features.")],
     system: Annotated[str, typer.Option(help="System to change the parameters of.")],
     grid: Annotated[
-        list[str], typer.Option(help="PART.PARAMETER=VALUE,VALUE; given several times, all combinations are tried.")
+        list[str],
+        typer.Option(
+            help="PART.PARAMETER=VALUE,VALUE or clusters=K,K; given several times, all combinations are tried."
+        ),
     ] = [],  # noqa: B006 - typer's way to have an option several times; never changed
     search: Annotated[
         str | None,
-        typer.Option(help="PART.PARAMETER=LOW:HIGH: look for the number with the best silhouette by halving."),
+        typer.Option(
+            help="PART.PARAMETER=LOW:HIGH or clusters=LOW:HIGH: look for the number with the best silhouette by halving."
+        ),
     ] = None,
     file: Annotated[Path | None, typer.Option(help="TOML file that declares systems of your own.")] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs of every setting.")] = 1,
@@ -95,10 +100,17 @@ def _tell(rows: "tuple[Row, ...]", n_kept: int, n_types: int, report: Path, *, a
     from songtrain.lab.results import parameters_text
     from songtrain.lab.sweep_table import PREFERS, sweep_tables
 
+    n_codes = warn_of_codes(rows)
     (table,) = sweep_tables(rows)
     best = {score: point for score in PREFERS if (point := table.best(score)) is not None}
     if as_json:
-        facts: dict[str, Any] = {"n_runs": len(rows), "n_kept": n_kept, "n_failed": table.n_failed, "n_types": n_types}
+        facts: dict[str, Any] = {
+            "n_runs": len(rows),
+            "n_kept": n_kept,
+            "n_failed": table.n_failed,
+            "n_types": n_types,
+            "n_codes": n_codes,
+        }
         facts["settings"] = [{"parameters": p.parameters, "scores": p.scores} for p in table.points]
         facts["best"] = {score: point.parameters for score, point in best.items()}
         print(json.dumps(facts | {"report": str(report)}))

@@ -94,7 +94,7 @@ def store_cached(folder: Path, key: str, content: bytes) -> None:
             # Half a file helps nobody, least of all on a full disk.
             partial.unlink(missing_ok=True)
         raise ConfigError(
-            f"cannot write features to {folder} ({error.strerror}); make room, or choose another --work folder",
+            f"cannot write features to {folder} ({error.strerror}); make room, or choose another folder",
             reason="WORK_UNWRITABLE",
         ) from error
 

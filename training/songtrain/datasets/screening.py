@@ -14,7 +14,9 @@ def screen_songs(songs: SongSet, *, min_songs: int) -> tuple[SongSet, int]:
     Raises InputError: TOO_FEW_SONGS, SONGS_EQUAL, NOT_FINITE.
     """
     if not np.isfinite(songs.frames).all():
-        raise InputError("features hold NaN or infinity; delete the --work folder and run again", reason="NOT_FINITE")
+        raise InputError(
+            "features hold NaN or infinity; delete the folder of features and run again", reason="NOT_FINITE"
+        )
     loudest = (
         [float(part.max(initial=0)) for part in np.split(songs.frames, np.cumsum(songs.lengths)[:-1])]
         if len(songs)

@@ -46,8 +46,14 @@ def label_scores(truth: IntArray, found: IntArray, *, rng: np.random.Generator) 
 
 
 def assigned_accuracy(truth: IntArray, found: IntArray) -> float:
-    """Return the share of songs named rightly when every cluster is given the one type that makes this largest."""
-    table = metrics.cluster.contingency_matrix(truth, found)
+    """Return the share of all songs named rightly when every cluster is given the one type that makes this largest.
+
+    Songs in no cluster (-1) are not named.
+    """
+    inside = found >= 0
+    if not inside.any():
+        return 0.0
+    table = metrics.cluster.contingency_matrix(truth[inside], found[inside])
     rows, columns = linear_sum_assignment(-table)
     return float(table[rows, columns].sum() / len(truth))
 

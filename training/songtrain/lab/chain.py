@@ -7,12 +7,13 @@ import numpy as np
 from songcore.arrays import FloatArray
 from songcore.errors import InputError
 from songcore.stream import StreamConfig
-from songtrain.datasets.songs import SongSet
+from songtrain.datasets.songs import Float16Array, SongSet
 from songtrain.datasets.sound import SoundSource
+from songtrain.evaluation.collapse import CollapseError
 from songtrain.lab.parts import Kind, build, parts_of
 from songtrain.lab.systems import System
 
-__all__ = ["Chain"]
+__all__ = ["Chain", "differ"]
 
 
 class Chain:
@@ -48,22 +49,30 @@ class Chain:
     def fit(self, songs: SongSet, described: FloatArray | None = None) -> FloatArray:
         """Return the songs as points (n, d) float32; ``described`` are their features, if somebody has them already.
 
-        Raises InputError SONGS_EQUAL or NOT_FINITE when what a part gives tells no song from another.
+        Raises InputError SONGS_EQUAL or NOT_FINITE when songs or features tell no song from another, CollapseError when
+        only what encoder or reducer give is no number. Where the encoder gives all songs the same, all are at 0.
         """
+        if "features" not in self._parts:
+            same_length = not np.ptp(songs.lengths)
+            _check_heard(songs.frames.reshape(len(songs) if same_length else 1, -1), same_length=same_length)
         values: Any = songs
         for kind, estimator in self._parts.items():
-            if kind == "reducer":
-                values = _flat(values)
-                _check_differ(values)
-            taken = _as_taken(kind, estimator, values)
+            taken = _as_taken(kind, estimator, _flat(values) if kind == "reducer" else values)
             if kind == "features" and described is not None:
                 estimator.fit(taken)
                 # A copy: what tasks share cannot be written to, and torch wants to.
                 values = described.copy()
             else:
                 values = estimator.fit_transform(taken)
+            if kind == "features":
+                _check_heard(_flat(values))
+            elif kind == "encoder":
+                _check_finite(_flat(values))
+                if not differ(_flat(values)):
+                    # A reducer would find nothing to keep.
+                    return np.zeros((len(songs), 1), np.float32)
         points = np.asarray(values, np.float32)
-        _check_differ(points)
+        _check_finite(points)
         return points
 
     def transform(self, songs: SongSet) -> FloatArray:
@@ -91,8 +100,19 @@ def _flat(values: Any) -> FloatArray:
     return np.asarray(values).reshape(len(values), -1)
 
 
-def _check_differ(values: FloatArray) -> None:
+def differ(points: FloatArray | Float16Array) -> bool:
+    """Whether any two of the points (n, d) do."""
+    return bool(np.ptp(points, axis=0).any())
+
+
+def _check_heard(values: FloatArray | Float16Array, *, same_length: bool = True) -> None:
+    """Raise InputError for features (n, d) that are broken or, if songs are of the ``same_length``, all the same."""
     if not np.isfinite(values).all():
         raise InputError("features hold NaN or infinity; check the recordings", reason="NOT_FINITE")
-    if not np.ptp(values, axis=0).any():
+    if same_length and not differ(values):
         raise InputError("all songs have the same features; there is nothing to tell apart", reason="SONGS_EQUAL")
+
+
+def _check_finite(points: FloatArray) -> None:
+    if not np.isfinite(points).all():
+        raise CollapseError("encoder or reducer give NaN or infinity for songs that have none; lower the learning rate")

@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any
 
 from songcore.errors import ConfigError
+from songtrain.lab.options import CLUSTERS
 
 __all__ = ["BinarySearch", "SearchRange", "grid_settings", "parse_grid", "parse_search"]
 
@@ -21,32 +22,37 @@ class SearchRange:
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """Return values by parameter of ``PART.PARAMETER=VALUE,VALUE``: numbers, true, false, null, or else words.
+    """Return values by parameter of ``PART.PARAMETER=VALUE,VALUE``, or ``clusters=``: JSON with commas between, or else words.
 
     ConfigError GRID_INVALID tells which text is none.
     """
     grid: dict[str, list[Any]] = {}
     for text in texts:
         name, equals, values = text.partition("=")
-        words = [word.strip() for word in values.split(",") if word.strip()]
-        if not equals or "." not in name or not words:
+        chosen = _values(values)
+        if not equals or not _is_parameter(name) or not chosen:
             raise ConfigError(
-                f"--grid {text!r}: expected PART.PARAMETER=VALUE,VALUE as in reducer.n_components=32,64",
+                f"--grid {text!r}: expected PART.PARAMETER=VALUE,VALUE as in reducer.n_components=32,64, or clusters=32,64",
                 reason="GRID_INVALID",
             )
         if name.strip() in grid:
             raise ConfigError(f"--grid names {name.strip()} twice; give all values at once", reason="GRID_INVALID")
-        grid[name.strip()] = [_value(word) for word in dict.fromkeys(words)]
+        grid[name.strip()] = chosen
     return grid
 
 
 def parse_search(text: str) -> SearchRange:
-    """Return the range of ``PART.PARAMETER=LOW:HIGH``; ConfigError GRID_INVALID when it is none."""
+    """Return the range of ``PART.PARAMETER=LOW:HIGH`` or ``clusters=LOW:HIGH``; ConfigError GRID_INVALID when it is none."""
     name, _, limits = text.partition("=")
     low, _, high = limits.partition(":")
-    if "." not in name or not low.strip().isdigit() or not high.strip().isdigit() or not 1 <= int(low) < int(high):
+    if (
+        not _is_parameter(name)
+        or not low.strip().isdigit()
+        or not high.strip().isdigit()
+        or not 1 <= int(low) < int(high)
+    ):
         raise ConfigError(
-            f"--search {text!r}: expected PART.PARAMETER=LOW:HIGH as in clusterer.n_clusters=16:256",
+            f"--search {text!r}: expected PART.PARAMETER=LOW:HIGH as in clusterer.n_clusters=16:256, or clusters=16:256",
             reason="GRID_INVALID",
         )
     return SearchRange(name.strip(), int(low), int(high))
@@ -87,6 +93,19 @@ class BinarySearch:
         gaps = [(tried[i], tried[i + 1]) for i in (at - 1, at) if 0 <= i < len(tried) - 1]
         between = [round((low * high) ** 0.5) for low, high in gaps]
         return [number for number in between if number not in self._scores]
+
+
+def _is_parameter(name: str) -> bool:
+    return "." in name or name.strip() == CLUSTERS
+
+
+def _values(text: str) -> list[Any]:
+    """Return the values between the commas, each once; a comma within JSON parts nothing."""
+    try:
+        values = json.loads(f"[{text}]")
+    except ValueError:
+        values = [_value(word.strip()) for word in text.split(",") if word.strip()]
+    return list({json.dumps(value): value for value in values}.values())
 
 
 def _value(word: str) -> Any:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from songtrain.evaluation.collapse import CollapseError
+from songtrain.lab.parts import chain_of
 from songtrain.lab.results import LABEL_FREE, LABEL_SCORES, SCORES, Row
 from songtrain.lab.scoring import stability
-from songtrain.lab.systems import SYSTEMS
 from songtrain.report.leaderboard import Spread
 
 __all__ = ["Line", "is_collapsed", "leaderboard"]
@@ -54,13 +55,15 @@ def leaderboard(rows: Sequence[Row]) -> list[Line]:
 
 
 def is_collapsed(row: Row) -> bool:
-    """Whether most songs are in one cluster or in none, all points lie on a line, or most are copies of others.
+    """Whether the encoder lost what tells songs apart.
 
+    It gave the same for all, most songs are in one cluster or in none, points lie on a line, or most are copies of others:
     60 % of the songs, effective rank 2 and a quarter of the songs are the limits.
     """
     scores = row.scores
     return (
-        scores.get("largest_share", 0) > MAX_SHARE
+        row.error.endswith(f"[{CollapseError.default_reason}]")
+        or scores.get("largest_share", 0) > MAX_SHARE
         or scores.get("effective_rank", np.inf) < MIN_RANK
         or scores.get("n_distinct", row.n_songs) < MIN_DISTINCT * row.n_songs
     )
@@ -72,7 +75,7 @@ def _line(name: str, rows: Sequence[Row], stable: float | None) -> Line:
     given = sorted({row.n_clusters_given for row in rows if row.n_clusters_given is not None})
     return Line(
         name=name,
-        chain=SYSTEMS[name].chain if name in SYSTEMS else "–",
+        chain=chain_of(rows[0].description),
         n_runs=len(rows),
         n_worked=len(worked),
         n_clusters_given=", ".join(map(str, given)) or "–",
@@ -84,7 +87,7 @@ def _line(name: str, rows: Sequence[Row], stable: float | None) -> Line:
         unclustered=_mean([row.unclustered_share for row in worked], "{:.0%}"),
         seconds=_mean([row.seconds for row in worked], "{:.1f}"),
         peak_memory_mib=_mean([row.peak_memory_mib for row in worked], "{:.0f}"),
-        n_collapsed=sum(map(is_collapsed, worked)),
+        n_collapsed=sum(map(is_collapsed, rows)),
     )
 
 

@@ -4,6 +4,7 @@ import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from songtrain.lab.parts import describe
 from songtrain.lab.results import Key, Row, read_rows, write_rows
 from songtrain.lab.systems import System
 
-__all__ = ["Ledger", "Trial", "held_folder", "plan_trial", "song_digest"]
+__all__ = ["Ledger", "Trial", "code_digest", "held_folder", "plan_trial", "song_digest"]
+
+
+_NOT_IN_ROWS = ("archive", "commands", "export", "recluster", "report", "synth")
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,19 @@ def plan_trial(
         len(songs),
         parameters=swept or {},
         n_clusters_given=n_clusters_given(system),
+        code=code_digest(),
     )
     return Trial(system, blank)
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """Return a name for the code of all packages that have a part in what a row says."""
+    digest, root = blake2b(digest_size=16), Path(__file__).parents[1]
+    for path in sorted(root.rglob("*.py")):
+        if path.relative_to(root).parts[0] not in _NOT_IN_ROWS:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 class Ledger:
@@ -60,13 +75,13 @@ class Ledger:
         return self._rows[key]
 
     def knows(self, trial: Trial) -> bool:
-        """Whether there is a row of the trial's name, failed or not, by whatever parameters."""
-        return trial.blank.key in self._rows
+        """Whether there is a row by the trial's very parameters, failed or not."""
+        row = self._rows.get(trial.blank.key)
+        return row is not None and row.description == trial.blank.description
 
     def has(self, trial: Trial) -> bool:
-        """Whether the trial's row is there, without error and by the very same parameters."""
-        row = self._rows.get(trial.blank.key)
-        return row is not None and not row.error and row.description == trial.blank.description
+        """Whether the trial's row is there without error."""
+        return self.knows(trial) and not self[trial.blank.key].error
 
     def missing(self, trials: Sequence[Trial]) -> list[Trial]:
         """Return the trials that have to be run."""

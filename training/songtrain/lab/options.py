@@ -1,6 +1,6 @@
 """A system with other parameters than it was declared with: as many clusters, as many minutes, or whatever a sweep tries."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +10,25 @@ from songtrain.lab.parts import COUNTS, Kind, build, n_clusters_asked, parts_of
 from songtrain.lab.systems import System, part
 from songtrain.settings import preset_for
 
-__all__ = ["n_clusters_given", "with_clusters", "with_minutes", "with_parameters", "with_sound"]
+__all__ = ["CLUSTERS", "n_clusters_given", "with_clusters", "with_minutes", "with_parameters", "with_sound"]
+
+CLUSTERS = "clusters"
+"""What a sweep calls the number of clusters, whichever parts are told it."""
 
 
 def with_parameters(system: System, parameters: Mapping[str, Any]) -> System:
-    """Return the system with parameters such as ``clusterer.n_clusters`` set; ConfigError lists the choices when unknown."""
+    """Return the system with parameters such as ``clusterer.n_clusters`` set; ConfigError lists the choices when unknown.
+
+    What is nested in a parameter is named likewise, ``encoder.changes.rounds.scale``; ``clusters`` is as in `with_clusters`.
+    """
     for name, value in parameters.items():
+        if name == CLUSTERS:
+            if not _counts(system):
+                raise ConfigError(f"{system.name} is given no number of clusters: it finds it", reason="PART_UNKNOWN")
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"clusters={value}: expected a whole number from 1", reason="GRID_INVALID")
+            system = with_clusters(system, value)
+            continue
         kind, _, option = name.partition(".")
         chosen = parts_of(system)
         known = [k for k in chosen if k == kind]
@@ -25,7 +38,7 @@ def with_parameters(system: System, parameters: Mapping[str, Any]) -> System:
                 reason="PART_UNKNOWN",
             )
         own = chosen[known[0]]
-        changed = part(own.name, **(dict(own.parameters) | {option: value}))
+        changed = part(own.name, **_within(dict(own.parameters), option.split("."), value))
         build(known[0], changed)
         options: dict[str, Any] = {kind: changed}
         system = replace(system, **options)
@@ -46,8 +59,7 @@ def with_sound(system: System, stream: StreamConfig) -> System:
 
 def with_clusters(system: System, n_clusters: int) -> System:
     """Return the system asked for that many clusters, itself when it finds their number."""
-    options = _first(system, "clusterer", COUNTS) | _first(system, "encoder", ("n_clusters",))
-    return with_parameters(system, dict.fromkeys(options, n_clusters))
+    return with_parameters(system, dict.fromkeys(_counts(system), n_clusters))
 
 
 def with_minutes(system: System, max_minutes: float) -> System:
@@ -65,6 +77,19 @@ def n_clusters_given(system: System) -> int | None:
     assert system.encoder is not None  # noqa: S101 - for mypy
     given = build("encoder", system.encoder).get_params(deep=False).get("n_clusters")
     return None if given is None else int(given)
+
+
+def _counts(system: System) -> dict[str, None]:
+    """Return the parameters that tell clusterer and encoder how many clusters to find."""
+    return _first(system, "clusterer", COUNTS) | _first(system, "encoder", ("n_clusters",))
+
+
+def _within(known: Any, path: Sequence[str], value: Any) -> Any:
+    """Return the nested mappings with the value at this path."""
+    if not path:
+        return value
+    known = known if isinstance(known, Mapping) else {}
+    return {**known, path[0]: _within(known.get(path[0]), path[1:], value)}
 
 
 def _is_set_by_encoder(system: System) -> bool:

@@ -1,7 +1,7 @@
 """All parts by name, and how a declared part becomes an estimator."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, Literal, TypeAlias
 
@@ -10,9 +10,9 @@ from sklearn.base import BaseEstimator
 from songcore.errors import ConfigError
 from songcore.stream import StreamConfig
 from songtrain.datasets.sound import SoundSource
-from songtrain.lab.systems import Part, System
+from songtrain.lab.systems import Part, System, part
 
-__all__ = ["PARTS", "Kind", "build", "describe", "n_clusters_asked", "parts_of", "takes_seed"]
+__all__ = ["PARTS", "Kind", "build", "chain_of", "describe", "n_clusters_asked", "parts_of", "takes"]
 
 Kind: TypeAlias = Literal["features", "encoder", "reducer", "clusterer"]
 
@@ -80,7 +80,13 @@ BETTER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 """Where scikit-learn's own are not what anyone wants of thousands of songs."""
 
+LATER: Mapping[str, Mapping[str, Any]] = {"nscnet": {"epoch_length": 1}}
+"""Parameters that parts did not have from the start: with these values a part does what it did before, and its description
+says nothing of them, so that rows made before still count."""
+
 SEEDS = ("random_state", "seed")
+_NOT_CHOSEN = (*SEEDS, "frontend", "stream", "sound")
+"""What `build` sets by itself."""
 COUNTS = ("n_clusters", "n_components")
 """What clusterers call the number of clusters that they are given."""
 
@@ -124,9 +130,9 @@ def _estimator(kind: Kind, name: str) -> BaseEstimator:
     return estimator
 
 
-def takes_seed(kind: Kind, part: Part) -> bool:
-    """Return True when the part may give something else for every seed."""
-    return any(name in SEEDS for name in _estimator(kind, part.name).get_params(deep=False))
+def takes(kind: Kind, chosen: Part, names: Sequence[str]) -> bool:
+    """Return True when the part has a parameter of one of these names."""
+    return any(name in names for name in _estimator(kind, chosen.name).get_params(deep=False))
 
 
 def n_clusters_asked(clusterer: BaseEstimator) -> int | None:
@@ -148,8 +154,30 @@ def parts_of(system: System) -> dict[Kind, Part]:
 
 def describe(system: System, stream: StreamConfig) -> str:
     """Return every parameter of every part, defaults included: two systems with one description give the same labels."""
-    parts = {
-        kind: [part.name, build(kind, part, stream=stream).get_params(deep=False)]
-        for kind, part in parts_of(system).items()
-    }
+    parts = {}
+    for kind, chosen in parts_of(system).items():
+        values = build(kind, chosen, stream=stream).get_params(deep=False)
+        later = LATER.get(chosen.name, {}).items()
+        parts[kind] = [chosen.name, {name: value for name, value in values.items() if (name, value) not in later}]
     return json.dumps(parts, default=str, sort_keys=True)
+
+
+def chain_of(description: str) -> str:
+    """Return the parts of a description in words, with all counts and what else differs from the parts' defaults."""
+    told = json.loads(description or "{}")
+    words = []
+    for kind in (kind for kind in PARTS if kind in told):
+        name, values = told[kind]
+        shown = {key: value for key, value in values.items() if key not in _NOT_CHOSEN and value is not None}
+        usual = {key: value for key, value in _usual(kind, name).items() if key not in COUNTS}
+        words.append(part(name, **{key: value for key, value in shown.items() if usual.get(key) != value}))
+    return " → ".join(map(str, words)) or "–"
+
+
+def _usual(kind: Kind, name: str) -> dict[str, Any]:
+    """Return the part's defaults as a description has them, none where it cannot be had any more."""
+    try:
+        defaults: dict[str, Any] = json.loads(json.dumps(_estimator(kind, name).get_params(deep=False), default=str))
+    except (ConfigError, ImportError):
+        return {}
+    return defaults

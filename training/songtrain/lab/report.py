@@ -9,9 +9,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from songcore.errors import ConfigError, InputError
 from songcore.figures import svg
+from songtrain.lab.chain import differ
 from songtrain.lab.keepsakes import read_points, read_songs
 from songtrain.lab.leaderboard import Line, leaderboard
-from songtrain.lab.results import FILE_NAME, Row, read_rows
+from songtrain.lab.results import FILE_NAME, Row, n_codes, newest, read_rows
 from songtrain.lab.scoring import RankAgreement, agreement_with_labels
 from songtrain.lab.sections import SystemSection, networks, reconstructions, song_section, sweeps, system_section
 from songtrain.report.leaderboard import agreement_figure, leaderboard_figure
@@ -35,7 +36,7 @@ def write_lab_report(folder: Path, now: datetime, system: str | None = None) -> 
     ``system`` is shown in detail; the first of the leaderboard if not given. InputError when nothing was run there, or
     not this system; ConfigError when the disk does not take the page.
     """
-    rows = read_rows(folder)
+    rows = newest(read_rows(folder))
     if not rows:
         raise InputError(
             f"{folder / FILE_NAME} does not exist or is empty; `songstream lab run` first", reason="NOT_FOUND"
@@ -50,6 +51,7 @@ def write_lab_report(folder: Path, now: datetime, system: str | None = None) -> 
         headings=HEADINGS,
         n_songs=rows[0].n_songs,
         n_runs=len(rows),
+        n_codes=n_codes(rows),
         created_at=now.isoformat(sep=" "),
         failures=[row for row in rows if row.error],
         agreements=agreements,
@@ -86,7 +88,8 @@ def _section(folder: Path, row: Row | None) -> SystemSection | None:
         return None
     songs = read_songs(folder)
     labels = songs.labels if songs is not None and len(songs.labels) == len(row.labels) else ("",) * len(row.labels)
-    return system_section(row, labels, read_points(folder, row.system) if row.seed == 0 else None)
+    kept = read_points(folder, row.system) if row.seed == 0 else None
+    return system_section(row, labels, kept if kept is not None and differ(kept.values) else None)
 
 
 def _pictures(lines: Sequence[Line], rows: Sequence[Row], agreements: Sequence[RankAgreement]) -> dict[str, Any]:

@@ -18,8 +18,11 @@ __all__ = [
     "SCORES",
     "Key",
     "Row",
+    "n_codes",
+    "newest",
     "parameters_text",
     "read_rows",
+    "without_distances",
     "write_rows",
 ]
 
@@ -34,6 +37,7 @@ LABEL_FREE = (
     *("k_low", "k_high"),
 )
 SCORES = (*LABEL_SCORES, *LABEL_FREE)
+OF_DISTANCES = ("silhouette", "calinski_harabasz", "davies_bouldin", "inertia", "inertia_share", "n_distinct")
 
 
 def parameters_text(parameters: Iterable[tuple[str, Any]]) -> str:
@@ -69,6 +73,10 @@ class Row:
     """Those of `SCORES` that there are."""
     history: tuple[dict[str, float], ...] = ()
     """One dict per epoch that the encoder finished, as it tells of itself."""
+    types: tuple[dict[str, Any], ...] = ()
+    """Of every annotated type what `TypeScore` has: songs, cluster, precision, recall."""
+    code: str = ""
+    """Digest of the code that made the row, which still counts when the code has changed; empty for rows older than this."""
     labels: tuple[int, ...] = ()
     """The cluster of every song, -1 for none."""
 
@@ -81,13 +89,16 @@ class Row:
 _SCHEMA = pa.schema(
     [
         *[(name, pa.string()) for name in ("system", "description", "songs", "error", "parameters", "history")],
+        *[(name, pa.string()) for name in ("types", "code")],
         *[(name, pa.int64()) for name in ("seed", "n_songs", "n_clusters_given", "n_clusters")],
         *[(name, pa.int64()) for name in ("n_epochs_asked", "n_epochs")],
         *[(name, pa.float64()) for name in ("unclustered_share", "seconds", "peak_memory_mib", *SCORES)],
         ("labels", pa.list_(pa.int32())),
     ]
 )
-_AS_JSON = ("parameters", "history")
+_AS_JSON = ("parameters", "history", "types")
+_LATER = {"types": "[]", "code": ""}
+"""Columns that older tables lack, and what they have in their place."""
 
 
 def write_rows(folder: Path, rows: Iterable[Row]) -> None:
@@ -108,14 +119,42 @@ def write_rows(folder: Path, rows: Iterable[Row]) -> None:
         ) from error
 
 
+def newest(rows: Iterable[Row]) -> list[Row]:
+    """Return the rows without those that an earlier command left behind: more seeds, with other parameters.
+
+    Every command begins with the least seed, so that one tells which parameters are the newest.
+    """
+    first: dict[tuple[str, str], Row] = {}
+    rows = sorted(rows, key=lambda row: row.key)
+    for row in rows:
+        first.setdefault(row.key[:2], row)
+    return [row for row in rows if row.description == first[row.key[:2]].description]
+
+
+def n_codes(rows: Iterable[Row]) -> int:
+    """Return how many states of the code made the rows that worked."""
+    return len({row.code for row in rows if not row.error})
+
+
+def without_distances(scores: dict[str, float], clusterer: str) -> dict[str, float]:
+    """Return the scores that mean something for points of this clusterer: of shares of clusters no distances do.
+
+    Saturated shares are a handful of points as far apart as can be, however wrong the clusters.
+    """
+    return {name: value for name, value in scores.items() if clusterer != "argmax" or name not in OF_DISTANCES}
+
+
 def read_rows(folder: Path) -> list[Row]:
     """Return the rows of the folder, none when there is no table; InputError when the table is not one of ours."""
     path = folder / FILE_NAME
     if not path.exists():
         return []
     try:
-        table = pq.read_table(path, partitioning=None).cast(_SCHEMA).to_pylist()
-    except (OSError, ValueError, pa.ArrowException) as error:
+        table = pq.read_table(path, partitioning=None)
+        for name in _LATER.keys() - set(table.column_names):
+            table = table.append_column(name, pa.array([_LATER[name]] * len(table), pa.string()))
+        lines = table.select(_SCHEMA.names).cast(_SCHEMA).to_pylist()
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise InputError(
             f"{path} is no table of results ({error}); delete it, or choose another folder", reason="NOT_A_TABLE"
         ) from error
@@ -125,8 +164,12 @@ def read_rows(folder: Path) -> list[Row]:
             **{name: line[name] for name in names},
             parameters=json.loads(line["parameters"]),
             history=tuple(json.loads(line["history"])),
-            scores={name: line[name] for name in SCORES if line[name] is not None},
+            types=tuple(json.loads(line["types"])),
+            scores=without_distances(
+                {name: line[name] for name in SCORES if line[name] is not None},
+                json.loads(line["description"] or "{}").get("clusterer", [""])[0],
+            ),
             labels=tuple(line["labels"]),
         )
-        for line in table
+        for line in lines
     ]

@@ -14,13 +14,13 @@ from songtrain.datasets.folder import scan_folder
 from songtrain.datasets.screening import screen_songs
 from songtrain.datasets.songs import SongSet
 from songtrain.datasets.sound import SoundSource, sound_source
-from songtrain.lab.keepsakes import has_songs, keep_points, keep_songs
+from songtrain.lab.keepsakes import keep_points
 from songtrain.lab.ledger import Ledger, Trial, held_folder, plan_trial, song_digest
 from songtrain.lab.options import with_clusters, with_minutes, with_sound
 from songtrain.lab.parts import describe
 from songtrain.lab.results import Row, read_rows
 from songtrain.lab.systems import System
-from songtrain.lab.tasks import Bench, describe_songs
+from songtrain.lab.tasks import Bench, note_songs
 
 __all__ = ["LabJob", "LabRun", "LabSongs", "lab_songs", "run_laboratory", "run_systems"]
 
@@ -114,13 +114,12 @@ def run_systems(
     bench = Bench(songs, stream, sound, missing)
     n_kept = len(trials) - len(missing)
     for n_done, (trial, row, points) in enumerate(bench.run(missing), n_kept + 1):
-        ledger.add(row)
+        # Before the row: one that is there is not made again, and its points would never be.
         if points is not None:
             keep_points(job.out, trial.system.name, points)
+        ledger.add(row)
         on_row(row, n_done, len(trials))
-    if not has_songs(job.out, digest):
-        statistics = describe_songs(songs.places, stream.frontend, sound)
-        keep_songs(job.out, songs, stream.frontend.sample_rate_hz, statistics, digest)
+    note_songs(job.out, songs, stream, sound, digest)
     return LabRun(tuple(ledger[trial.blank.key] for trial in trials), n_kept)
 
 

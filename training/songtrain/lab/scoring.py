@@ -50,6 +50,8 @@ def label_free_scores(points: FloatArray, found: IntArray, system: System, seed:
         "largest_share": float(np.unique(found, return_counts=True)[1].max() / len(found)),
         "n_distinct": float(len(np.unique(np.round(points / spread, 5), axis=0))),
     }
+    if not np.ptp(points, axis=0).any():
+        return scores
     halves = _halves(points, system, seed, rng)
     if halves is not None:
         scores["stability_halves"] = halves
@@ -115,13 +117,14 @@ class RankAgreement:
 def agreement_with_labels(rows: Sequence[Row]) -> list[RankAgreement]:
     """Return the rank correlation of each label-free score with ARI and NMI over all runs that have them.
 
-    Davies-Bouldin, inertia and the largest share are better when low: one worth believing has rho near -1 there. A score
-    with fewer than three runs, or always the same, is left out.
+    Among them are stability over seeds and the agreement of a network's last two clusterings. Davies-Bouldin, inertia and the
+    largest share are better when low: one worth believing has rho near -1 there. A score with fewer than three runs, or
+    always the same, is left out.
     """
     stable = stability(rows)
     labelled = [row for row in rows if not row.error and {"ari", "nmi"} <= row.scores.keys()]
     agreements = []
-    for score in (*LABEL_FREE, "stability_seeds"):
+    for score in (*LABEL_FREE, "stability_seeds", "epoch_nmi"):
         values = [(_value(row, score, stable), row) for row in labelled]
         free = [value for value, _ in values if value is not None]
         ari, nmi = ([row.scores[name] for value, row in values if value is not None] for name in ("ari", "nmi"))
@@ -133,4 +136,6 @@ def agreement_with_labels(rows: Sequence[Row]) -> list[RankAgreement]:
 
 def _value(row: Row, score: str, stable: dict[tuple[str, str], float]) -> float | None:
     key: Key = row.key
+    if score == "epoch_nmi":
+        return next((epoch["nmi"] for epoch in reversed(row.history) if "nmi" in epoch), None)
     return stable.get(key[:2]) if score == "stability_seeds" else row.scores.get(score)

@@ -19,17 +19,17 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.search import Searcher
 
+from songcore.errors import ConfigError
 from songcore.stream import StreamConfig
 from songtrain.cluster import posted_events
 from songtrain.datasets.songs import SongSet
 from songtrain.datasets.sound import SoundSource
 from songtrain.lab.grid import BinarySearch, SearchRange
-from songtrain.lab.keepsakes import has_songs, keep_songs
 from songtrain.lab.ledger import Ledger, Trial, plan_trial, song_digest
-from songtrain.lab.options import with_parameters
+from songtrain.lab.options import with_parameters, with_sound
 from songtrain.lab.results import Row
 from songtrain.lab.systems import System
-from songtrain.lab.tasks import Bench, describe_songs, failed, finished
+from songtrain.lab.tasks import Bench, failed, finished, note_songs
 
 __all__ = ["SEARCH_SCORE", "Sweep", "SweepRun", "run_sweep"]
 
@@ -52,6 +52,12 @@ class Sweep:
 
     def systems(self) -> list[System]:
         """Return the system with every setting, for a search with its least number; ConfigError when one cannot be."""
+        if self.search is not None and self.system.clusterer.name == "argmax":
+            raise ConfigError(
+                f"--search asks the silhouette, which {self.system.name} has none of: its points are shares of clusters; "
+                "use --grid",
+                reason="GRID_INVALID",
+            )
         least = {} if self.search is None else {self.search.parameter: self.search.low}
         return [with_parameters(self.system, setting | least) for setting in self.settings]
 
@@ -73,9 +79,11 @@ class _Plan:
     stream: StreamConfig
     digest: str
     trials: list[Trial] = field(default_factory=list)
+    problem: ConfigError | None = None
+    """Why rows cannot be kept: nothing more is tried then."""
 
     def add(self, setting: dict[str, Any], seed: int) -> Trial:
-        system = with_parameters(self.sweep.system, setting)
+        system = with_sound(with_parameters(self.sweep.system, setting), self.stream)
         trial = plan_trial(system, seed, self.songs, self.digest, self.stream, setting)
         self.trials.append(trial)
         return trial
@@ -89,7 +97,10 @@ def run_sweep(
     on_row: OnRow = lambda *_: None,
     sound: SoundSource | None = None,
 ) -> SweepRun:
-    """Try everything that has not been tried yet; needs a Ray connection. A setting that fails is a row with its error."""
+    """Try everything that has not been tried yet; needs a Ray connection. A setting that fails is a row with its error.
+
+    ConfigError when the disk takes no more rows: what is running then is the last that is tried.
+    """
     digest = song_digest(songs)
     ledger, plan = Ledger(out, digest), _Plan(sweep, songs, stream, digest)
     proposals = _Proposals(plan, ledger)
@@ -97,31 +108,38 @@ def run_sweep(
 
     def take(event: dict[str, Any]) -> None:
         nonlocal n_new
+        try:
+            ledger.add(event["row"])
+        except ConfigError as error:
+            plan.problem = error
+            return
         n_new += 1
-        ledger.add(event["row"])
         on_row(event["row"], n_new, None if sweep.search is not None else proposals.n_first)
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    bench: Any = ray.remote(num_cpus=0, max_restarts=3, max_task_retries=3)(Bench).remote(songs, stream, sound, [])
+    # Where the cluster's own head is: with another node whatever waits there, and all references of the bench, could be lost.
+    head = {"node:__internal_head__": 0.001}
+    bench: Any = ray.remote(num_cpus=0, resources=head, max_restarts=3, max_task_retries=3)(Bench).remote(
+        songs, stream, sound, []
+    )
     # Tune tells of itself on standard output, which belongs to the command.
     quiet = redirect_stdout(StringIO())
     with posted_events(take) as board, tempfile.TemporaryDirectory() as folder, quiet:
         trainable = tune.with_parameters(_run_trial, bench=bench, board=board)
         tune.Tuner(
-            # A byte of memory, since Ray takes no empty wish: the tasks that a trial waits for are what needs cores.
-            tune.with_resources(trainable, tune.PlacementGroupFactory([{"memory": 1.0}])),
+            # No core: the tasks that a trial waits for are what needs them.
+            tune.with_resources(trainable, tune.PlacementGroupFactory([head])),
             tune_config=tune.TuneConfig(
                 search_alg=proposals, num_samples=-1, max_concurrent_trials=_n_cores(), reuse_actors=True
             ),
             run_config=tune.RunConfig(storage_path=folder, verbose=0),
         ).fit()
     ray.kill(bench)
+    if plan.problem is not None:
+        raise plan.problem
     for trial in (t for t in plan.trials if not ledger.knows(t)):
         ledger.add(replace(trial.blank, error="the process that tried this setting was lost [WORKER_LOST]"))
-    if not has_songs(out, digest):
-        keep_songs(
-            out, songs, stream.frontend.sample_rate_hz, describe_songs(songs.places, stream.frontend, sound), digest
-        )
+    note_songs(out, songs, stream, sound, digest)
     return SweepRun(tuple(ledger[t.blank.key] for t in plan.trials), len(plan.trials) - n_new)
 
 
@@ -164,6 +182,8 @@ class _Proposals(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next trial, None while all depend on trials that are running."""
+        if self._plan.problem is not None:
+            return str(Searcher.FINISHED)
         if not self._waiting:
             return None if self._running else str(Searcher.FINISHED)
         number, trial = self._waiting.pop(0)

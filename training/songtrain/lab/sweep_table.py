@@ -1,11 +1,13 @@
 """Rows of a sweep as settings with mean scores, and which setting every score prefers."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from songtrain.lab.parts import COUNTS, chain_of
 from songtrain.lab.results import SCORES, Row
 from songtrain.report.sweep_pictures import SweepPoint
 
@@ -21,9 +23,11 @@ PREFERS = (
 
 @dataclass(frozen=True)
 class SweepTable:
-    """All settings of one system that were tried."""
+    """All settings that were tried of one system, everything else being the same."""
 
     system: str
+    chain: str
+    """Its parts in words, without what was changed."""
     names: Sequence[str]
     """Parameters that were changed."""
     points: Sequence[SweepPoint]
@@ -40,21 +44,33 @@ class SweepTable:
 
 
 def sweep_tables(rows: Sequence[Row]) -> list[SweepTable]:
-    """Return a table per system and set of swept parameters, settings in the order of their rows."""
-    of: dict[tuple[str, tuple[str, ...]], list[Row]] = defaultdict(list)
+    """Return a table per system, set of swept parameters and all that was not swept, settings in the order of their rows."""
+    of: dict[tuple[str, tuple[str, ...], str], list[Row]] = defaultdict(list)
     for row in rows:
         if row.parameters:
-            of[row.system, tuple(sorted(row.parameters))].append(row)
-    return [_table(system, names, own) for (system, names), own in of.items()]
+            of[row.system, tuple(sorted(row.parameters)), _rest(row)].append(row)
+    return [_table(*key, own) for key, own in of.items()]
 
 
-def _table(system: str, names: tuple[str, ...], rows: Sequence[Row]) -> SweepTable:
+def _rest(row: Row) -> str:
+    """Return the row's description without what its sweep changed."""
+    told = json.loads(row.description or "{}")
+    for name in row.parameters:
+        kind, _, option = name.partition(".")
+        # A setting within one parameter counts as the whole of it.
+        names = {kind: (option.partition(".")[0],)} if option else dict.fromkeys(("encoder", "clusterer"), COUNTS)
+        for part in told.keys() & names.keys():
+            told[part][1] = {key: value for key, value in told[part][1].items() if key not in names[part]}
+    return json.dumps(told)
+
+
+def _table(system: str, names: tuple[str, ...], rest: str, rows: Sequence[Row]) -> SweepTable:
     settings: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if not row.error:
             settings[row.key[1]].append(row)
     points = [SweepPoint(own[0].parameters, _means(own)) for own in settings.values()]
-    return SweepTable(system, names, points, len(rows), sum(bool(row.error) for row in rows))
+    return SweepTable(system, chain_of(rest), names, points, len(rows), sum(bool(row.error) for row in rows))
 
 
 def _means(rows: Sequence[Row]) -> dict[str, float]:

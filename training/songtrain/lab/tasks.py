@@ -6,8 +6,9 @@ row with its reason.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import chain, groupby
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -26,13 +27,14 @@ from songcore.stream import StreamConfig
 from songtrain.datasets.songs import SongPlace, SongSet
 from songtrain.datasets.sound import SoundSource, song_sounds
 from songtrain.evaluation.song_statistics import SongStatistics, describe_song
+from songtrain.lab.keepsakes import has_songs, keep_songs
 from songtrain.lab.ledger import Trial
-from songtrain.lab.parts import takes_seed
+from songtrain.lab.parts import SEEDS, takes
 from songtrain.lab.results import Row
 from songtrain.lab.systems import Part, System
 from songtrain.lab.trial import Clustering, Points, cluster_points, make_features, place_songs
 
-__all__ = ["Bench", "describe_songs", "failed", "finished", "start_clustering"]
+__all__ = ["Bench", "describe_songs", "failed", "finished", "note_songs"]
 
 N_TASKS = 64
 
@@ -52,7 +54,7 @@ class Bench:
     ) -> None:
         self._songs, self._stream, self._sound = ray.put(songs), stream, sound
         self._waiting = Counter(_shared(trial) for trial in trials)
-        self._points: dict[Any, Any] = {}
+        self._points: dict[str, Any] = {}
         self._features: dict[Part, Any] = {}
         self._n_gpus = min(1.0, ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]  # Ray has none here
 
@@ -69,7 +71,7 @@ class Bench:
     def _described(self, system: System) -> Any:
         """Return the reference of the features that the system begins with, None where it has none or each seed its own."""
         part = system.features
-        if part is None or takes_seed("features", part):
+        if part is None or takes("features", part, SEEDS):
             return None
         if part not in self._features:
             self._features[part] = _features.remote(self._songs, system, self._stream, self._sound)
@@ -77,7 +79,9 @@ class Bench:
 
     def clusters(self, trial: Trial) -> Any:
         """Start the trial and return the reference of its `Clustering`."""
-        return start_clustering(self.points(trial), trial)
+        trained = takes("clusterer", trial.system.clusterer, ("n_epochs",))
+        cluster = _cluster.options(num_gpus=self._n_gpus if trained else 0)
+        return cluster.remote(self.points(trial), trial.system, trial.blank.seed)
 
     def release(self, trial: Trial) -> None:
         """Forget the trial's points when no other trial waits for them."""
@@ -93,20 +97,20 @@ class Bench:
             (task,), _ = ray.wait(list(running), num_returns=1)
             trial = running.pop(task)
             row = finished(trial.blank, task)
-            points = None if row.error or row.seed else ray.get(self.points(trial))
+            points = None
+            if not row.error and not row.seed:
+                try:
+                    points = ray.get(self.points(trial))
+                except RayError as error:
+                    row = failed(trial.blank, error)
             self.release(trial)
             yield trial, row, points
 
 
-def start_clustering(points: Any, trial: Trial) -> Any:
-    """Start the second task of a trial on the reference of its points, and return the reference of its `Clustering`."""
-    return _cluster.remote(points, trial.system, trial.blank.seed)
-
-
-def _shared(trial: Trial) -> tuple[Any, ...]:
-    """Return what trials with the same points have in common."""
+def _shared(trial: Trial) -> str:
+    """Return what trials with the same points have in common, as text: parameters may be nested."""
     system = trial.system
-    return system.features, system.encoder, system.reducer, trial.blank.seed
+    return repr((system.features, system.encoder, system.reducer, trial.blank.seed))
 
 
 def finished(blank: Row, task: Any) -> Row:
@@ -125,6 +129,7 @@ def finished(blank: Row, task: Any) -> Row:
         peak_memory_mib=found.peak_memory_mib,
         scores=found.scores,
         history=found.history,
+        types=tuple(asdict(score) for score in found.types),
         labels=tuple(found.labels.tolist()),
     )
 
@@ -150,8 +155,11 @@ def _describe(sound: SoundSource, places: list[SongPlace], frontend: FrontendCon
 
 def describe_songs(
     places: Sequence[SongPlace], frontend: FrontendConfig, sound: SoundSource | None
-) -> list[SongStatistics]:
-    """Return the statistics of the songs' sound, in their order; none at all when it cannot be had."""
+) -> list[SongStatistics] | None:
+    """Return the statistics of the songs' sound, in their order, or none at all when it cannot be had.
+
+    None when nothing is known of that, since a process or node was lost again and again.
+    """
     if sound is None:
         return []
     recordings = [list(group) for _, group in groupby(places, key=lambda place: place.recording)]
@@ -159,7 +167,20 @@ def describe_songs(
     chunks = [list(chain.from_iterable(recordings[i : i + size])) for i in range(0, len(recordings), size)]
     try:
         parts = ray.get([_describe.remote(sound, chunk, frontend) for chunk in chunks])
-    except RayError:
+    except RayTaskError:
         # Recordings may be gone since their features were cached: the report then does without.
         return []
+    except RayError:
+        return None
     return list(chain.from_iterable(parts))
+
+
+def note_songs(folder: Path, songs: SongSet, stream: StreamConfig, sound: SoundSource | None, digest: str) -> None:
+    """Write the table of the songs unless the folder has it; ConfigError when the disk does not take it.
+
+    A table whose statistics were lost with a worker is under no digest: the next command makes it anew.
+    """
+    if has_songs(folder, digest):
+        return
+    found = describe_songs(songs.places, stream.frontend, sound)
+    keep_songs(folder, songs, stream.frontend.sample_rate_hz, found or [], "" if found is None else digest)

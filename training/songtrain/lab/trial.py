@@ -15,9 +15,11 @@ from songtrain.clusterers.density import by_size
 from songtrain.datasets.songs import SongSet
 from songtrain.datasets.sound import SoundSource
 from songtrain.evaluation.scores import label_numbers
-from songtrain.lab.chain import Chain
+from songtrain.evaluation.types import TypeScore, type_scores
+from songtrain.lab.chain import Chain, differ
 from songtrain.lab.copies import agreement_with_copies
 from songtrain.lab.parts import build, n_clusters_asked
+from songtrain.lab.results import without_distances
 from songtrain.lab.scoring import label_free_scores, score_labels
 from songtrain.lab.systems import System
 from songtrain.stopwatch import Stopwatch
@@ -42,12 +44,12 @@ class Points:
 
     values: FloatArray
     """(n, d)"""
-    truth: IntArray
-    """(n,) annotated types as numbers, -1 for none."""
+    names: tuple[str, ...]
+    """(n,) annotated types, empty for none."""
     seconds: float
     peak_memory_mib: float
     history: tuple[dict[str, float], ...] = ()
-    """What a network tells of each epoch that it finished."""
+    """What an encoder tells of each epoch that it finished."""
     n_epochs_asked: int | None = None
     """None where no network is trained."""
     reconstructions: FloatArray | None = None
@@ -66,7 +68,9 @@ class Clustering:
     """Of this system alone by a `Stopwatch`, shared work included; scoring is not."""
     peak_memory_mib: float
     history: tuple[dict[str, float], ...] = ()
+    """The encoder's epochs, then those of a clusterer that is a network."""
     n_epochs_asked: int | None = None
+    types: tuple[TypeScore, ...] = ()
 
 
 def make_features(songs: SongSet, system: System, stream: StreamConfig, sound: SoundSource | None = None) -> Described:
@@ -98,18 +102,20 @@ def place_songs(
         seconds, peak = seconds + described.seconds, max(peak, described.peak_memory_mib)
     return Points(
         values=values,
-        truth=label_numbers(songs.labels),
+        names=tuple(songs.labels),
         seconds=seconds,
         peak_memory_mib=peak,
         history=_history(chain.encoder),
-        n_epochs_asked=None if chain.encoder is None else chain.encoder.get_params(deep=False).get("n_epochs"),
+        n_epochs_asked=_n_epochs_asked(chain.encoder),
         reconstructions=_reconstructions(chain, songs),
-        neighbour_agreement=agreement_with_copies(chain, songs, values, np.random.default_rng([seed, 6])),
+        neighbour_agreement=agreement_with_copies(chain, songs, values, np.random.default_rng([seed, 6]))
+        if differ(values)
+        else None,
     )
 
 
 def cluster_points(points: Points, system: System, seed: int) -> Clustering:
-    """Return the clusters; InputError when more are asked for than there are songs."""
+    """Return the clusters, one where all points are the same; InputError when more are asked for than there are songs."""
     watch = Stopwatch()
     _forget_peak()
     clusterer = build("clusterer", system.clusterer, seed=seed)
@@ -118,20 +124,35 @@ def cluster_points(points: Points, system: System, seed: int) -> Clustering:
         raise InputError(
             f"{asked} clusters are asked of {n} songs; give more songs or ask for fewer", reason="TOO_FEW_SONGS"
         )
-    labels = by_size(np.asarray(clusterer.fit_predict(points.values), np.int64))
+    if differ(points.values):
+        labels = by_size(np.asarray(clusterer.fit_predict(points.values), np.int64))
+    else:
+        labels = np.zeros(n, np.int64)
     seconds, peak = watch.seconds() + points.seconds, max(points.peak_memory_mib, _peak_memory_mib())
-    scores = score_labels(points.values, labels, points.truth, seed)
+    scores = score_labels(points.values, labels, label_numbers(points.names), seed)
     scores |= label_free_scores(points.values, labels, system, seed)
     if points.neighbour_agreement is not None:
         scores["neighbour_agreement"] = points.neighbour_agreement
-    return Clustering(labels, scores, seconds, peak, points.history, points.n_epochs_asked)
+    scores = without_distances(scores, system.clusterer.name)
+    history, n_epochs = points.history + _history(clusterer), [points.n_epochs_asked, _n_epochs_asked(clusterer)]
+    n_epochs_asked = sum(n or 0 for n in n_epochs) if any(n is not None for n in n_epochs) else None
+    types = tuple(type_scores(list(points.names), labels))
+    return Clustering(labels, scores, seconds, peak, history, n_epochs_asked, types)
 
 
-def _history(encoder: Any) -> tuple[dict[str, float], ...]:
-    """Return what the encoder tells of its epochs, numbers only."""
+def _n_epochs_asked(estimator: Any) -> int | None:
+    """Return for how many epochs a fitted encoder or clusterer was to be trained, None when it is no network."""
+    if estimator is None:
+        return None
+    n_epochs: int | None = getattr(estimator, "n_epochs_", estimator.get_params(deep=False).get("n_epochs"))
+    return n_epochs
+
+
+def _history(estimator: Any) -> tuple[dict[str, float], ...]:
+    """Return what a fitted encoder or clusterer tells of its epochs, numbers only."""
     told: list[Mapping[str, Any]] = [
         asdict(epoch) if is_dataclass(epoch) and not isinstance(epoch, type) else epoch
-        for epoch in getattr(encoder, "history_", [])
+        for epoch in getattr(estimator, "history_", [])
     ]
     numbers = (int, float, np.integer, np.floating)
     return tuple({name: float(value) for name, value in epoch.items() if isinstance(value, numbers)} for epoch in told)

@@ -27,7 +27,7 @@ class NSCNet(PseudoLabelEncoder):
     """EfficientNet-B0 → 512 → PCA 256 → L2 → k-means before every epoch; SpecAugment, uniform draws, Adam.
 
     ``margin`` (rad) and ``scale`` are ArcFace's. Ends when the NMI of consecutive clusters gains less than
-    0.005 for 10 epochs.
+    0.005 for 10 epochs. An epoch is ``epoch_length`` passes over the songs under one clustering.
     """
 
     def __init__(  # noqa: PLR0913 - scikit-learn's habit: one argument per parameter
@@ -40,13 +40,19 @@ class NSCNet(PseudoLabelEncoder):
         scale: float = 30.0,
         n_components: int = 256,
         n_epochs: int = 50,
+        epoch_length: int = 1,
         batch_size: int = 32,
         learning_rate: float = 1e-4,
         max_minutes: float | None = None,
         random_state: int = 0,
     ) -> None:
         self.encoder, self.n_clusters, self.head, self.margin, self.scale = encoder, n_clusters, head, margin, scale
-        self.n_components, self.n_epochs, self.batch_size = n_components, n_epochs, batch_size
+        self.n_components, self.n_epochs, self.epoch_length, self.batch_size = (
+            n_components,
+            n_epochs,
+            epoch_length,
+            batch_size,
+        )
         self.learning_rate, self.max_minutes, self.random_state = learning_rate, max_minutes, random_state
 
     def clusters(self, features: FloatArray, seed: int) -> IntArray:

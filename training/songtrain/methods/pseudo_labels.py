@@ -31,6 +31,8 @@ class PseudoLabelEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     encoder: EncoderName
     n_clusters: int
     n_epochs: int
+    epoch_length: int = 1
+    """Passes over the songs between two clusterings."""
     batch_size: int
     max_minutes: float | None
     random_state: int
@@ -114,7 +116,8 @@ class _Course:
         for old in group["params"]:
             self.optimizer.state.pop(old, None)
         group["params"] = list(self._head.parameters())
-        return uniform_batches(labels, method.batch_size, self._rng)
+        passes = [uniform_batches(labels, method.batch_size, self._rng) for _ in range(method.epoch_length)]
+        return [batch for batches in passes for batch in batches]
 
     def loss_of(self, index: IntArray) -> Tensor:
         """Return the head's loss on views of these songs."""

@@ -1,7 +1,7 @@
 """The encoder of ``songstream train`` as an estimator: fitted on a set of songs, it gives one vector per song."""
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -39,14 +39,22 @@ class SelfLabelledEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc
     ) -> None:
         self.settings, self.stream, self.random_state, self.changes = settings, stream, random_state, changes
 
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters; ConfigError when ``changes`` name or hold what there is not: hours before `fit` would say so."""
+        super().set_params(**params)
+        self._changed()
+        return self
+
+    def _changed(self) -> TrainSettings:
+        known = self.settings or preset_for(self.stream)
+        return change_settings(known, self.changes or {}, "self-labelled: changes")
+
     def fit(self, X: SongSet, y: None = None) -> Self:  # noqa: N803, ARG002 - scikit-learn's signature
         """Train on the songs; CollapseError when training loses what tells them apart."""
-        settings = change_settings(
-            self.settings or preset_for(self.stream), self.changes or {}, "self-labelled: changes"
-        )
-        settings = settings.model_copy(update={"seed": self.random_state})
+        settings = self._changed().model_copy(update={"seed": self.random_state})
         learner = Learner(X, settings, self.stream, device=local_device(), world=World())
         self.history_ = [learner.run_epoch(epoch) for epoch in plan_epochs(settings)]
+        self.n_epochs_ = len(self.history_)
         self.encoder_ = learner.steady_encoder().eval()
         return self
 

@@ -114,7 +114,10 @@ class PrototypeLabels(TransformerMixin, BaseEstimator):  # type: ignore[misc]  #
         self.settings, self.stream, self.random_state = settings, stream, random_state
 
     def fit(self, X: SongSet, y: None = None) -> Self:  # noqa: N803, ARG002 - scikit-learn's signature
-        """Train on the songs; ``history_`` has the loss of every epoch and its stage, 1 to 3."""
+        """Train on the songs; ``history_`` has the loss of every epoch and its stage, 1 to 3.
+
+        ``n_epochs_`` is how many there are to be in all stages that happen.
+        """
         check_enough(len(X), max(2, self.n_clusters))
         self._watch = Stopwatch()
         self._rng = np.random.default_rng(self.random_state)
@@ -164,6 +167,7 @@ class PrototypeLabels(TransformerMixin, BaseEstimator):  # type: ignore[misc]  #
     def _warm_up(self, songs: SongSet) -> nn.Module:
         """Stage 1: return an encoder that tells songs apart."""
         settings = self.settings.model_copy(update={"seed": self.random_state})
+        self.n_epochs_ = settings.warmup.n_epochs + self.n_head_epochs + self.n_joint_epochs
         learner = Learner(songs, settings, self.stream, device=local_device(), world=World())
         note = self._note(1)
         for epoch in plan_epochs(settings):
@@ -218,6 +222,7 @@ class PrototypeLabels(TransformerMixin, BaseEstimator):  # type: ignore[misc]  #
         self.reliable_share_ = float(reliable.mean())
         del self._codes
         if not reliable.any():
+            self.n_epochs_ -= self.n_joint_epochs
             return
         network, device = self.network_.train(), self._store.device
         known, labels = torch.from_numpy(reliable).to(device), torch.from_numpy(self.labels_).to(device)
@@ -264,7 +269,7 @@ class _Pairs:
         songs, labels = [], []
         with torch.no_grad():
             probabilities = self._clusters.of_codes(weak).softmax(dim=2)
-        for pool in map(torch.from_numpy, pools):
+        for pool in (torch.from_numpy(part).to(self._codes.device) for part in pools):
             found = [prototype_labels(self._codes[pool], own[pool]) for own in probabilities]
             songs.append(pool[torch.stack([nearest for nearest, _ in found])])
             labels.append(torch.stack([label for _, label in found]))
