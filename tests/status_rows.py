@@ -118,13 +118,15 @@ def after_finish(server: ServerThread) -> None:
 
 
 def one_too_many(server: ServerThread) -> None:
-    """Be the stream beyond the limit."""
-    first = Stream(server.channel, setup())
-    first.read()
+    """Be the stream beyond the limit, however many others there are."""
+    opened: list[Stream] = []
     try:
-        drain(Stream(server.channel, setup(session_name(number=2))))
+        for _ in range(server.settings.max_streams + 1):
+            opened.append(Stream(server.channel, setup(session_name(number=next(numbers)))))
+            opened[-1].read()
     finally:
-        first.half_close()
+        for stream in opened:
+            stream.half_close()
 
 
 def stopped(server: ServerThread) -> None:
