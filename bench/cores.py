@@ -4,9 +4,11 @@ Two cores of a virtual machine are often the two threads of one, and two process
 much.
 """
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
 from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -16,6 +18,29 @@ __all__ = ["at_once"]
 
 
 def at_once(n: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> list[T]:
-    """Return what ``work`` gives in each of ``n`` new processes that run at the same time."""
-    with ProcessPoolExecutor(n, mp_context=get_context("spawn")) as pool:
-        return [job.result() for job in [pool.submit(work, *args, **kwargs) for _ in range(n)]]
+    """Return what ``work`` gives in each of ``n`` new processes of one thread that begin it at the same time."""
+    context = get_context("spawn")
+    limits = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(limits, "1"))
+    try:
+        with ProcessPoolExecutor(n, context, _keep, (context.Barrier(n),)) as pool:
+            return [job.result() for job in [pool.submit(_together, work, *args, **kwargs) for _ in range(n)]]
+    finally:
+        for name, value in limits.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+_barriers: list[Barrier] = []
+
+
+def _keep(barrier: Barrier) -> None:
+    _barriers.append(barrier)
+
+
+def _together(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do the work when all processes are there, with all that it needs imported."""
+    _barriers[0].wait()
+    return work(*args, **kwargs)

@@ -256,6 +256,6 @@ ROWS = [
     Row("UNAVAILABLE", "OVERLOADED", busy, retry_s=5, settings=CROWDED),
     Row("UNAVAILABLE", "STORE_UNAVAILABLE", locked, retry_s=5),
     Row("DEADLINE_EXCEEDED", "SETUP_TIMEOUT", nothing, settings={"setup_timeout_s": 0.2}),
-    Row("DEADLINE_EXCEEDED", "IDLE", idle, settings={"idle_timeout_s": 1.0}),
+    Row("DEADLINE_EXCEEDED", "IDLE", idle, settings={"idle_timeout_s": 3.0}),
     Row("INTERNAL", "INTERNAL", whole, faulty=True),
 ]

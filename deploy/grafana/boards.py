@@ -162,7 +162,7 @@ SERVER = Board(
         ),
         Panel(
             "Real-time ratio of the encoder",
-            "Time it computes for each second of sound that comes in: at 1 it is busy all the time.",
+            "Time it computes for each second of sound that comes in; with n live streams it is busy all the time at 1 / n.",
             [
                 Query(
                     "sum(rate(songstream_inference_compute_seconds_sum[$__rate_interval])) / "

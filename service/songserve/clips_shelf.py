@@ -176,13 +176,15 @@ class ClipShelf:
 
     def _owner(self) -> str | None:
         file = self._folder / OWNER_NAME
-        return file.read_text().strip() if file.exists() else None
+        # Empty is what a power cut leaves of a file that was not on the disk yet.
+        return (file.read_text().strip() or None) if file.exists() else None
 
 
 def adopt_clips(folder: Path, store: str) -> None:
     """Write down that the clips of a folder belong to a store."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / OWNER_NAME).write_text(f"{store}\n")
+    _make_file(folder / OWNER_NAME, lambda unfinished: unfinished.write_text(f"{store}\n"))
+    _flush(folder)
 
 
 def clip_path(folder: Path, song_start_ms: int, uid: str) -> Path:

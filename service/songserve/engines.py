@@ -18,6 +18,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 from songcore.errors import ConfigError
 
 __all__ = [
+    "READ_ONLY",
     "Engines",
     "postgresql_engines",
     "postgresql_url",

@@ -22,6 +22,7 @@ from songserve.bundles.history import BundleEvent
 from songserve.database import DataDirectory
 from songserve.decision_log import DecisionLog
 from songserve.decision_writing import Intent
+from songserve.engines import READ_ONLY
 from songserve.placing import Placer
 from songserve.records import Commit, Retyping, SessionOpening, SessionRecord, StoredSong
 from songserve.refusal import Refusal
@@ -190,7 +191,8 @@ class Store:
 
     def _answer_failure(self, group: list[_Job], error: Exception) -> None:
         # When a value or an older writer is to blame and not the database, that must not cost the others their commit.
-        if len(group) > 1 and not isinstance(error, Refusal | OperationalError):
+        is_read_only = getattr(getattr(error, "orig", None), "sqlstate", None) == READ_ONLY
+        if len(group) > 1 and not is_read_only and not isinstance(error, Refusal | OperationalError):
             for job in group:
                 job.result = job.refusal = None
                 self._write_group([job])

@@ -199,7 +199,7 @@ CALLED_OTHERWISE = {
 LEFT_OUT = {
     "segments_total": "the segmenter counts nothing that is no song; songs_total and songs_forced_cut_total are its songs",
     "inference_real_time_ratio": "a question: inference_compute_seconds_sum by ingest_audio_seconds_total, on the board",
-    "spool_fsync_seconds": "a station's own page has it: songstream_station_sync_seconds",
+    "spool_fsync_seconds": "a station's own page has it: songstream_field_sync_seconds",
 }
 
 

@@ -235,11 +235,11 @@ def test_too_many_pings_end_a_connection(server: ServerThread) -> None:
 
 def test_a_heartbeat_keeps_an_idle_stream(start_server: Any) -> None:
     """A stream that says something within each idle_timeout_s lives; without any message it ends with IDLE."""
-    server = start_server(idle_timeout_s=1.0)
+    server = start_server(idle_timeout_s=3.0)
     stream = Stream(server.channel, setup())
     stream.read()
-    for _ in range(15):
-        time.sleep(0.1)
+    for _ in range(12):
+        time.sleep(0.3)
         stream.send(Request(heartbeat=ingest_pb2.Heartbeat(spool_bytes=7)))
     stream.send(finish_message([]))
     assert list(stream)[-1].ack.finished
@@ -250,7 +250,7 @@ def test_a_heartbeat_keeps_an_idle_stream(start_server: Any) -> None:
 
 def test_a_setup_comes_in_time(start_server: Any) -> None:
     """A stream whose setup follows within setup_timeout_s is served; one that never says who it is ends."""
-    server = start_server(setup_timeout_s=1.0)
+    server = start_server(setup_timeout_s=3.0)
     stream, silent = Stream(server.channel), Stream(server.channel)
     time.sleep(0.3)
     stream.send(setup(), finish_message([]))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 import grpc
@@ -146,7 +146,9 @@ def test_reclusterings_are_told_to_prometheus(tmp_path: Path) -> None:
     }
     with ServerThread(bundle, data_dir=tmp_path / "data") as running:
         found: dict[str, float] = {}
-        while found.get("songs_processed") != 9:  # looked at just after the start
+        deadline = monotonic() + 60
+        while found.get("songs_processed") != 9 and monotonic() < deadline:  # looked at just after the start
+            sleep(0.05)
             shown = re.findall(r"^songstream_recluster_(\w+) (\S+)$", scrape(running), re.MULTILINE)
             found = {name: float(value) for name, value in shown}
     assert found == expected

@@ -42,7 +42,7 @@ def pulse() -> Iterator[PulseDaemon]:
     try:
         daemon = PulseDaemon(RATE_HZ).__enter__()
     except OSError as error:
-        pytest.skip(f"no PulseAudio: {error}")
+        pytest.skip(f"no PulseAudio ({error}); deploy/install-test-tools.sh installs it")
     yield daemon
     daemon.__exit__(None, None, None)
 

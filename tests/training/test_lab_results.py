@@ -68,6 +68,18 @@ def test_stability_and_rank_correlation_of_known_rows() -> None:
     assert (lines[1].n_worked, lines[1].n_runs, lines[1].stability) == (1, 2, "–")
 
 
+def test_an_accuracy_that_counted_songs_in_no_cluster_is_dropped(tmp_path: Path) -> None:
+    """Of rows that name no code: with songs left out their accuracy meant something else; other rows keep theirs."""
+    rows = [
+        made_row("old", 0, (0, 0, -1, -1), accuracy=1.0, ari=0.5),
+        made_row("old", 1, (0, 0, 1, 1), accuracy=1.0, ari=1.0),
+        replace(made_row("new", 0, (0, 0, -1, -1), accuracy=0.5, ari=0.5), code="abc"),
+    ]
+    write_rows(tmp_path, rows)
+    found = {(row.system, row.seed): row.scores.get("accuracy") for row in read_rows(tmp_path)}
+    assert found == {("old", 0): None, ("old", 1): 1.0, ("new", 0): 0.5}
+
+
 def test_seeds_left_by_another_command_are_not_averaged_in(stream: StreamConfig, tmp_path: Path) -> None:
     """After five seeds and then three with another K the page has three runs, of the parts that these three were made with."""
     kmeans = SYSTEMS["modulation-kmeans"]
@@ -79,7 +91,8 @@ def test_seeds_left_by_another_command_are_not_averaged_in(stream: StreamConfig,
         for seed, description in enumerate((new, new, new, old, old))
     ]
     assert newest(rows) == rows[:3]
-    assert newest([replace(row, parameters={"features.n_rates": 64}) for row in rows[3:]] + rows[:3])[:3] == rows[:3]
+    swept = [replace(row, parameters={"features.n_rates": 64}) for row in rows[3:]]
+    assert {row.key for row in newest(swept + rows[:3])} == {row.key for row in swept + rows[:3]}
     write_rows(tmp_path, rows)
     page = write_lab_report(tmp_path, datetime(2026, 5, 1, tzinfo=UTC)).read_text()
     assert "<td>3/3</td>" in page

@@ -1,6 +1,7 @@
 """The reading half of a stream: takes messages in, as many as may wait, and keeps count of them."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 
@@ -15,6 +16,8 @@ from songserve.session import Session
 from songserve.v1 import ingest_pb2
 
 __all__ = ["AudioReader"]
+
+log = logging.getLogger(__name__)
 
 
 class AudioReader:
@@ -97,6 +100,8 @@ class AudioReader:
             metrics.ingest_chunks_total.labels("rejected").inc()
             if refusal.reason.startswith("SEQUENCE_"):
                 metrics.ingest_sequence_errors_total.labels(refusal.reason).inc()
+                if refusal.reason == "SEQUENCE_REUSED":
+                    log.warning("%s: %s", self._session.record.opening.name, refusal)
             raise
         seconds = item.sample_count / self._session.format.sample_rate_hz
         if isinstance(item, Chunk):  # one that comes again too: it costs the same to receive

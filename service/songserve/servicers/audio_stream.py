@@ -101,8 +101,9 @@ class AudioStream:
         self._tape = self._runtime.clip_tape(session.sound_format)
         self._watch = SoundWatch(session.format.sample_rate_hz)
         self._guesser = Guesser(self._runtime, wake=self._wake.set)
-        self._health.runs(self._wish.client, session.format.sample_rate_hz)
-        self._health.says_clock(self._wish.clock)
+        if self._wish.lane == "live":  # a backlog tells of what the station was when it captured it
+            self._health.runs(self._wish.client, session.format.sample_rate_hz)
+            self._health.says_clock(self._wish.clock)
         self._acknowledged = session.received_sequence_number
         self._last_ack = asyncio.get_running_loop().time()
         self._started.set()

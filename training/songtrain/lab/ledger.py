@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+import songcore
 from songcore.errors import ConfigError
 from songcore.stream import StreamConfig
 from songtrain.datasets.songs import SongSet
@@ -53,10 +54,11 @@ def plan_trial(
 @lru_cache(maxsize=1)
 def code_digest() -> str:
     """Return a name for the code of all packages that have a part in what a row says."""
-    digest, root = blake2b(digest_size=16), Path(__file__).parents[1]
-    for path in sorted(root.rglob("*.py")):
-        if path.relative_to(root).parts[0] not in _NOT_IN_ROWS:
-            digest.update(path.read_bytes())
+    digest = blake2b(digest_size=16)
+    for root in (Path(str(songcore.__file__)).parent, Path(__file__).parents[1]):
+        for path in sorted(root.rglob("*.py")):
+            if path.relative_to(root).parts[0] not in _NOT_IN_ROWS:
+                digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

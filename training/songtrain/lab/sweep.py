@@ -35,6 +35,8 @@ __all__ = ["SEARCH_SCORE", "Sweep", "SweepRun", "run_sweep"]
 
 SEARCH_SCORE = "silhouette"
 """What the source's binary search looks at."""
+MAX_TRIALS = 32
+"""Settings at once, however many cores there are: each is a process at the head that waits for what runs elsewhere."""
 OnRow = Callable[[Row, int, int | None], None]
 """Gets each new row, how many are done and of how many, None while a search goes on."""
 
@@ -130,7 +132,10 @@ def run_sweep(
             # No core: the tasks that a trial waits for are what needs them.
             tune.with_resources(trainable, tune.PlacementGroupFactory([head])),
             tune_config=tune.TuneConfig(
-                search_alg=proposals, num_samples=-1, max_concurrent_trials=_n_cores(), reuse_actors=True
+                search_alg=proposals,
+                num_samples=-1,
+                max_concurrent_trials=min(_n_cores(), MAX_TRIALS),
+                reuse_actors=True,
             ),
             run_config=tune.RunConfig(storage_path=folder, verbose=0),
         ).fit()

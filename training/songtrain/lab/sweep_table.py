@@ -58,7 +58,7 @@ def _rest(row: Row) -> str:
     for name in row.parameters:
         kind, _, option = name.partition(".")
         # A setting within one parameter counts as the whole of it.
-        names = {kind: (option.partition(".")[0],)} if option else dict.fromkeys(("encoder", "clusterer"), COUNTS)
+        names = {kind: (option.partition(".")[0],)} if option else {"encoder": ("n_clusters",), "clusterer": COUNTS}
         for part in told.keys() & names.keys():
             told[part][1] = {key: value for key, value in told[part][1].items() if key not in names[part]}
     return json.dumps(told)

@@ -31,7 +31,7 @@ from songtrain.lab.keepsakes import has_songs, keep_songs
 from songtrain.lab.ledger import Trial
 from songtrain.lab.parts import SEEDS, takes
 from songtrain.lab.results import Row
-from songtrain.lab.systems import Part, System
+from songtrain.lab.systems import System
 from songtrain.lab.trial import Clustering, Points, cluster_points, make_features, place_songs
 
 __all__ = ["Bench", "describe_songs", "failed", "finished", "note_songs"]
@@ -55,7 +55,7 @@ class Bench:
         self._songs, self._stream, self._sound = ray.put(songs), stream, sound
         self._waiting = Counter(_shared(trial) for trial in trials)
         self._points: dict[str, Any] = {}
-        self._features: dict[Part, Any] = {}
+        self._features: dict[str, Any] = {}
         self._n_gpus = min(1.0, ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]  # Ray has none here
 
     def points(self, trial: Trial) -> Any:
@@ -73,9 +73,10 @@ class Bench:
         part = system.features
         if part is None or takes("features", part, SEEDS):
             return None
-        if part not in self._features:
-            self._features[part] = _features.remote(self._songs, system, self._stream, self._sound)
-        return self._features[part]
+        name = repr(part)  # a parameter may be a list or a table
+        if name not in self._features:
+            self._features[name] = _features.remote(self._songs, system, self._stream, self._sound)
+        return self._features[name]
 
     def clusters(self, trial: Trial) -> Any:
         """Start the trial and return the reference of its `Clustering`."""

@@ -39,6 +39,8 @@ class PseudoLabelEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def fit(self, X: FloatArray, y: None = None) -> Self:  # noqa: N803, ARG002 - scikit-learn's signature
         """Train on images (n, n_frames, n_bands)."""
+        if self.epoch_length < 1:
+            raise ValueError(f"epoch_length is {self.epoch_length}; an epoch passes the songs once at least")
         images = differing_images(X, max(2, self.n_clusters))
         with torch_seed(self.random_state):
             course = _Course(self, images)

@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from songcore.arrays import FloatArray
+from songcore.errors import ConfigError
 from songcore.presets import STREAMS
 from songcore.stream import StreamConfig
 from songtrain.augment.store import FrameStore
@@ -47,6 +48,12 @@ class SelfLabelledEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc
 
     def _changed(self) -> TrainSettings:
         known = self.settings or preset_for(self.stream)
+        if not isinstance(self.changes, Mapping | None):
+            raise ConfigError(
+                f"self-labelled: changes is {self.changes!r}, expected a table of settings such as "
+                '{"rounds": {"scale": 16}}',
+                reason="SYSTEM_INVALID",
+            )
         return change_settings(known, self.changes or {}, "self-labelled: changes")
 
     def fit(self, X: SongSet, y: None = None) -> Self:  # noqa: N803, ARG002 - scikit-learn's signature
