@@ -77,17 +77,24 @@ class PostgresServer:
         command = [str(self.programs / "postgres"), "-D", str(self.folder / "data")]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
-        self._server = subprocess.Popen(command, cwd=self.folder, stdout=self._log, stderr=self._log, **self._as_user)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
+        self._server = self._spawn(command)
         while True:
             try:
                 psycopg.connect(host=str(self.folder), user=USER, dbname="postgres").close()
-            except psycopg.OperationalError:
-                if self._server.poll() is not None or time.monotonic() > deadline:
-                    raise
+            except psycopg.OperationalError as error:
+                if time.monotonic() > deadline:
+                    said = (self.folder / "log").read_text(errors="replace")[-2000:]
+                    raise RuntimeError(f"PostgreSQL does not answer; it said: {said}") from error
                 time.sleep(0.05)
+                if self._server.poll() is not None:  # what its predecessor held is free a moment after that has ended
+                    time.sleep(0.5)
+                    self._server = self._spawn(command)
             else:
                 return
+
+    def _spawn(self, command: list[str]) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(command, cwd=self.folder, stdout=self._log, stderr=self._log, **self._as_user)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """End it, and every connection to it."""

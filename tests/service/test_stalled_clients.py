@@ -62,9 +62,9 @@ def ends(server: ServerThread, reason: str) -> int:
 
 
 def in_memory(kind: type[T]) -> list[T]:
-    """Return all objects of a type."""
+    """Return all objects of just this type; to ask strangers for their class wakes what torch has deprecated."""
     gc.collect()
-    return [found for found in gc.get_objects() if isinstance(found, kind)]
+    return [found for found in gc.get_objects() if type(found) is kind]
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
