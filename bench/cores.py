@@ -7,6 +7,7 @@ much.
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
 from typing import ParamSpec, TypeVar
@@ -24,7 +25,7 @@ def at_once(n: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     os.environ.update(dict.fromkeys(limits, "1"))
     try:
         with ProcessPoolExecutor(n, context, _keep, (context.Barrier(n),)) as pool:
-            return [job.result() for job in [pool.submit(_together, work, *args, **kwargs) for _ in range(n)]]
+            return [job.result() for job in [pool.submit(_together, partial(work, *args, **kwargs)) for _ in range(n)]]
     finally:
         for name, value in limits.items():
             if value is None:
@@ -40,7 +41,7 @@ def _keep(barrier: Barrier) -> None:
     _barriers.append(barrier)
 
 
-def _together(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def _together(work: Callable[[], T]) -> T:
     """Do the work when all processes are there, with all that it needs imported."""
     _barriers[0].wait()
-    return work(*args, **kwargs)
+    return work()
