@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from inspect import getfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import songcore
 from songcore.errors import ConfigError
 from songcore.stream import StreamConfig
 from songtrain.datasets.songs import SongSet
@@ -55,7 +55,7 @@ def plan_trial(
 def code_digest() -> str:
     """Return a name for the code of all packages that have a part in what a row says."""
     digest = blake2b(digest_size=16)
-    for root in (Path(str(songcore.__file__)).parent, Path(__file__).parents[1]):
+    for root in (Path(getfile(StreamConfig)).parent, Path(__file__).parents[1]):
         for path in sorted(root.rglob("*.py")):
             if path.relative_to(root).parts[0] not in _NOT_IN_ROWS:
                 digest.update(path.read_bytes())
