@@ -3,6 +3,7 @@
 import asyncio
 import json
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -112,6 +113,13 @@ def scrape(server: ServerThread) -> str:
         return text
 
 
+def stream_ends(server: ServerThread, reason: str) -> int:
+    """Return how many audio streams have ended for a reason."""
+    pattern = rf'^songstream_ingest_stream_closes_total{{reason="{reason}"}} (\S+)'
+    found = re.findall(pattern, scrape(server), re.MULTILINE)
+    return int(float(found[0])) if found else 0
+
+
 def session_name(station: str = "north", number: int = 1) -> str:
     """Return the resource name of a session."""
     return f"stations/{station}/sessions/{UUID(int=number)}"
@@ -158,6 +166,15 @@ def chunk_messages(samples: FloatArray, sizes: Iterable[int]) -> list[Chunk]:
         position += count
         number += 1
     return chunks
+
+
+def changed(chunk: Chunk, **fields: Any) -> Chunk:
+    """Return a copy of a chunk with other fields."""
+    other = Chunk()
+    other.CopyFrom(chunk)
+    for name, value in fields.items():
+        setattr(other, name, value)
+    return other
 
 
 def finish_message(chunks: list[Chunk]) -> Request:

@@ -16,6 +16,7 @@ from serving import (
     Request,
     ServerThread,
     Stream,
+    changed,
     chunk_messages,
     finish_message,
     session_name,
@@ -63,15 +64,6 @@ def drain(stream: Stream) -> None:
             pass
     finally:
         stream.half_close()
-
-
-def changed(chunk: Chunk, **fields: Any) -> Chunk:
-    """Return a copy of a chunk with other fields."""
-    other = Chunk()
-    other.CopyFrom(chunk)
-    for name, value in fields.items():
-        setattr(other, name, value)
-    return other
 
 
 def gap(**fields: Any) -> Request:

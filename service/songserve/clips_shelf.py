@@ -18,6 +18,7 @@ from typing import BinaryIO, Literal
 import soundfile
 
 from songcore.arrays import FloatArray
+from songcore.durable import replace_file, sync
 from songcore.features import pack_features, unpack_features
 from songserve.clips import ClipSound
 from songserve.records import ClipChoice, StoredClip, StoredSong
@@ -86,7 +87,7 @@ class ClipShelf:
         feature_bytes = _make_file(features_path(path), lambda unfinished: unfinished.write_bytes(features))
         # Last, as it is the sound that says that all is there.
         n_bytes = _make_file(path, lambda unfinished: _write_flac(unfinished, song, sound))
-        _flush(path.parent)
+        sync(path.parent)
         return StoredClip(
             song=song.uid,
             shelf=self.shelf,
@@ -104,7 +105,7 @@ class ClipShelf:
             hour.mkdir(parents=True, exist_ok=True)
             if hour not in self._on_disk:
                 for folder in (hour.parent, self._folder, self._folder.parent):
-                    _flush(folder)
+                    sync(folder)
                 self._on_disk.add(hour)
 
     def _found(self, song: StoredSong, path: Path) -> StoredClip:
@@ -183,8 +184,7 @@ class ClipShelf:
 def adopt_clips(folder: Path, store: str) -> None:
     """Write down that the clips of a folder belong to a store."""
     folder.mkdir(parents=True, exist_ok=True)
-    _make_file(folder / OWNER_NAME, lambda unfinished: unfinished.write_text(f"{store}\n"))
-    _flush(folder)
+    replace_file(folder / OWNER_NAME, f"{store}\n".encode(), mode=0o644)
 
 
 def clip_path(folder: Path, song_start_ms: int, uid: str) -> Path:
@@ -223,19 +223,10 @@ def _make_file(path: Path, write: Callable[[Path], object]) -> int:
     unfinished = path.with_suffix(".tmp")
     try:
         write(unfinished)
-        _flush(unfinished)
+        sync(unfinished)
         n_bytes = unfinished.stat().st_size
         unfinished.rename(path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
     return n_bytes
-
-
-def _flush(path: Path) -> None:
-    """Have the disk take what the system holds of a file or folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,7 +5,6 @@ Opening it makes the tables, or brings those of an older songstream up to date, 
 
 import fcntl
 import logging
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, Engine, insert, inspect, select
 from sqlalchemy.exc import DBAPIError, OperationalError
 
+from songcore.durable import replace_file
 from songcore.errors import ConfigError
 from songserve.engines import Engines, postgresql_engines, postgresql_url, sqlite_engines
 from songserve.schema import REVISION, identity, metadata, revision
@@ -220,7 +220,7 @@ def shelf_name(path: Path) -> str:
     file = path / "shelf"
     try:
         if not file.exists():
-            _make_file(file, f"{uuid4()}\n")
+            replace_file(file, f"{uuid4()}\n".encode(), mode=0o644)
         return str(UUID(file.read_text().strip()))
     except OSError as error:
         raise _unwritable(path, error) from error
@@ -228,21 +228,6 @@ def shelf_name(path: Path) -> str:
         raise ConfigError(
             f"{file} does not hold a UUID; delete it, which orphans the clips of {path}", reason="DATA_DIR_UNWRITABLE"
         ) from error
-
-
-def _make_file(path: Path, text: str) -> None:
-    """Make the file appear whole or not at all, also when the power fails, and keep it from then on."""
-    unfinished = path.with_name(path.name + ".tmp")
-    with unfinished.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:

@@ -20,14 +20,13 @@ from songcore.arrays import FloatArray
 from songcore.assign import Assignment
 from songcore.errors import InputError
 from songcore.stream import Checkpoint, Song
+from songserve.extents import Extent, gap_s, recorded_s
 from songserve.hearing import Found, Hearing, Model
 from songserve.intake import Chunk, Intake, Work
 from songserve.records import AudioFormat, Commit, SessionRecord, StoredSong
 from songserve.sound import Level, decoded, decoded_format, level_of, samples_of
 
 __all__ = ["Heard", "Session", "SessionLimits", "Step"]
-
-HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True)
@@ -73,17 +72,6 @@ class Heard:
     """Songs of the checkpoint's stream that begin earlier were heard by the bundle before; since the session's start."""
 
 
-@dataclass(frozen=True)
-class _Extent:
-    """A chunk that was listened to and is not committed yet."""
-
-    last_sequence_number: int
-    start_sample: int
-    end_sample: int
-    gap_reason: str | None
-    """None of sound."""
-
-
 class Session:
     """Order, listen, commit: everything that decides about one session."""
 
@@ -100,7 +88,7 @@ class Session:
         self.received_sequence_number = record.committed_sequence_number
         """Of the last chunk that was listened to."""
         self._samples_since, self._chunks_since = 0, 0
-        self._extents: deque[_Extent] = deque()
+        self._extents: deque[Extent] = deque()
 
     @property
     def model(self) -> Model:
@@ -166,9 +154,7 @@ class Session:
         work = heard.step.work
         for item in work.items:
             self.received_sequence_number = item.last_sequence_number
-            end = item.start_sample + item.sample_count
-            reason = None if isinstance(item, Chunk) else item.reason
-            self._extents.append(_Extent(item.last_sequence_number, item.start_sample, end, reason))
+            self._extents.append(Extent.of(item))
         if heard.checkpoint is None and not work.finish:
             return None
         self._samples_since = self._chunks_since = 0
@@ -189,7 +175,9 @@ class Session:
         if not songs and not released and not work.finish:
             return None
         embeddings = {song.uid: name.embedding.astype("<f4", copy=False).tobytes() for song, name in rows}
-        return Commit(moved, songs, self._recorded_s(released), self._gap_s(released), embeddings=embeddings)
+        rate_hz = self.format.sample_rate_hz
+        effort = recorded_s(released, self._start_ms, rate_hz), gap_s(released, rate_hz)
+        return Commit(moved, songs, *effort, embeddings=embeddings)
 
     def settle(self, commit: Commit) -> None:
         """Take note that the store has the commit."""
@@ -256,31 +244,6 @@ class Session:
             quality=song.quality,
             bundle=model.digest,
         )
-
-    def _recorded_s(self, extents: list[_Extent]) -> dict[int, float]:
-        """Seconds of the extents by the hour they were recorded in; gaps are not effort."""
-        seconds: dict[int, float] = {}
-        rate = self.format.sample_rate_hz
-        for extent in extents:
-            if extent.gap_reason is not None:
-                continue
-            begin = self._start_ms + extent.start_sample * 1000 / rate
-            end = self._start_ms + extent.end_sample * 1000 / rate
-            while begin < end:
-                hour = int(begin // HOUR_MS) * HOUR_MS
-                until = min(end, hour + HOUR_MS)
-                seconds[hour] = seconds.get(hour, 0.0) + (until - begin) / 1000
-                begin = until
-        return seconds
-
-    def _gap_s(self, extents: list[_Extent]) -> dict[str, float]:
-        """Seconds of the gaps among the extents, by reason."""
-        seconds: dict[str, float] = {}
-        for extent in extents:
-            if extent.gap_reason is not None:
-                gap_s = (extent.end_sample - extent.start_sample) / self.format.sample_rate_hz
-                seconds[extent.gap_reason] = seconds.get(extent.gap_reason, 0.0) + gap_s
-        return seconds
 
 
 def _resume(record: SessionRecord, model: Model) -> tuple[SessionRecord, Hearing]:

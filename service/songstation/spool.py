@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
+from songcore.durable import replace_file
 from songstation.outbox import Loss, LossReason
 from songstation.spool_files import (
     SegmentFile,
@@ -20,7 +21,6 @@ from songstation.spool_files import (
     lock_directory,
     opening_record,
     read_record,
-    replace_file,
     rewrite_as_loss,
 )
 from songstation.spool_index import Policy, Segment, SpoolLimits

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from google_crc32c import value as crc32c
 
+from songcore.durable import replace_file, sync
 from songcore.errors import ConfigError
 from songstation.outbox import Loss, LossReason
 from songstation.spool_records import HEADER_BYTES, Kind, Record, pack, unpack_header
@@ -21,7 +22,6 @@ __all__ = [
     "lock_directory",
     "opening_record",
     "read_record",
-    "replace_file",
     "rewrite_as_loss",
 ]
 
@@ -51,7 +51,7 @@ class SegmentFile:
         try:
             self.append(opening)
             self.sync()
-            _sync_directory(directory)
+            sync(directory)
         except OSError:
             os.close(self._fd)
             self._path.unlink()
@@ -82,22 +82,6 @@ class SegmentFile:
             self.sync()
         finally:
             os.close(self._fd)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Give a file, which only this user may read, new content: all or, when the power fails, none; raises OSError."""
-    scratch = path.with_suffix(".new")
-    try:
-        with scratch.open("wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-        _sync_directory(path.parent)
-    except OSError:
-        scratch.unlink(missing_ok=True)
-        raise
 
 
 def rewrite_as_loss(path: Path, session: Session, items: Iterable[SpooledSound | Loss], time_us: int) -> int:
@@ -192,11 +176,3 @@ def lock_directory(directory: Path) -> int:
             reason="SPOOL_UNUSABLE",
         ) from error
     return lock
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -16,6 +16,7 @@ from serving import (
     Request,
     ServerThread,
     Stream,
+    changed,
     chunk_messages,
     finish_message,
     scrape,
@@ -113,15 +114,6 @@ _numbers = itertools.count(1000)
 def fresh_session() -> str:
     """Return the name of a session that no other test uses."""
     return session_name(number=next(_numbers))
-
-
-def changed(chunk: Chunk, **fields: Any) -> Chunk:
-    """Return a copy of a chunk with other fields."""
-    copy = Chunk()
-    copy.CopyFrom(chunk)
-    for name, value in fields.items():
-        setattr(copy, name, value)
-    return copy
 
 
 @pytest.mark.parametrize(

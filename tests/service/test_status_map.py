@@ -15,7 +15,17 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_status import rpc_status
 
-from serving import Request, Response, ServerThread, Stream, finish_message, scrape, session_name, setup, stream_all
+from serving import (
+    Request,
+    Response,
+    ServerThread,
+    Stream,
+    finish_message,
+    session_name,
+    setup,
+    stream_all,
+    stream_ends,
+)
 from songcore.bundle import Bundle
 from songserve.status import _CODES
 from songserve.v1 import ingest_pb2
@@ -152,14 +162,6 @@ def test_a_call_ends_as_the_map_says(
         assert status.message
 
 
-def ends(server: ServerThread, reason: str) -> float:
-    """Return how many streams were counted under a reason."""
-    found = re.findall(
-        rf'^songstream_ingest_stream_closes_total{{reason="{reason}"}} (\S+)', scrape(server), re.MULTILINE
-    )
-    return float(found[0]) if found else 0.0
-
-
 @pytest.mark.parametrize("reason", ["INTERNAL", "SETUP_TIMEOUT", "FORMAT_UNSUPPORTED", "STREAM_LIMIT", "DISK_LOW"])
 def test_an_end_is_counted_by_its_reason(
     reason: str, shared_server: ServerThread, bundle: Bundle, tmp_path: Path
@@ -167,10 +169,10 @@ def test_an_end_is_counted_by_its_reason(
     """Faults of the server and refusals before the first answer are counted as what they are."""
     row = next(row for row in ROWS if row.reason == reason)
     with serving(row, shared_server, bundle, tmp_path) as server:
-        before = ends(server, reason)
+        before = stream_ends(server, reason)
         with pytest.raises(grpc.RpcError):
             row.provoke(server)
-        assert ends(server, reason) == before + 1
+        assert stream_ends(server, reason) == before + 1
 
 
 def test_a_client_that_leaves_is_no_error(server: ServerThread) -> None:
@@ -182,10 +184,10 @@ def test_a_client_that_leaves_is_no_error(server: ServerThread) -> None:
         stream.call.cancel()
         stream.half_close()
     deadline = time.monotonic() + 30
-    while ends(server, "CANCELLED") + ends(server, "OK") < 8 and time.monotonic() < deadline:
+    while stream_ends(server, "CANCELLED") + stream_ends(server, "OK") < 8 and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert ends(server, "INTERNAL") == 0
-    assert ends(server, "CANCELLED") > 0
+    assert stream_ends(server, "INTERNAL") == 0
+    assert stream_ends(server, "CANCELLED") > 0
 
 
 def test_the_map_is_complete() -> None:

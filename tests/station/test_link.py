@@ -1,7 +1,7 @@
 """The link over a real port: FLAC on the wire, guesses, notices, and a server that takes little at a time."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
@@ -14,7 +14,7 @@ from bundles import make_test_bundle, soundscape
 from serving import ServerThread, Stream, pcm16, session_name, setup
 from songcore.errors import ConfigError
 from songserve.v1 import songs_pb2, songs_pb2_grpc
-from songstation.channel import open_channel
+from songstation.channel import Channel, open_channel
 from songstation.dialogue import HeardSong, SessionInfo, SessionNotice
 from songstation.link import Link, LinkSettings
 from songstation.outbox import Outbox
@@ -32,6 +32,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
         yield server
 
 
+def make_link(channel: Channel, outbox: Outbox, info: SessionInfo, now: Callable[[], datetime], **hooks: Any) -> Link:
+    """Return a link whose delays and names follow from nothing but what is given."""
+    return Link(
+        channel,
+        outbox,
+        info,
+        backoff=Backoff(Random(1)),
+        settings=LinkSettings(heartbeat_s=0.2),
+        new_name=lambda: session_name(number=999),
+        now=now,
+        **hooks,
+    )
+
+
 def carry(server: ServerThread, samples: Any, info: SessionInfo, *, pace_s: float = 0) -> dict[str, list[Any]]:
     """Send samples (n,) float32 as one session; return songs, guesses and notices."""
     heard: dict[str, list[Any]] = {"songs": [], "guesses": [], "notices": []}
@@ -39,14 +53,11 @@ def carry(server: ServerThread, samples: Any, info: SessionInfo, *, pace_s: floa
     async def run() -> None:
         outbox = Outbox(max_bytes=2**26, max_loss_samples=3600 * RATE)
         channel = open_channel(server.addresses.grpc)
-        link = Link(
+        link = make_link(
             channel,
             outbox,
             info,
-            backoff=Backoff(Random(1)),
-            settings=LinkSettings(heartbeat_s=0.2),
-            new_name=lambda: session_name(number=999),
-            now=lambda: datetime(2026, 5, 1, 5, tzinfo=UTC),
+            lambda: datetime(2026, 5, 1, 5, tzinfo=UTC),
             on_song=heard["songs"].append,
             on_trouble=lambda failure, _: pytest.fail(str(failure)),
             on_notice=heard["notices"].append,
@@ -111,14 +122,11 @@ def test_a_session_that_was_taken_over_is_taken_back_once(server: ServerThread, 
     async def run() -> None:
         outbox = Outbox(max_bytes=2**26, max_loss_samples=3600 * RATE)
         async with open_channel(server.addresses.grpc) as channel:
-            link = Link(
+            link = make_link(
                 channel,
                 outbox,
                 info,
-                backoff=Backoff(Random(1)),
-                settings=LinkSettings(heartbeat_s=0.2),
-                new_name=lambda: session_name(number=999),
-                now=lambda: datetime.now(UTC),
+                lambda: datetime.now(UTC),
                 on_song=lambda _: None,
                 on_trouble=lambda failure, _: troubles.append(failure),
             )

@@ -17,7 +17,7 @@ from songcore.bundle import Bundle
 from songcore.errors import ConfigError
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc, songs_pb2, songs_pb2_grpc
 from songstation.channel import open_channel
-from songstation.commands.station import _tell
+from songstation.commands.station_run import _tell
 from songstation.dialogue import HeardSong
 from songstation.link import LinkSettings
 from songstation.outbox import LossReason

@@ -12,6 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 from typer.testing import CliRunner
 
 from bundles import make_test_bundle
+from ray_marks import ray_marks
 from songcore.arrays import FloatArray
 from songcore.bundle import load_bundle
 from songcore.errors import ConfigError, InputError
@@ -27,14 +28,7 @@ from songtrain.datasets.songs import SongPlace
 from songtrain.synth.config import season_config
 from songtrain.synth.write import simulate
 
-pytestmark = [
-    pytest.mark.timeout(300),
-    # Ray leaves sockets, log files and subprocesses to the interpreter's end, and deprecates parts of itself.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ray_marks(300)
 
 
 @pytest.fixture(scope="module", autouse=True)

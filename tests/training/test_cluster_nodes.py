@@ -14,6 +14,7 @@ from pyarrow import Table
 from ray.cluster_utils import Cluster
 
 from bundles import make_test_bundle
+from ray_marks import ray_marks
 from songcore.features import FeatureConfig
 from songcore.presets import PRESETS
 from songcore.stream import StreamConfig
@@ -29,14 +30,7 @@ from songtrain.settings import TrainSettings
 from songtrain.synth.config import season_config
 from songtrain.synth.write import simulate
 
-pytestmark = [
-    pytest.mark.timeout(600),
-    # Ray leaves sockets, log files and subprocesses to the interpreter's end, and deprecates parts of itself.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ray_marks(600)
 
 STREAM = StreamConfig(*PRESETS["song"], FeatureConfig())
 SYSTEMS = choose_systems(["classical-floor", "basenet-kmeans"])

@@ -13,6 +13,7 @@ import pytest
 from sklearn.metrics import normalized_mutual_info_score
 from typer.testing import CliRunner
 
+from ray_marks import ray_marks
 from songcore.errors import ConfigError, InputError
 from songcore.stream import StreamConfig
 from songtrain.cluster import ray_session
@@ -28,14 +29,7 @@ from songtrain.lab.trial import cluster_points, place_songs
 from songtrain.synth.config import season_config
 from songtrain.synth.write import simulate
 
-pytestmark = [
-    pytest.mark.timeout(600),
-    # Ray leaves sockets, log files and subprocesses to the interpreter's end, and deprecates parts of itself.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ray_marks(600)
 
 ToySongs = Callable[..., SongSet]
 

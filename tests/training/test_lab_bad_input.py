@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from ray_marks import ray_marks
 from songcore.errors import ConfigError, InputError, SongError
 from songcore.stream import StreamConfig
 from songtrain.cluster import ray_session
@@ -22,14 +23,7 @@ from songtrain.lab.results import read_rows
 from songtrain.lab.run import LabJob, run_laboratory, run_systems
 from songtrain.lab.systems import choose_systems
 
-pytestmark = [
-    pytest.mark.timeout(600),
-    # Ray leaves sockets, log files and subprocesses to the interpreter's end, and deprecates parts of itself.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ray_marks(600)
 
 ToySongs = Callable[..., SongSet]
 NAMES = ("modulation-kmeans", "classical-floor")

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from own_modules import importable
+from ray_marks import ray_marks
 from songcore.errors import ConfigError
 from songcore.presets import STREAMS
 from songcore.stream import StreamConfig
@@ -26,14 +28,7 @@ from songtrain.lab.systems import System, choose_systems, part
 from songtrain.lab.tasks import describe_songs
 from songtrain.lab.trial import cluster_points, place_songs
 
-pytestmark = [
-    pytest.mark.timeout(600),
-    # Ray leaves sockets, log files and subprocesses to the interpreter's end, and deprecates parts of itself.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ray_marks(600)
 
 ToySongs = Callable[..., SongSet]
 
@@ -74,11 +69,7 @@ class Echo(BaseEstimator):
 @pytest.fixture(scope="module")
 def own_parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Put a package of estimators of one's own on the path of this process and of Ray's workers."""
-    folder = tmp_path_factory.mktemp("own")
-    (folder / "own_parts.py").write_text(OWN_PARTS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        patch.setenv("PYTHONPATH", str(folder))
+    with importable(tmp_path_factory.mktemp("own"), "own_parts", OWN_PARTS):
         yield
 
 

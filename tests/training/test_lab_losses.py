@@ -14,6 +14,8 @@ import ray
 import soundfile
 from ray.cluster_utils import Cluster
 
+from own_modules import importable
+from ray_marks import ray_marks
 from songcore.errors import ConfigError
 from songcore.stream import StreamConfig
 from songtrain.cluster import ray_session
@@ -29,14 +31,7 @@ from songtrain.lab.sweep import Sweep, run_sweep
 from songtrain.lab.systems import System, choose_systems, part
 from songtrain.lab.tasks import Bench, note_songs
 
-pytestmark = [
-    pytest.mark.timeout(600),
-    # Ray leaves sockets, log files and subprocesses to the interpreter's end, and deprecates parts of itself.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ray_marks(600)
 
 ToySongs = Callable[..., SongSet]
 
@@ -86,11 +81,7 @@ class DeadlyPaths(dict):
 @pytest.fixture(scope="module")
 def own_parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Put a package of estimators of one's own on the path of this process and of Ray's workers."""
-    folder = tmp_path_factory.mktemp("own")
-    (folder / "deadly_parts.py").write_text(OWN_PARTS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        patch.setenv("PYTHONPATH", str(folder))
+    with importable(tmp_path_factory.mktemp("own"), "deadly_parts", OWN_PARTS):
         yield
 
 

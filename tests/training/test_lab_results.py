@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
+from ray_marks import ray_marks
 from songcore.errors import ConfigError, InputError
 from songcore.stream import StreamConfig
 from songtrain.commands.lab_run import warn_of_codes
@@ -28,14 +29,7 @@ from songtrain.lab.systems import SYSTEMS, System, part
 from songtrain.lab.tasks import failed
 from songtrain.lab.trial import Points, cluster_points, place_songs
 
-pytestmark = [
-    pytest.mark.timeout(600),
-    # Ray leaves sockets, log files and subprocesses to the interpreter's end, and deprecates parts of itself.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ray_marks(600)
 
 ToySongs = Callable[..., SongSet]
 

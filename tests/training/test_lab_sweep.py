@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_marks import ray_marks
 from songcore.errors import ConfigError
 from songcore.presets import STREAMS
 from songcore.stream import StreamConfig
@@ -23,13 +24,8 @@ from songtrain.lab.sweep_table import sweep_tables
 from songtrain.lab.systems import choose_systems, part
 
 pytestmark = [
-    pytest.mark.timeout(600),
-    # Ray leaves sockets, log files and subprocesses to the interpreter's end, and deprecates parts of itself.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    *ray_marks(600),
     pytest.mark.filterwarnings("ignore::UserWarning:ray"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 

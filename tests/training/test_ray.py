@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from ray_marks import ray_marks
 from songcore.audio import open_recording
 from songcore.bundle import load_bundle
 from songcore.stream import StreamConfig
@@ -29,14 +30,7 @@ from songtrain.settings import TrainSettings
 from songtrain.synth.config import season_config
 from songtrain.synth.write import simulate
 
-pytestmark = [
-    pytest.mark.timeout(600),
-    # Ray leaves sockets, log files and subprocesses to the interpreter's end, and deprecates parts of itself.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ray_marks(600)
 
 TINY_TOML = """
 [encoder]

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 
 from bundles import bundle_parts
+from ray_marks import ray_marks
 from reclusterings import candidate, job
 from seasons import Season, decide, fill_store
 from songcore.arrays import FloatArray, IntArray
@@ -42,14 +43,7 @@ from songtrain.recluster.scheduling import until_stopped
 from songtrain.recluster.settings import ReclusterSettings
 from songtrain.settings import TrainSettings, change_settings
 
-pytestmark = [
-    pytest.mark.timeout(600),
-    # Ray leaves sockets, log files and subprocesses to the interpreter's end, and deprecates parts of itself.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ray_marks(600)
 
 STREAM = STREAMS["song"]
 N_KNOWN = 5

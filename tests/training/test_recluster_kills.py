@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from ray.cluster_utils import Cluster
 
+from ray_marks import ray_marks
 from reclusterings import job
 from seasons import Season
 from songtrain.cluster import ray_session
@@ -23,14 +24,7 @@ from songtrain.recluster.run_folder import STAGES, CancelledError, RunState, rea
 from songtrain.recluster.scheduling import until_stopped
 from songtrain.recluster.settings import ReclusterSettings
 
-pytestmark = [
-    pytest.mark.timeout(600),
-    # Ray leaves sockets, log files and subprocesses to the interpreter's end, and deprecates parts of itself.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ray_marks(600)
 
 SONGSTREAM = Path(sys.executable).with_name("songstream")
 SHARDED = ReclusterSettings(shard_songs=15)

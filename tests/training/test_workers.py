@@ -10,6 +10,7 @@ import ray
 import torch
 from numpy.typing import NDArray
 
+from ray_marks import ray_marks
 from songcore.errors import ConfigError
 from songcore.stream import StreamConfig
 from songtrain.cluster import cores_per_worker, ray_session
@@ -19,14 +20,7 @@ from songtrain.loop.world import World
 from songtrain.losses.contrastive import nt_xent
 from songtrain.settings import TrainSettings
 
-pytestmark = [
-    pytest.mark.timeout(300),
-    # Ray leaves sockets, log files and subprocesses to the interpreter's end, and deprecates parts of itself.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = ray_marks(300)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from songcore.durable import sync
 from songcore.errors import ConfigError
 from songserve.security.tokens import TokenBook
 
@@ -113,11 +114,7 @@ def _replace(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)
 
 
 def _fingerprint(path: Path) -> tuple[int, int, int]:

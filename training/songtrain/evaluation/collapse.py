@@ -3,7 +3,10 @@
 Internal scores reward collapse (64 distinct points have a silhouette of 0.998), so these checks come before any score.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from songcore.arrays import FloatArray, IntArray
 from songcore.errors import SongError
@@ -13,6 +16,7 @@ __all__ = [
     "check_clusters",
     "check_embeddings",
     "check_variation",
+    "differ",
     "effective_rank",
     "relative_spread",
 ]
@@ -27,6 +31,11 @@ class CollapseError(SongError):
     """Training lost what tells songs apart; nothing it gives can be used."""
 
     default_reason = "TRAINING_COLLAPSED"
+
+
+def differ(points: NDArray[np.floating[Any]]) -> bool:
+    """Whether any two of the points (n, ...) do."""
+    return bool(np.ptp(points, axis=0).any())
 
 
 def effective_rank(embeddings: FloatArray) -> float:

@@ -9,11 +9,11 @@ from songcore.errors import InputError
 from songcore.stream import StreamConfig
 from songtrain.datasets.songs import Float16Array, SongSet
 from songtrain.datasets.sound import SoundSource
-from songtrain.evaluation.collapse import CollapseError
+from songtrain.evaluation.collapse import CollapseError, differ
 from songtrain.lab.parts import Kind, build, parts_of
 from songtrain.lab.systems import System
 
-__all__ = ["Chain", "differ"]
+__all__ = ["Chain"]
 
 
 class Chain:
@@ -98,11 +98,6 @@ def _as_taken(kind: Kind, estimator: Any, values: Any) -> Any:
 
 def _flat(values: Any) -> FloatArray:
     return np.asarray(values).reshape(len(values), -1)
-
-
-def differ(points: FloatArray | Float16Array) -> bool:
-    """Whether any two of the points (n, d) do."""
-    return bool(np.ptp(points, axis=0).any())
 
 
 def _check_heard(values: FloatArray | Float16Array, *, same_length: bool = True) -> None:

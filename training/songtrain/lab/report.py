@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from songcore.errors import ConfigError, InputError
 from songcore.figures import svg
-from songtrain.lab.chain import differ
+from songtrain.evaluation.collapse import differ
 from songtrain.lab.keepsakes import read_points, read_songs
 from songtrain.lab.leaderboard import Line, leaderboard
 from songtrain.lab.results import FILE_NAME, Row, n_codes, newest, read_rows

@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from songcore.arrays import FloatArray, IntArray
 from songtrain.clusterers.density import smallest_cluster
-from songtrain.evaluation.collapse import effective_rank
+from songtrain.evaluation.collapse import differ, effective_rank
 from songtrain.evaluation.over_k import inertia
 from songtrain.evaluation.scores import diagnostics, label_scores
 from songtrain.evaluation.stability import k_range, stability_between_halves
@@ -50,7 +50,7 @@ def label_free_scores(points: FloatArray, found: IntArray, system: System, seed:
         "largest_share": float(np.unique(found, return_counts=True)[1].max() / len(found)),
         "n_distinct": float(len(np.unique(np.round(points / spread, 5), axis=0))),
     }
-    if not np.ptp(points, axis=0).any():
+    if not differ(points):
         return scores
     halves = _halves(points, system, seed, rng)
     if halves is not None:

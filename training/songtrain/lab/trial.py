@@ -14,9 +14,10 @@ from songcore.stream import StreamConfig
 from songtrain.clusterers.density import by_size
 from songtrain.datasets.songs import SongSet
 from songtrain.datasets.sound import SoundSource
+from songtrain.evaluation.collapse import differ
 from songtrain.evaluation.scores import label_numbers
 from songtrain.evaluation.types import TypeScore, type_scores
-from songtrain.lab.chain import Chain, differ
+from songtrain.lab.chain import Chain
 from songtrain.lab.copies import agreement_with_copies
 from songtrain.lab.parts import build, n_clusters_asked
 from songtrain.lab.results import without_distances

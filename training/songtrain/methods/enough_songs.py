@@ -1,9 +1,8 @@
 """Whether there is anything to train on: songs that differ, and not fewer than clusters."""
 
-import numpy as np
-
 from songcore.arrays import FloatArray
 from songcore.errors import InputError
+from songtrain.evaluation.collapse import differ
 from songtrain.methods.image_scale import check_images
 
 __all__ = ["check_enough", "differing_images"]
@@ -13,7 +12,7 @@ def differing_images(X: FloatArray, n_at_least: int = 2) -> FloatArray:  # noqa:
     """Return images (n, n_frames, n_bands) float32 of at least ``n_at_least`` songs; InputError when they are not that."""
     images = check_images(X)
     check_enough(len(images), n_at_least)
-    if not np.ptp(images, axis=0).any():
+    if not differ(images):
         raise InputError("all songs have the same features; there is nothing to tell apart", reason="SONGS_EQUAL")
     return images
 

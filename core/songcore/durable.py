@@ -1,0 +1,31 @@
+"""Files that a power cut leaves whole, old or new."""
+
+import os
+from pathlib import Path
+
+__all__ = ["replace_file", "sync"]
+
+
+def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Give a file new content: all or, when the power fails, none; by ``mode`` only this user may read it. Raises OSError."""
+    scratch = path.with_suffix(".new")
+    try:
+        with scratch.open("wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+        sync(path.parent)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        raise
+
+
+def sync(path: Path) -> None:
+    """Have the disk take what the system holds of a file, or of the names in a folder; raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
