@@ -19,7 +19,7 @@ import onnx
 import torch
 import typer
 from onnxruntime.transformers.float16 import convert_float_to_float16
-from train import random_songs
+from random_songs import random_songs
 
 from songcore.arrays import FloatArray
 from songcore.embed import INPUT_NAME, OUTPUT_NAME, Embedder, OnnxModel

@@ -27,12 +27,13 @@ import numpy as np
 import torch
 import typer
 from cores import at_once
+from random_songs import random_songs
 
 from songcore.features import FeatureConfig
 from songcore.presets import PRESETS
 from songcore.stream import StreamConfig
 from songtrain.cluster import ray_session
-from songtrain.datasets.songs import SongPlace, SongSet
+from songtrain.datasets.songs import SongSet
 from songtrain.loop.distributed import train_encoder
 from songtrain.loop.learner import Learner
 from songtrain.loop.schedule import plan_epochs
@@ -54,15 +55,6 @@ class Epochs:
         """Take the clocks at the ends of all epochs of a run."""
         self.seconds += [float(seconds) for seconds in np.diff(ended_at)]
         self.worked_s += [float(seconds) for seconds in np.diff(worked_s)]
-
-
-def random_songs(n_songs: int, n_frames: int, seed: int) -> SongSet:
-    """Return songs of a few random notes each: what they are does not matter here, how long they are does."""
-    rng = np.random.default_rng(seed)
-    lengths = 32 * rng.integers(max(1, n_frames // 64), n_frames // 24 + 1, n_songs)
-    frames = (rng.random((int(lengths.sum()), 64)) > 0.8) * rng.uniform(0, 4, (int(lengths.sum()), 64))
-    places = tuple(SongPlace(f"r{i // 20}", i, i + 1) for i in range(n_songs))
-    return SongSet(places, lengths.astype(np.int64), frames.astype(np.float16), frames[:2048].astype(np.float16), 1.0)
 
 
 def main(
@@ -94,7 +86,7 @@ def main(
                 several = chosen.model_copy(update={"run": chosen.run.model_copy(update={"n_workers": workers})})
                 _ray_epochs(data, several, stream, Path(folder) / "several", device, other)
                 for epochs_of, n in ((alone, 1), (together, workers)):
-                    for clocks in at_once(n, _bare_clocks, data, chosen, stream):
+                    for clocks in at_once(n, _clocks, data, chosen, stream, "cpu"):
                         epochs_of.add(*clocks)
             else:
                 _bare_epochs(data, chosen, stream, device, other)
@@ -125,11 +117,6 @@ def _ray_epochs(
 
 def _bare_epochs(data: SongSet, settings: TrainSettings, stream: StreamConfig, device: str, epochs: Epochs) -> None:
     epochs.add(*_clocks(data, settings, stream, device))
-
-
-def _bare_clocks(data: SongSet, settings: TrainSettings, stream: StreamConfig) -> tuple[list[float], list[float]]:
-    torch.set_num_threads(1)
-    return _clocks(data, settings, stream, "cpu")
 
 
 def _clocks(

@@ -1,5 +1,6 @@
 """The loop that the networks of the literature share: epochs of batches until they are done, converged or out of time."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -75,24 +76,30 @@ def fit_network(
     watch = Stopwatch()
     losses: list[float] = []
     for epoch in range(n_epochs):
-        total, n_seen = 0.0, 0
+        # Added up where it is: reading every batch's loss would let a GPU wait for the processor.
+        total, n_seen = torch.zeros((), dtype=torch.float64), 0
         for index in batches_of(epoch):
             if max_minutes is not None and watch.seconds() > 60 * max_minutes:
+                _check_finite(total, epoch)
                 return losses
             optimizer.zero_grad(set_to_none=True)
             loss = loss_of(index)
-            if not torch.isfinite(loss):
-                raise CollapseError(
-                    f"the loss of epoch {epoch + 1} is {float(loss.detach())}; lower the learning rate",
-                    reason="TRAINING_DIVERGED",
-                )
             loss.backward()  # type: ignore[no-untyped-call]  # torch's stub
             optimizer.step()
-            total, n_seen = total + float(loss.detach()) * len(index), n_seen + len(index)
-        losses.append(total / n_seen)
+            total, n_seen = loss.detach().double() * len(index) + total.to(loss.device), n_seen + len(index)
+        losses.append(_check_finite(total, epoch) / n_seen)
         if on_epoch(epoch, losses[-1]):
             break
     return losses
+
+
+def _check_finite(total: Tensor, epoch: int) -> float:
+    loss = float(total)
+    if not math.isfinite(loss):
+        raise CollapseError(
+            f"the loss of epoch {epoch + 1} is {loss}; lower the learning rate", reason="TRAINING_DIVERGED"
+        )
+    return loss
 
 
 def encode(network: nn.Module | Callable[[Tensor], Tensor], images: FloatArray, batch_size: int = 128) -> FloatArray:

@@ -13,6 +13,7 @@ from songcore.arrays import FloatArray, IntArray
 from songtrain.encoders.images import EncoderName, ImageEncoder
 from songtrain.methods.enough_songs import differing_images
 from songtrain.methods.fitting import encode, fit_network, local_device, settle_norms, torch_seed
+from songtrain.methods.replay import replayed
 
 __all__ = ["Convergence", "PseudoLabelEncoder", "clusters_of", "in_order_of_songs", "is_collapsed", "uniform_batches"]
 
@@ -93,6 +94,9 @@ class _Course:
         self._patience = method.patience()
         self.network = ImageEncoder(method.encoder, images.shape[2]).to(self._device).train()
         settle_norms(self.network, images)
+        # On a GPU all images lie in its memory: no batch waits for a copy.
+        self._stock = torch.from_numpy(images).to(self._device)
+        self._trained = replayed(self.network, self._stock[: method.batch_size])
         self.optimizer = method.make_optimizer(self.network)
         self.labels: IntArray | None = None
         self.history: list[dict[str, float]] = []
@@ -123,9 +127,9 @@ class _Course:
 
     def loss_of(self, index: IntArray) -> Tensor:
         """Return the head's loss on views of these songs."""
-        images = torch.from_numpy(self._images[index]).to(self._device)
-        features = self.network(self._method.view(images, self._generator))
-        return self._head(features, self._targets[torch.from_numpy(index).to(self._device)])  # type: ignore[no-any-return]  # nn
+        at = torch.from_numpy(index).to(self._device)
+        features = self._trained(self._method.view(self._stock[at], self._generator))
+        return self._head(features, self._targets[at])  # type: ignore[no-any-return]  # nn
 
     def end_epoch(self, epoch: int, loss: float) -> bool:  # noqa: ARG002 - the loop's signature
         """Write the epoch down; True when the clusters have stopped changing."""
