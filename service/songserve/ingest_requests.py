@@ -8,14 +8,13 @@ from google.protobuf.duration_pb2 import Duration
 
 from songcore.resample import check_sample_rate
 from songserve.intake import MAX_GAP_S, MAX_SAMPLE, Chunk, Finish, Gap
-from songserve.records import AudioFormat, Encoding, SessionName, SessionOpening, SessionRecord
+from songserve.records import AudioFormat, ClockState, Encoding, SessionName, SessionOpening, SessionRecord
 from songserve.refusal import Refusal
 from songserve.requests import milliseconds
 from songserve.v1 import ingest_pb2
 
 __all__ = [
     "GAP_REASONS",
-    "ClockState",
     "Heartbeat",
     "Lane",
     "Wish",
@@ -59,14 +58,6 @@ _RESUME_TOKEN = re.compile(r"(\d{1,18})\.(\d{1,18})")
 
 
 @dataclass(frozen=True)
-class ClockState:
-    """What a station says of its clock."""
-
-    source: str
-    error_s: float | None
-
-
-@dataclass(frozen=True)
 class Wish:
     """How a stream wants to be served; unlike the opening it may differ at each resume."""
 
@@ -101,16 +92,13 @@ def read_setup(setup: ingest_pb2.Setup, *, now_ms: int) -> SessionOpening:
     start_ms = milliseconds(setup.capture_start_time) if setup.HasField("capture_start_time") else None
     if start_ms is None or not 0 <= start_ms <= now_ms + DAY_MS:
         raise _invalid("capture_start_time must be the UTC time of the first sample, between 1970 and a day from now")
-    return SessionOpening(name, _read_format(setup.audio_format), start_ms)
+    return SessionOpening(name, _read_format(setup.audio_format), start_ms, _clock(setup, "SETUP_INVALID"))
 
 
 def read_wish(setup: ingest_pb2.Setup) -> Wish:
     """Return how the stream is to be served; raises Refusal SETUP_INVALID."""
-    if setup.result_mode not in _RESULTS or setup.lane not in _LANES or setup.clock_source not in _CLOCKS:
-        raise _invalid(
-            f"result_mode {setup.result_mode}, lane {setup.lane} or clock_source {setup.clock_source} is not known to this "
-            "server"
-        )
+    if setup.result_mode not in _RESULTS or setup.lane not in _LANES:
+        raise _invalid(f"result_mode {setup.result_mode} or lane {setup.lane} is not known to this server")
     seen = None
     if setup.resume_token:
         token = _RESUME_TOKEN.fullmatch(setup.resume_token)
@@ -125,7 +113,7 @@ def read_wish(setup: ingest_pb2.Setup) -> Wish:
         results=_RESULTS[setup.result_mode],
         seen=seen,
         first_available=(number, sample) if number else None,
-        clock=_clock(setup),
+        clock=_clock(setup, "SETUP_INVALID"),
         client=setup.client[:MAX_CLIENT],
     )
 
@@ -179,8 +167,6 @@ def read_message(request: ingest_pb2.StreamAudioRequest) -> Chunk | Gap | Finish
 
 def read_heartbeat(heartbeat: ingest_pb2.Heartbeat) -> Heartbeat:
     """Return how a station is; raises Refusal MESSAGE_INVALID."""
-    if heartbeat.clock_source not in _CLOCKS:
-        raise Refusal(f"clock_source {heartbeat.clock_source} is not known to this server", reason="MESSAGE_INVALID")
     return Heartbeat(
         create_time_s=milliseconds(heartbeat.create_time) / 1000 if heartbeat.HasField("create_time") else None,
         spool_bytes=heartbeat.spool_bytes,
@@ -191,7 +177,7 @@ def read_heartbeat(heartbeat: ingest_pb2.Heartbeat) -> Heartbeat:
         disk_free_bytes=heartbeat.disk_free_bytes,
         supply_volts=heartbeat.supply_volts if heartbeat.HasField("supply_volts") else None,
         temperature_celsius=heartbeat.temperature_celsius if heartbeat.HasField("temperature_celsius") else None,
-        clock=_clock(heartbeat),
+        clock=_clock(heartbeat, "MESSAGE_INVALID"),
     )
 
 
@@ -232,7 +218,9 @@ def _read_format(audio_format: ingest_pb2.AudioFormat) -> AudioFormat:
     return AudioFormat(encoding, audio_format.sample_rate_hz, n_channels, channel or None)
 
 
-def _clock(message: ingest_pb2.Setup | ingest_pb2.Heartbeat) -> ClockState:
+def _clock(message: ingest_pb2.Setup | ingest_pb2.Heartbeat, reason: str) -> ClockState:
+    if message.clock_source not in _CLOCKS:
+        raise Refusal(f"clock_source {message.clock_source} is not known to this server", reason=reason)
     error = _seconds(message.clock_error) if message.HasField("clock_error") else None
     return ClockState(_CLOCKS[message.clock_source], error)
 

@@ -112,7 +112,8 @@ def session_status(
     record: SessionRecord, bundle: Bundle, *, n_songs: int, received_sequence_number: int | None
 ) -> ingest_pb2.SessionStatus:
     """Return a session as it stands in the store, and what a connected stream has received beyond, None for no stream."""
-    audio_format, committed = record.opening.audio_format, record.committed_sequence_number
+    audio_format, clock = record.opening.audio_format, record.opening.clock
+    committed = record.committed_sequence_number
     return ingest_pb2.SessionStatus(
         session=str(record.opening.name),
         expected_sequence_number=committed + 1,
@@ -128,6 +129,8 @@ def session_status(
             channel=audio_format.channel or 0,
         ),
         capture_start_time=timestamp(record.opening.capture_start_ms),
+        clock_source=ingest_pb2.ClockSource.Value(f"CLOCK_SOURCE_{clock.source.upper()}"),
+        clock_error=None if clock.error_s is None else duration(clock.error_s),
         n_songs=n_songs,
         received_sequence_number=max(committed, received_sequence_number or 0),
         open_since_sample=record.input_sample,

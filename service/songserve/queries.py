@@ -13,8 +13,19 @@ from songcore.decisions import Decision, View
 from songserve.bundles.history import BundleEvent
 from songserve.decision_log import DecisionLog
 from songserve.frequencies import Frequency, FrequencyFilter, bucket_query, combined, stations_query
-from songserve.records import Retyping, SessionRecord, StoredClip, StoredSong
-from songserve.schema import EVER, SONG_COLUMNS, buckets, bundle_events, clips, gaps, identity, retypings, songs
+from songserve.records import Retyping, SessionName, SessionRecord, StoredClip, StoredSong
+from songserve.schema import (
+    EVER,
+    SONG_COLUMNS,
+    buckets,
+    bundle_events,
+    clips,
+    gaps,
+    identity,
+    retypings,
+    sessions,
+    songs,
+)
 from songserve.store import store_refusal
 from songserve.tally import Tally
 from songserve.verdicts import is_novel, is_of_type, is_sound
@@ -76,6 +87,12 @@ class SongQueries:
             record = read_session(connection, uuid)
             count = select(func.count()).select_from(songs).where(songs.c.session == uuid)
             return None if record is None else (record, connection.execute(count).scalar_one())
+
+    def knows_session(self, name: SessionName) -> bool:
+        """Return whether anything was ever stored of a session."""
+        with self._reading() as connection:
+            found = connection.execute(select(sessions.c.uuid).where(sessions.c.uuid == str(name.uuid)))
+            return found.first() is not None
 
     def song(self, uid: str) -> StoredSong | None:
         """Return one song, or None."""

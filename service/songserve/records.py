@@ -16,6 +16,7 @@ from songserve.refusal import Refusal
 __all__ = [
     "AudioFormat",
     "ClipChoice",
+    "ClockState",
     "Commit",
     "Encoding",
     "Retyping",
@@ -81,6 +82,16 @@ class AudioFormat:
 
 
 @dataclass(frozen=True)
+class ClockState:
+    """What a station says of its clock."""
+
+    source: str
+    """What it is set by: unsynced, rtc, ntp, gnss, or unspecified."""
+    error_s: float | None
+    """How far it may be off, where the station can tell."""
+
+
+@dataclass(frozen=True)
 class SessionOpening:
     """What a stream says when it opens or resumes a session."""
 
@@ -88,6 +99,8 @@ class SessionOpening:
     audio_format: AudioFormat
     capture_start_ms: int
     """UTC of sample 0, milliseconds since 1970."""
+    clock: ClockState = field(default=ClockState("unspecified", None), compare=False)
+    """The clock that says so; the store keeps the first setup's, as a station's clock may get better later."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ __all__ = [
     "songs",
 ]
 
-REVISION = "0006"
+REVISION = "0007"
 """The newest revision; the names of revisions are numbers, so that an older program knows a newer schema."""
 
 HOUR_MS = 3_600_000
@@ -69,6 +69,8 @@ sessions = Table(
     Column("n_channels", Integer, nullable=False),
     Column("channel", Integer),
     Column("capture_start_ms", BigInteger, nullable=False),
+    Column("clock_source", String(16)),
+    Column("clock_error_s", Float),
     Column("writer_epoch", Integer, nullable=False),
     Column("committed_sequence_number", BigInteger, nullable=False),
     Column("committed_sample", BigInteger, nullable=False),

@@ -235,6 +235,7 @@ def _shares(settings: ServeSettings) -> StationShares:
         live_speed=settings.live_speed,
         backfill_speed=settings.backfill_speed,
         burst_s=settings.burst_s,
+        n_sessions_per_day=settings.max_sessions_per_day,
     )
 
 

@@ -61,7 +61,9 @@ class ServeSettings(BaseSettings):
     """Let tools like grpcurl ask for the API."""
     max_streams: int = Field(1000, ge=1)
     max_streams_per_station: int = Field(4, ge=0)
-    """This and the next three bind only where callers need credentials; 0 for no limit."""
+    """This and the next four bind only where callers need credentials; 0 for no limit."""
+    max_sessions_per_day: int = Field(1000, ge=0)
+    """New sessions of one station: a device that comes and goes begins one each time."""
     live_speed: float = Field(4.0, ge=0)
     backfill_speed: float = Field(16.0, ge=0)
     """Seconds of sound that a station may send for each second, by lane; then it is read more slowly."""
@@ -112,7 +114,7 @@ class ServeSettings(BaseSettings):
     """Clips of older songs are deleted."""
     clip_quota_mb: int = Field(20_000, ge=0)
     """With more clips than this the oldest are deleted."""
-    listen_threads: int = Field(2, ge=1, le=64)
+    listen_threads: int = Field(1, ge=1, le=64)
     """Threads of signal processing."""
     listen_window_ms: float = Field(150.0, ge=0, le=1000)
     """How long chunks of different streams wait to be listened to together."""

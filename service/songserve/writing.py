@@ -17,7 +17,16 @@ from songserve.bundles.history import BundleEvent
 from songserve.decision_log import DecisionLog
 from songserve.decision_writing import Intent, decide
 from songserve.placing import Placer
-from songserve.records import AudioFormat, Commit, Retyping, SessionName, SessionOpening, SessionRecord, StoredSong
+from songserve.records import (
+    AudioFormat,
+    ClockState,
+    Commit,
+    Retyping,
+    SessionName,
+    SessionOpening,
+    SessionRecord,
+    StoredSong,
+)
 from songserve.refusal import Refusal
 from songserve.schema import WIDTHS_MS, buckets, bundle_events, clips, embeddings, gaps, retypings, sessions, songs
 from songserve.tally import Tally
@@ -118,7 +127,13 @@ class Transaction:
         record = read_session(self._connection, uuid)
         if record is None:
             record = SessionRecord(opening, writer_epoch=1)
-            start = {"uuid": uuid, "station": opening.name.station, "capture_start_ms": opening.capture_start_ms}
+            start = {
+                "uuid": uuid,
+                "station": opening.name.station,
+                "capture_start_ms": opening.capture_start_ms,
+                "clock_source": opening.clock.source,
+                "clock_error_s": opening.clock.error_s,
+            }
             row = {**start, **asdict(opening.audio_format), **_progress(record)}
             self._connection.execute(self._statements.add_session, row)
             return record
@@ -291,7 +306,11 @@ def read_session(connection: Connection, uuid: str) -> SessionRecord | None:
     if row is None:
         return None
     audio_format = AudioFormat(row["encoding"], row["sample_rate_hz"], row["n_channels"], row["channel"])
-    opening = SessionOpening(SessionName.of(row["station"], uuid), audio_format, row["capture_start_ms"])
+    name, clock = (
+        SessionName.of(row["station"], uuid),
+        ClockState(row["clock_source"] or "unspecified", row["clock_error_s"]),
+    )
+    opening = SessionOpening(name, audio_format, row["capture_start_ms"], clock)
     return SessionRecord(opening=opening, **{key: row[key] for key in _PROGRESS})
 
 

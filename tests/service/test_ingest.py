@@ -69,6 +69,33 @@ def test_session_gives_songs_and_a_final_ack(server: ServerThread, samples: Any)
         assert song.station == "stations/north"
 
 
+def test_a_session_keeps_the_clock_that_dated_it(server: ServerThread) -> None:
+    """What set the clock at the first setup, and how far it may have been off, stays: a resume does not date anew."""
+    opening, resume = setup(), setup()
+    opening.setup.clock_source = ingest_pb2.CLOCK_SOURCE_RTC
+    opening.setup.clock_error.FromMilliseconds(1500)
+    resume.setup.clock_source = ingest_pb2.CLOCK_SOURCE_GNSS
+    for request in (opening, resume):
+        stream = Stream(server.channel, request)
+        assert stream.read().HasField("setup_ack")
+        stream.half_close()
+        status = status_of(server)
+        assert status.clock_source == ingest_pb2.CLOCK_SOURCE_RTC
+        assert status.clock_error.ToMilliseconds() == 1500
+
+
+def test_a_clock_that_no_server_knows_is_refused(server: ServerThread) -> None:
+    """In a setup as in a heartbeat, each with the reason of such messages."""
+    unknown = setup()
+    unknown.setup.clock_source = 99  # type: ignore[assignment]  # what a newer client may send
+    assert Stream(server.channel, unknown).fails_with()[:2] == ("INVALID_ARGUMENT", "SETUP_INVALID")
+    stream = Stream(server.channel, setup())
+    beat = ingest_pb2.StreamAudioRequest()
+    beat.heartbeat.clock_source = 99  # type: ignore[assignment]  # as above
+    stream.send(beat)
+    assert stream.fails_with()[:2] == ("INVALID_ARGUMENT", "MESSAGE_INVALID")
+
+
 def test_acks_are_monotone_and_never_ahead_of_what_came_in(start_server: Any, samples: Any) -> None:
     """Acks only grow, and committed never passes received."""
     server = start_server(max_in_flight_chunks=8)

@@ -80,6 +80,39 @@ def test_a_station_has_so_many_streams(known_stations: Callable[..., Any]) -> No
         open_stream.half_close()
 
 
+def test_a_station_begins_so_many_sessions_a_day(known_stations: Callable[..., Any]) -> None:
+    """The last one that it may begin is served and the next refused for a while; one that has begun goes on all the same."""
+    server, metadata = known_stations(max_sessions_per_day=2)
+
+    def served(number: int, station: str = "north") -> None:
+        stream = Stream(server.channel, setup(session_name(station, number)), metadata=metadata[station])
+        assert stream.read().HasField("setup_ack")
+        stream.half_close()
+        list(stream)
+
+    served(1)
+    served(2)
+    third = Stream(server.channel, setup(session_name("north", 3)), metadata=metadata["north"])
+    assert third.fails_with()[:2] == ("RESOURCE_EXHAUSTED", "SESSION_LIMIT")
+    delay = RetryInfo()
+    assert any(detail.Unpack(delay) for detail in rpc_status.from_call(third.call).details)
+    assert delay.retry_delay.seconds > 0
+    served(1)
+    served(3, "south")
+
+
+def test_sessions_come_back_with_time() -> None:
+    """One after as much of a day as one of them is of all."""
+    limits = StationLimits(StationShares(n_sessions_per_day=4))
+    for _ in range(4):
+        limits.begin_session("north", now=0.0)
+    with pytest.raises(Refusal, match="4 sessions within a day"):
+        limits.begin_session("north", now=DAY_MS / 4000 - 1)
+    limits.begin_session("north", now=DAY_MS / 4000 + 1)
+    assert not StationLimits().counts_sessions
+    StationLimits().begin_session("north", now=0.0)
+
+
 def test_without_credentials_names_are_not_counted(start_server: Callable[..., ServerThread]) -> None:
     """Where anyone may give any name a share by name protects nobody, and is not kept."""
     server = start_server(max_streams_per_station=1, live_speed=0.001, burst_s=0)
@@ -122,7 +155,7 @@ def test_a_station_that_sends_too_fast_is_read_more_slowly(known_stations: Calla
 
 def test_a_budget_ends_where_it_says() -> None:
     """What is saved may come at once, the next second of sound costs its share of a second, and saving has an end."""
-    budget = Budget(speed=4, burst_s=10)
+    budget = Budget(speed=4, burst=10)
     assert budget.spend(10, now=100) == 0
     assert budget.spend(1, now=100) == 0.25
     assert budget.spend(0, now=100.25) == 0
@@ -131,7 +164,7 @@ def test_a_budget_ends_where_it_says() -> None:
     assert budget.spend(4, now=1e9) == 1
     assert not budget.full(1e9 + 3)
     assert budget.full(1e9 + 3.5)
-    assert Budget(speed=0, burst_s=0).spend(1e9, now=0) == 0
+    assert Budget(speed=0, burst=0).spend(1e9, now=0) == 0
 
 
 @pytest.mark.parametrize(("lane", "second_s"), [("live", 1 / 4), ("backfill", 1 / 16)])

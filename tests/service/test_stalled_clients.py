@@ -6,32 +6,45 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
 import numpy as np
+import pytest
 
-from serving import Request, ServerThread, Stream, chunk_messages, finish_message, setup, stream_ends
+from serving import (
+    Request,
+    ServerThread,
+    Stream,
+    chunk_messages,
+    failure,
+    finish_message,
+    setup,
+    stream_all,
+    stream_ends,
+)
 from songserve.servicers.audio_reader import AudioReader
 from songserve.servicers.audio_stream import AudioStream
-from songserve.v1 import ingest_pb2, ingest_pb2_grpc
+from songserve.v1 import ingest_pb2, ingest_pb2_grpc, songs_pb2, songs_pb2_grpc
 
 T = TypeVar("T")
-CHUNKS = chunk_messages(np.zeros(24_000, np.float32), [100])
+RATE = 24_000
+CHUNKS = chunk_messages(np.zeros(RATE, np.float32), [100])
+TAKES_LITTLE = [
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1024),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+"""Of a client whose own memory for answers is full."""
 
 
 class Stalled:
     """A client that sends some messages for ever and reads no answer; a context manager that ends it."""
 
     def __init__(self, address: str, *messages: Request) -> None:
-        # Like a client whose own memory for answers is full: little is taken in ahead.
-        options = [
-            ("grpc.http2.bdp_probe", 0),
-            ("grpc.http2.lookahead_bytes", 1024),
-            ("grpc.use_local_subchannel_pool", 1),
-        ]
-        self._channel = grpc.insecure_channel(address, options=options)
+        self._channel = grpc.insecure_channel(address, options=TAKES_LITTLE)
         self._messages, self._stop = messages or (Request(chunk=CHUNKS[0]),), threading.Event()
 
     def __enter__(self) -> Self:
@@ -98,6 +111,30 @@ def test_a_newer_stream_ends_a_stalled_one_at_once(start_server: Callable[..., S
             wait_for(partial(fenced, n_ended))
             wait_for(hangs)
     assert fenced(3)
+
+
+def n_open_clips() -> int:
+    """Return how many clips this process, in which the server runs, has open."""
+    return sum(path.resolve().suffix == ".flac" for path in Path("/proc/self/fd").iterdir())
+
+
+def test_a_clip_that_nobody_reads_is_given_up(start_server: Callable[..., ServerThread]) -> None:
+    """After the idle limit the call ends, and with it what it holds."""
+    server = start_server(idle_timeout_s=1.0)
+    rng = np.random.default_rng(0)
+    quiet, loud = (level * rng.standard_normal(seconds * RATE) for level, seconds in ((1e-3, 3), (0.2, 20)))
+    sound = np.concatenate([quiet, loud, quiet]).astype(np.float32)
+    (name,) = [
+        response.song.song.name for response in stream_all(server.channel, sound, [RATE]) if response.HasField("song")
+    ]
+    with grpc.insecure_channel(server.addresses.grpc, options=TAKES_LITTLE) as channel:
+        call = songs_pb2_grpc.SongServiceStub(channel).GetSongClip(songs_pb2.GetSongClipRequest(name=name))
+        assert next(call).clip.size_bytes > 100_000
+        wait_for(lambda: n_open_clips() == 1)
+        wait_for(lambda: n_open_clips() == 0)
+        with pytest.raises(grpc.RpcError) as error:
+            list(call)
+    assert failure(error.value)[:2] == ("DEADLINE_EXCEEDED", "IDLE")
 
 
 def test_heartbeats_of_a_client_that_takes_no_answers_pile_nothing_up(server: ServerThread) -> None:

@@ -34,6 +34,7 @@ from status_rows import CHUNKS, RATE, ROWS, SAMPLES, Row, numbers
 PROTO = Path(__file__).resolve().parents[2] / "protos" / "songserve" / "v1" / "ingest.proto"
 
 ELSEWHERE = {
+    "SESSION_LIMIT": "test_limits_of_stations.py",
     "STORE_CORRUPT": "test_database.py",
     "SONG_UNKNOWN": "test_reading.py",
     "BUNDLE_UNKNOWN": "test_api.py",

@@ -1,4 +1,4 @@
-"""What one station may take of the server: streams at once, and sound for each second. Pure: the time is an argument."""
+"""What one station may take of the server: streams, sound for each second, sessions a day. Pure: the time is an argument."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from songserve.refusal import Refusal
 
 __all__ = ["Budget", "StationLimits", "StationShares"]
 
+DAY_S = 86_400
 N_REMEMBERED = 1024
 """Stations without a stream whose budgets are kept; beyond, those that have saved all up again are forgotten."""
 
@@ -24,45 +25,53 @@ class StationShares:
     backfill_speed: float = 0.0
     burst_s: float = 0.0
     """Seconds of sound that may come at once after a quiet time."""
+    n_sessions_per_day: int = 0
+    """New ones; all of them may come at once after a quiet day."""
 
 
 class Budget:
-    """Sound that may come: grows with time, is spent by what comes (a token bucket), and says how long to wait for more.
+    """What may come: grows with time, is spent by what comes (a token bucket), and says how long to wait for more.
 
-    Counted in seconds of sound and not in bytes, so that it means the same for each format.
+    Of sound it counts seconds and not bytes, so that it means the same for each format.
     """
 
-    def __init__(self, speed: float, burst_s: float) -> None:
-        self._speed, self._burst_s = speed, burst_s
-        self._saved_s, self._at = burst_s, float("-inf")
+    def __init__(self, speed: float, burst: float) -> None:
+        self._speed, self._burst = speed, burst
+        self._saved, self._at = burst, float("-inf")
 
-    def spend(self, sound_s: float, now: float) -> float:
+    def spend(self, amount: float, now: float) -> float:
         """Take off what came; return the seconds until the next may come, 0 while something is left or without a limit."""
         if self._speed == 0:
             return 0.0
         self._refill(now)
-        self._saved_s -= sound_s
-        return max(0.0, -self._saved_s / self._speed)
+        self._saved -= amount
+        return max(0.0, -self._saved / self._speed)
+
+    def holds(self, amount: float, now: float) -> bool:
+        """Whether so much is left, as it always is without a limit."""
+        self._refill(now)
+        return self._speed == 0 or self._saved >= amount
 
     def full(self, now: float) -> bool:
         """Whether it is as a new one."""
-        if self._speed:
-            self._refill(now)
-        return self._saved_s == self._burst_s
+        self._refill(now)
+        return self._saved == self._burst
 
     def _refill(self, now: float) -> None:
-        self._saved_s = min(self._burst_s, self._saved_s + self._speed * max(0.0, now - self._at))
-        self._at = now
+        if self._speed:
+            self._saved = min(self._burst, self._saved + self._speed * max(0.0, now - self._at))
+            self._at = now
 
 
 @dataclass
 class _Station:
     budgets: dict[str, Budget]
+    new_sessions: Budget
     sessions: Counter[UUID] = field(default_factory=Counter)
 
 
 class StationLimits:
-    """Counts the streams and the sound of each station."""
+    """Counts the streams, the sound and the sessions of each station."""
 
     def __init__(self, shares: StationShares | None = None) -> None:
         self._shares = shares or StationShares()
@@ -89,6 +98,22 @@ class StationLimits:
             if not known.sessions[session]:
                 del known.sessions[session]
 
+    @property
+    def counts_sessions(self) -> bool:
+        """Whether new sessions have a limit."""
+        return self._shares.n_sessions_per_day > 0
+
+    def begin_session(self, station: str, now: float) -> None:
+        """Count a session that is new; raises Refusal SESSION_LIMIT when the station has begun as many as it may."""
+        new_sessions = self._station(station, now).new_sessions
+        if not new_sessions.holds(1, now):
+            raise Refusal(
+                f"{station} has begun {self._shares.n_sessions_per_day} sessions within a day, the most that a station may; "
+                "look for a device that comes and goes, or a clock that is set again and again",
+                reason="SESSION_LIMIT",
+            )
+        new_sessions.spend(1, now)
+
     def budget(self, station: str, lane: str, now: float) -> Budget:
         """Return what all streams of a station in a lane share."""
         return self._station(station, now).budgets[lane]
@@ -99,12 +124,14 @@ class StationLimits:
                 self._forget(now)
             speeds = {"live": self._shares.live_speed, "backfill": self._shares.backfill_speed}
             budgets = {lane: Budget(speed, self._shares.burst_s) for lane, speed in speeds.items()}
-            self._stations[name] = _Station(budgets)
+            n_sessions = self._shares.n_sessions_per_day
+            self._stations[name] = _Station(budgets, Budget(n_sessions / DAY_S, n_sessions))
         return self._stations[name]
 
     def _forget(self, now: float) -> None:
         self._stations = {
             name: station
             for name, station in self._stations.items()
-            if station.sessions or not all(budget.full(now) for budget in station.budgets.values())
+            if station.sessions
+            or not all(budget.full(now) for budget in (station.new_sessions, *station.budgets.values()))
         }

@@ -14,7 +14,7 @@ from songserve.refusal import Refusal
 from songserve.runtime import Runtime
 from songserve.status import abort, internal_error
 
-__all__ = ["Context", "admitted", "answering", "read_first", "read_next"]
+__all__ = ["Context", "admitted", "answering", "read_first", "read_next", "write_next"]
 
 log = logging.getLogger(__name__)
 
@@ -82,3 +82,13 @@ async def read_next(context: Context, runtime: Runtime) -> Any:
         wait_s = runtime.settings.idle_timeout_s
         raise Refusal(f"nothing came for {wait_s:g} s, not even a heartbeat", reason="IDLE") from None
     return None if message is grpc.aio.EOF else message
+
+
+async def write_next(context: Context, runtime: Runtime, message: Any) -> None:
+    """Send a message, or raise Refusal IDLE when the client takes none: what the call holds is not held for ever."""
+    try:
+        async with asyncio.timeout(runtime.settings.idle_timeout_s):
+            await context.write(message)
+    except TimeoutError:
+        wait_s = runtime.settings.idle_timeout_s
+        raise Refusal(f"the client took no answer for {wait_s:g} s", reason="IDLE") from None

@@ -15,7 +15,7 @@ from songcore.stream import Song
 from songserve.refusal import Refusal
 from songserve.responses import recording_song, recording_summary
 from songserve.runtime import Runtime
-from songserve.servicers.calls import Context, admitted, answering, read_first, read_next
+from songserve.servicers.calls import Context, admitted, answering, read_first, read_next, write_next
 from songserve.v1 import classification_pb2, classification_pb2_grpc
 
 __all__ = ["ClassificationServicer"]
@@ -100,7 +100,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
             while (songs := await runtime.listen(next, pieces, None)) is not None:
                 for song, name in zip(songs, await runtime.batcher.name(songs, bundle), strict=True):
                     names.append(name)
-                    await context.write(recording_song(song, name, bundle))
+                    await write_next(context, runtime, recording_song(song, name, bundle))
             if pieces.error:
                 raise pieces.error
             summary = recording_summary(
@@ -110,7 +110,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
                 n_channels=recording.n_channels,
                 n_samples=pieces.n_samples,
             )
-            await context.write(summary)
+            await write_next(context, runtime, summary)
 
 
 class _Songs(Iterator[list[Song]]):

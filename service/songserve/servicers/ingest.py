@@ -107,7 +107,10 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         require_station(name.station)
         # What is left of the disk is for the streams that are open.
         self._runtime.store.check_disk(n_reserves=2)
-        with self._runtime.stations.streaming(name.station, name.uuid, asyncio.get_running_loop().time()):
+        stations, now = self._runtime.stations, asyncio.get_running_loop().time()
+        with stations.streaming(name.station, name.uuid, now):
+            if stations.counts_sessions and not await self._runtime.read(self._runtime.queries.knows_session, name):
+                stations.begin_session(name.station, now)
             await self._stream(opening, wish, context)
 
     async def _stream(self, opening: SessionOpening, wish: Wish, context: Context) -> None:

@@ -4,7 +4,7 @@ from songserve.records import StoredClip, StoredSong
 from songserve.refusal import Refusal
 from songserve.responses import clip_data, clip_header
 from songserve.runtime import Runtime
-from songserve.servicers.calls import Context
+from songserve.servicers.calls import Context, write_next
 
 __all__ = ["find_clip", "send_clip"]
 
@@ -35,6 +35,6 @@ async def send_clip(runtime: Runtime, uid: str, context: Context) -> None:
             reason="CLIP_UNKNOWN",
         ) from error
     with file:
-        await context.write(clip_header(song, clip))
+        await write_next(context, runtime, clip_header(song, clip))
         while piece := await runtime.read(file.read, PIECE_BYTES):
-            await context.write(clip_data(piece))
+            await write_next(context, runtime, clip_data(piece))

@@ -1,7 +1,8 @@
 """What a station says of itself, put into metrics."""
 
-from songserve.ingest_requests import ClockState, Heartbeat
+from songserve.ingest_requests import Heartbeat
 from songserve.notices import ClockWatch, Notice
+from songserve.records import ClockState
 from songserve.runtime import Runtime
 
 __all__ = ["StationHealth"]

@@ -878,6 +878,8 @@ class SessionStatus(_message.Message):
     OPEN_SINCE_SAMPLE_FIELD_NUMBER: _builtins.int
     MODEL_BUNDLE_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    CLOCK_SOURCE_FIELD_NUMBER: _builtins.int
+    CLOCK_ERROR_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     """`stations/{station}/sessions/{uuid}`."""
     expected_sequence_number: _builtins.int
@@ -896,10 +898,14 @@ class SessionStatus(_message.Message):
     model_bundle: _builtins.str
     """`modelBundles/{digest}` that names songs now."""
     resume_token: _builtins.str
+    clock_source: Global___ClockSource.ValueType
+    """What set the clock that told `capture_start_time`, and how far it may have been off, as the session's first setup said."""
     @_builtins.property
     def audio_format(self) -> Global___AudioFormat: ...
     @_builtins.property
     def capture_start_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def clock_error(self) -> _duration_pb2.Duration: ...
     def __init__(
         self,
         *,
@@ -917,10 +923,12 @@ class SessionStatus(_message.Message):
         open_since_sample: _builtins.int = ...,
         model_bundle: _builtins.str = ...,
         resume_token: _builtins.str = ...,
+        clock_source: Global___ClockSource.ValueType = ...,
+        clock_error: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["audio_format", b"audio_format", "capture_start_time", b"capture_start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["audio_format", b"audio_format", "capture_start_time", b"capture_start_time", "clock_error", b"clock_error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_format", b"audio_format", "capture_start_time", b"capture_start_time", "committed_sample", b"committed_sample", "committed_sequence_number", b"committed_sequence_number", "connected", b"connected", "expected_sequence_number", b"expected_sequence_number", "finished", b"finished", "model_bundle", b"model_bundle", "n_songs", b"n_songs", "open_since_sample", b"open_since_sample", "received_sequence_number", b"received_sequence_number", "resume_token", b"resume_token", "session", b"session", "writer_epoch", b"writer_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_format", b"audio_format", "capture_start_time", b"capture_start_time", "clock_error", b"clock_error", "clock_source", b"clock_source", "committed_sample", b"committed_sample", "committed_sequence_number", b"committed_sequence_number", "connected", b"connected", "expected_sequence_number", b"expected_sequence_number", "finished", b"finished", "model_bundle", b"model_bundle", "n_songs", b"n_songs", "open_since_sample", b"open_since_sample", "received_sequence_number", b"received_sequence_number", "resume_token", b"resume_token", "session", b"session", "writer_epoch", b"writer_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -110,6 +110,7 @@ class SongServiceServicer:
         """Sends the sound of a song as a FLAC file: first what it is, then its bytes in order.
         NOT_FOUND: SONG_UNKNOWN; CLIP_UNKNOWN when it has none, as the service may be set to keep no clips, those of novel and
         uncertain songs only, or only for a time. FAILED_PRECONDITION, CLIP_ELSEWHERE: another server of the same database has it.
+        DEADLINE_EXCEEDED, IDLE: the client read nothing for `idle_timeout_s`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -54,6 +54,7 @@ class SongServiceStub:
     """Sends the sound of a song as a FLAC file: first what it is, then its bytes in order.
     NOT_FOUND: SONG_UNKNOWN; CLIP_UNKNOWN when it has none, as the service may be set to keep no clips, those of novel and
     uncertain songs only, or only for a time. FAILED_PRECONDITION, CLIP_ELSEWHERE: another server of the same database has it.
+    DEADLINE_EXCEEDED, IDLE: the client read nothing for `idle_timeout_s`.
     """
     KeepSongClip: _grpc.UnaryUnaryMultiCallable[_songs_pb2.KeepSongClipRequest, _songs_pb2.SongClip]
     """Keeps a clip from being deleted by age or quota, as one does with reviewed songs and exemplars, or no longer.
@@ -93,6 +94,7 @@ class SongServiceAsyncStub(SongServiceStub):
     """Sends the sound of a song as a FLAC file: first what it is, then its bytes in order.
     NOT_FOUND: SONG_UNKNOWN; CLIP_UNKNOWN when it has none, as the service may be set to keep no clips, those of novel and
     uncertain songs only, or only for a time. FAILED_PRECONDITION, CLIP_ELSEWHERE: another server of the same database has it.
+    DEADLINE_EXCEEDED, IDLE: the client read nothing for `idle_timeout_s`.
     """
     KeepSongClip: _aio.UnaryUnaryMultiCallable[_songs_pb2.KeepSongClipRequest, _songs_pb2.SongClip]  # type: ignore[assignment]
     """Keeps a clip from being deleted by age or quota, as one does with reviewed songs and exemplars, or no longer.
@@ -153,6 +155,7 @@ class SongServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sends the sound of a song as a FLAC file: first what it is, then its bytes in order.
         NOT_FOUND: SONG_UNKNOWN; CLIP_UNKNOWN when it has none, as the service may be set to keep no clips, those of novel and
         uncertain songs only, or only for a time. FAILED_PRECONDITION, CLIP_ELSEWHERE: another server of the same database has it.
+        DEADLINE_EXCEEDED, IDLE: the client read nothing for `idle_timeout_s`.
         """
 
     @_abc_1.abstractmethod
