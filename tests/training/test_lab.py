@@ -105,14 +105,18 @@ def test_command_runs_resumes_and_reports(season: Path, tmp_path: Path) -> None:
     command = ["run", "--data", str(season), "--out", str(out), "--seeds", "2", "--clusters", "4", "--json"]
     command += ["--systems", "classical-floor,basenet-kmeans,chroma-dbscan"]
 
+    told: list[str] = []
+
     def result(arguments: list[str]) -> dict[str, Any]:
         done = CliRunner().invoke(lab, arguments)
         assert done.exit_code == 0, done.exception
+        told.append(done.stderr)
         return dict(json.loads(done.stdout.splitlines()[-1]))
 
     first = result(command)
     assert (first["n_runs"], first["n_kept"], first["n_failed"], first["n_songs"]) == (6, 0, 0, 36)
     assert first["scores"]["classical-floor"]["ari"] > 0.5
+    assert re.search(r"^6/6 [a-z-]+, seed \d: \d+ clusters, NMI \d\.\d+, ARI -?\d\.\d+, \d+ s$", told[0], re.MULTILINE)
     again = result(command)
     assert (again["n_kept"], again["scores"]) == (6, first["scores"])
     (out / "report.html").unlink()

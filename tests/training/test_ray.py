@@ -158,6 +158,9 @@ def test_killed_command_goes_on_and_ends_in_a_bundle(tmp_path: Path) -> None:
     assert not out.exists()
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result = json.loads(done.stdout.splitlines()[-1])
+    told = re.findall(r"^training (\d+)/(\d+) round \d", done.stderr, re.MULTILINE)
+    assert told, "a log has a line for every epoch"
+    assert told[-1][0] == told[-1][1]
     newest = max(work.glob("checkpoints/*/checkpoint_*/*.safetensors"), key=lambda path: path.parent.name)
     assert len({row["pid"] for row in load_state(newest.parent)[1]}) == 2
     assert result["n_songs"] == 72

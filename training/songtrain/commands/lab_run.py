@@ -74,8 +74,10 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
 
         def show(row: Row, n_done: int, n_all: int) -> None:
             progress.update(task, completed=n_done, total=n_all)
-            if row.error:
-                progress.console.print(f"{row.system}, seed {row.seed}: {row.error}", markup=False)
+            told = row.error or in_words(row)
+            progress.console.print(
+                f"{n_done}/{n_all} {row.system}, seed {row.seed}: {told}", markup=False, soft_wrap=True
+            )
 
         done = run_laboratory(job, show)
     _tell(done, write_lab_report(out, datetime.now(UTC).replace(microsecond=0)), as_json=as_json)
@@ -89,6 +91,12 @@ def check_choices(segmenter: str, segmentation: str) -> None:
         raise ConfigError(f"--segmenter {segmenter}: expected song, syllable or general")
     if segmentation not in {"auto", "annotated", "automatic"}:
         raise ConfigError(f"--segmentation {segmentation}: expected auto, annotated or automatic")
+
+
+def in_words(row: "Row") -> str:
+    """Return what a run that has just ended has given."""
+    scores = [f"{name.upper()} {row.scores[name]:.3f}" for name in ("nmi", "ari") if name in row.scores]
+    return ", ".join([f"{row.n_clusters} clusters", *scores, f"{row.seconds:.0f} s"])
 
 
 def warn_of_codes(rows: "Sequence[Row]") -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from songtrain.commands.lab_run import check_choices, warn_of_codes
+from songtrain.commands.lab_run import check_choices, in_words, warn_of_codes
 
 if TYPE_CHECKING:
     from songtrain.lab.results import Row
@@ -86,8 +86,8 @@ def sweep(  # noqa: PLR0913, PLR0917 - one parameter per option
 
         def show(row: "Row", n_done: int, n_all: int | None) -> None:
             progress.update(task, completed=n_done, total=n_all)
-            if row.error:
-                progress.console.print(f"{row.key[1]}, seed {row.seed}: {row.error}", markup=False)
+            told = row.error or in_words(row)
+            progress.console.print(f"{n_done} {row.key[1]}, seed {row.seed}: {told}", markup=False, soft_wrap=True)
 
         done = run_sweep(found.songs, job.stream, tried, out, show, found.sound)
         n_types = len({label for label in found.songs.labels if label})

@@ -82,6 +82,9 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter per option
             if stage not in tasks:
                 tasks[stage] = progress.add_task(stage, words="")
             progress.update(tasks[stage], completed=done, total=total, words=words)
+            if not progress.console.is_terminal and (stage == "training" or done in {0, total}):
+                # In a log there are no bars.
+                progress.console.print(f"{stage} {done}/{total} {words}".rstrip(), markup=False)
 
         result = train_bundle(job, show)
     if work is None:
