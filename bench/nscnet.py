@@ -35,6 +35,8 @@ class AllEpochs(NSCNet):
     def clusters(self, features: FloatArray, seed: int) -> IntArray:
         """Return clusters (n,) int64 of features (n, n_features)."""
         self.began_at = (*self.began_at, perf_counter())
+        if len(self.began_at) > 1:
+            typer.echo(f"epoch {len(self.began_at) - 1}: {self.began_at[-1] - self.began_at[-2]:.2f} s", err=True)
         return super().clusters(features, seed)
 
     def patience(self) -> None:
@@ -50,8 +52,8 @@ def main(
     """Time a training."""
     rng = np.random.default_rng(0)
     kinds = rng.random((N_KINDS, *SHAPE), np.float32)
-    kind = rng.integers(N_KINDS, size=songs)
-    images = kinds[kind]
+    kind_of = rng.integers(N_KINDS, size=songs)
+    images = kinds[kind_of]
     images += rng.standard_normal(images.shape, np.float32)
     begin = perf_counter()
     encoder = AllEpochs(n_clusters=clusters, head=head, n_epochs=epochs).fit(images)
@@ -65,7 +67,7 @@ def main(
         "train_s": round(train_s, 1),
         "epoch_s": round(median(np.diff(encoder.began_at)), 2),
         "songs_per_s": round(songs * n_epochs / train_s, 1),
-        "nmi": round(float(normalized_mutual_info_score(kind, encoder.labels_)), 3),
+        "nmi": round(float(normalized_mutual_info_score(kind_of, encoder.labels_)), 3),
         "gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20) if on_gpu else None,
     }
     print(json.dumps(result))

@@ -37,8 +37,8 @@ from songserve.database import DataDirectory
 from songserve.frequencies import FrequencyFilter
 from songserve.queries import SongFilter, SongQueries
 from songserve.records import AudioFormat, Commit, SessionName, SessionOpening, SessionRecord, StoredSong
-from songserve.schema import DAY_MS, HOUR_MS
 from songserve.store import Store
+from songserve.times import DAY_MS, HOUR_MS
 
 ROOT = Path(__file__).resolve().parent.parent
 START_MS = 20_580 * DAY_MS

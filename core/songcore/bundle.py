@@ -14,7 +14,6 @@ Nothing is pickled and no index file is read. A bundle that does not give its go
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +30,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from songcore.arrays import FloatArray, IntArray
 from songcore.assign import Assignment, Catalogue
+from songcore.durable import sync
 from songcore.embed import Device, Embedder
 from songcore.errors import BundleError, ConfigError
 from songcore.frontend import FrontendConfig
@@ -286,8 +286,7 @@ def _write_files(path: Path, parts: BundleParts) -> None:
     manifest = manifest.model_copy(update={"digest": manifest.computed_digest()})
     (path / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     for name in (*names, "manifest.json"):
-        with (path / name).open("rb") as file:
-            os.fsync(file.fileno())
+        sync(path / name)
 
 
 def read_types(path: Path) -> tuple[SongType, ...]:

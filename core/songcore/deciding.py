@@ -29,9 +29,9 @@ def check_action(
     if isinstance(action, Undo):
         _check_undo(decisions, action, view, catalogue, retired)
         return
-    for type_id in type_ids(action):
-        if not (isinstance(action, Split) and type_id == action.new_id):
-            require_type(type_id, view, catalogue, retired)
+    # What a split makes is no type yet.
+    for type_id in (action.type_id,) if isinstance(action, Split) else type_ids(action):
+        require_type(type_id, view, catalogue, retired)
     _check_kinds(view, action, catalogue)
     if isinstance(action, Name):
         _check_name(action, view, catalogue)
@@ -43,7 +43,9 @@ def completed(action: Action, view: View, catalogue: Mapping[str, SongType]) -> 
         case Merge(into=into):
             return action.model_copy(update={"sound": kind_of(into, view, catalogue)})
         case Split(type_id=type_id):
-            return action.model_copy(update={"new_id": view.next_id, "sound": kind_of(type_id, view, catalogue)})
+            return action.model_copy(
+                update={"new_id": view.next_id(catalogue), "sound": kind_of(type_id, view, catalogue)}
+            )
         case _:
             return action
 

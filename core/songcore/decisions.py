@@ -8,6 +8,7 @@ stand as the others leave them, one after the other, without those that were und
 Ids that people's splits make begin with ``P``, so that they are never those of training, and none is given twice.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -83,6 +84,7 @@ class Undo(_Action):
 
 
 Action: TypeAlias = Name | Merge | Split | Mark | Undo
+_MADE = re.compile(r"P(\d{4,9})")
 _ACTIONS: TypeAdapter[Action] = TypeAdapter(Annotated[Action, Field(discriminator="kind")])
 
 
@@ -120,13 +122,14 @@ class View:
     """Numbers of the decisions that no longer hold."""
     last_seq: int = 0
     """Number of the last decision, 0 for none."""
-    n_splits: int = 0
-    """Undone ones included."""
 
-    @property
-    def next_id(self) -> str:
-        """Id for the type that the next split makes."""
-        return f"P{self.n_splits + 1:04d}"
+    def next_id(self, catalogue: Iterable[str]) -> str:
+        """Return the id for the type that the next split makes: one that no split made and that is not in the catalogue.
+
+        A bundle may know types that people made in another store.
+        """
+        known = (_MADE.fullmatch(type_id) for type_id in (*self.made, *self.withdrawn, *catalogue))
+        return f"P{max((int(one[1]) for one in known if one), default=0) + 1:04d}"
 
     def resolve(self, type_id: str) -> str:
         """Return the id under which the songs of a type count: its own, or where merging or undoing led."""
@@ -166,8 +169,6 @@ def fold(decisions: Iterable[Decision]) -> View:
         about = decided[action.seq] if isinstance(action, Undo) else action
         view.touched.update(dict.fromkeys(type_ids(about), seq))
         view.last_seq = seq
-        if isinstance(action, Split):
-            view.n_splits += 1
         if seq not in view.undone:
             apply(view, action)
         elif isinstance(action, Split):

@@ -7,8 +7,11 @@ __all__ = ["replace_file", "sync"]
 
 
 def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """Give a file new content: all or, when the power fails, none; by ``mode`` only this user may read it. Raises OSError."""
-    scratch = path.with_suffix(".new")
+    """Give a file new content, also when the power fails all of it or none; only this user may read it by default.
+
+    Raises OSError, and leaves the file as it was.
+    """
+    scratch = path.with_name(f"{path.name}.new")
     try:
         with scratch.open("wb") as file:
             os.fchmod(file.fileno(), mode)

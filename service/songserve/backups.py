@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import URL
 
+from songcore.durable import sync
 from songcore.errors import ConfigError
 from songserve.checking import reading
 from songserve.clips_shelf import adopt_clips
@@ -46,9 +47,9 @@ def back_up(data_dir: Path, database_url: str | None, target: Path, environment:
         else:
             url = postgresql_url(database_url)
             _run("pg_dump", ["--format=custom", "--no-owner", f"--file={unfinished}"], url, environment)
-        with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(unfinished)
         unfinished.rename(target)
+        sync(target.parent)
     except (OSError, sqlite3.Error) as error:
         raise ConfigError(f"the backup {target} could not be written ({error})", reason="BACKUP_FAILED") from error
     finally:
@@ -107,8 +108,7 @@ def _restore_sqlite(file: Path, source: Path, now: datetime) -> tuple[str, Path 
         _copy(source, fresh)
         store = _renew(sqlite_engines(fresh))
         kept = _set_aside(file, now) if file.exists() else None
-        with fresh.open("rb") as written:
-            os.fsync(written.fileno())
+        sync(fresh)
         fresh.rename(file)  # at every moment one of the two is in place
     finally:
         for suffix in ("", "-wal", "-shm"):

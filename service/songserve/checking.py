@@ -20,8 +20,9 @@ from songserve.clips_shelf import ClipShelf, features_path
 from songserve.database import CLIPS_FOLDER, DATABASE_NAME, check_revision, found_revision, unusable
 from songserve.engines import postgresql_engines, postgresql_url, sqlite_reader
 from songserve.records import StoredClip
-from songserve.schema import EVER, HOUR_MS, REVISION, WIDTHS_MS, buckets, clips, gaps, sessions, songs
+from songserve.schema import EVER, REVISION, WIDTHS_MS, buckets, clips, gaps, sessions, songs
 from songserve.tally import Tally
+from songserve.times import HOUR_MS
 from songserve.writing import bucket_start
 
 __all__ = ["StoreReport", "check_store", "reading", "require_current"]

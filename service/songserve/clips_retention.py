@@ -7,8 +7,8 @@ from typing import Literal
 from songserve.clips_shelf import ClipShelf
 from songserve.queries import SongQueries
 from songserve.records import StoredClip
-from songserve.schema import DAY_MS
 from songserve.store import Store
+from songserve.times import DAY_MS
 
 __all__ = ["ClipRetention", "Deletion"]
 

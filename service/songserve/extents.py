@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from songserve.intake import Chunk, Gap
+from songserve.times import HOUR_MS
 
 __all__ = ["Extent", "gap_s", "recorded_s"]
-
-HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True)

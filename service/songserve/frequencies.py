@@ -12,8 +12,9 @@ from typing import Any
 from sqlalchemy import Select, select
 
 from songcore.decisions import View
-from songserve.schema import DAY_MS, EVER, HOUR_MS, buckets
+from songserve.schema import EVER, buckets
 from songserve.tally import Tally, by_number
+from songserve.times import DAY_MS, HOUR_MS
 
 __all__ = ["Frequency", "FrequencyFilter", "bucket_query", "combined", "stations_query"]
 

@@ -2,7 +2,7 @@
 
 A hundred streams give a hundred small jobs a second at a hundred different moments. Waking a thread and the event loop for
 each, with cold caches, costs a good part of the work itself. Jobs are therefore gathered for a moment and run one after
-another; a second thread helps when there are many.
+another, in one thread or, where that is set, in several when there are many.
 
 Jobs of the lane BACKFILL fill the pauses between: a short turn of them whenever nothing runs and no live job is due. When
 live jobs leave no pause, every second of live sound brings a quarter of a second of backlog along, so that a backlog waits

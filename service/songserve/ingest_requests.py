@@ -11,6 +11,7 @@ from songserve.intake import MAX_GAP_S, MAX_SAMPLE, Chunk, Finish, Gap
 from songserve.records import AudioFormat, ClockState, Encoding, SessionName, SessionOpening, SessionRecord
 from songserve.refusal import Refusal
 from songserve.requests import milliseconds
+from songserve.times import DAY_MS
 from songserve.v1 import ingest_pb2
 
 __all__ = [
@@ -29,7 +30,6 @@ __all__ = [
 
 MAX_CHANNELS = 64
 MAX_FLAC_CHANNELS = 8
-DAY_MS = 24 * 3_600_000
 
 Lane = Literal["live", "backfill"]
 Results = Literal["none", "final", "partial"]
@@ -54,6 +54,8 @@ _CLOCKS = {value: name.removeprefix("CLOCK_SOURCE_").lower() for name, value in 
 GAP_REASONS = {value: name.removeprefix("REASON_").lower() for name, value in ingest_pb2.Gap.Reason.items()}
 """What gaps are called inside, by their number on the wire."""
 MAX_CLIENT = 64
+MAX_CLOCK_ERROR_S = 3_155_760_000
+"""A century."""
 _RESUME_TOKEN = re.compile(r"(\d{1,18})\.(\d{1,18})")
 
 
@@ -222,6 +224,11 @@ def _clock(message: ingest_pb2.Setup | ingest_pb2.Heartbeat, reason: str) -> Clo
     if message.clock_source not in _CLOCKS:
         raise Refusal(f"clock_source {message.clock_source} is not known to this server", reason=reason)
     error = _seconds(message.clock_error) if message.HasField("clock_error") else None
+    if error is not None and not 0 <= error <= MAX_CLOCK_ERROR_S:
+        raise Refusal(
+            f"clock_error is {error:g} s; expected 0 to {MAX_CLOCK_ERROR_S}, or none where the clock may be off by anything",
+            reason=reason,
+        )
     return ClockState(_CLOCKS[message.clock_source], error)
 
 

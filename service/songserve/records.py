@@ -99,7 +99,7 @@ class SessionOpening:
     audio_format: AudioFormat
     capture_start_ms: int
     """UTC of sample 0, milliseconds since 1970."""
-    clock: ClockState = field(default=ClockState("unspecified", None), compare=False)
+    clock: ClockState = field(default=ClockState("unspecified", None), compare=False, repr=False)
     """The clock that says so; the store keeps the first setup's, as a station's clock may get better later."""
 
 

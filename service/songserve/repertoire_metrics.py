@@ -12,7 +12,7 @@ from songserve.frequencies import FrequencyFilter
 from songserve.queries import SongQueries
 from songserve.refusal import Refusal
 from songserve.retraining import decided_since, novel_excess, retraining_due
-from songserve.schema import DAY_MS
+from songserve.times import DAY_MS
 
 __all__ = ["RepertoireMetrics"]
 

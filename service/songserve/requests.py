@@ -9,6 +9,7 @@ from songserve.frequencies import FrequencyFilter
 from songserve.queries import Position, SongFilter
 from songserve.records import SessionName
 from songserve.refusal import Refusal
+from songserve.times import HOUR_MS
 from songserve.v1 import songs_pb2
 
 __all__ = [
@@ -28,7 +29,6 @@ MAX_PAGE = 1000
 DEFAULT_PAGE = 100
 MAX_FILTER_IDS = 1000
 """Far below what SQLite takes in one statement."""
-HOUR_MS = 3_600_000
 # Of Timestamp, by its definition: the years 1 to 9999. Before 1970 nothing was recorded that is streamed.
 _MAX_SECONDS = 253_402_300_799
 

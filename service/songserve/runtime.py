@@ -67,10 +67,10 @@ class Runtime:
     queries: SongQueries
     batcher: Batcher
     metrics: Metrics
-    listening: Executor
-    """Threads of signal processing."""
     gatherer: Gatherer
-    """Runs small jobs in those threads together."""
+    """Listens to what streams send, in the threads of signal processing."""
+    aside: Executor
+    """Threads of longer work: recordings, long steps, sessions that begin; live sound does not wait behind it."""
     reading: Executor
     """Threads of database reads and uploads."""
     clips: ClipShelf
@@ -169,7 +169,7 @@ class Runtime:
 
     async def listen(self, run: Callable[..., T], *arguments: Any) -> T:
         """Run signal processing in its threads."""
-        return await finished(self.listening.submit(run, *arguments))
+        return await finished(self.aside.submit(run, *arguments))
 
     async def read(self, run: Callable[..., T], *arguments: Any) -> T:
         """Run something that waits for a disk in the threads for that."""

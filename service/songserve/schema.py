@@ -18,10 +18,10 @@ from sqlalchemy import (
     text,
 )
 
+from songserve.times import DAY_MS, HOUR_MS
+
 __all__ = [
-    "DAY_MS",
     "EVER",
-    "HOUR_MS",
     "REVISION",
     "SONG_COLUMNS",
     "WIDTHS_MS",
@@ -42,8 +42,6 @@ __all__ = [
 REVISION = "0007"
 """The newest revision; the names of revisions are numbers, so that an older program knows a newer schema."""
 
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
 EVER = 0
 WIDTHS_MS = (HOUR_MS, DAY_MS, EVER)
 """Songs and effort are counted by the hour, by the UTC day and in total (one bucket that begins at 0)."""

@@ -77,6 +77,7 @@ SERVICES = tuple(
 )
 LAG_INTERVAL_S = 0.5
 N_CLIP_THREADS = 12
+N_ASIDE_THREADS = 2
 """They wait for the disk, which flushes many files in the time of one; with two, acks waited a second and more."""
 
 
@@ -185,6 +186,7 @@ async def _runtime(
     with (
         ThreadPoolExecutor(N_CLIP_THREADS, "clips") as clip_writing,
         ThreadPoolExecutor(settings.listen_threads, "listen") as listening,
+        ThreadPoolExecutor(N_ASIDE_THREADS, "aside") as aside,
         ThreadPoolExecutor(1, "name") as naming,
         ThreadPoolExecutor(4, "read") as reading,
     ):
@@ -197,7 +199,7 @@ async def _runtime(
                     queries=queries,
                     batcher=batcher,
                     metrics=metrics,
-                    listening=listening,
+                    aside=aside,
                     gatherer=Gatherer(
                         listening, n_threads=settings.listen_threads, window_s=settings.listen_window_ms / 1000
                     ),

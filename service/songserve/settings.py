@@ -63,7 +63,7 @@ class ServeSettings(BaseSettings):
     max_streams_per_station: int = Field(4, ge=0)
     """This and the next four bind only where callers need credentials; 0 for no limit."""
     max_sessions_per_day: int = Field(1000, ge=0)
-    """New sessions of one station: a device that comes and goes begins one each time."""
+    """New sessions of one station, at once and then in the course of a day."""
     live_speed: float = Field(4.0, ge=0)
     backfill_speed: float = Field(16.0, ge=0)
     """Seconds of sound that a station may send for each second, by lane; then it is read more slowly."""

@@ -306,11 +306,8 @@ def read_session(connection: Connection, uuid: str) -> SessionRecord | None:
     if row is None:
         return None
     audio_format = AudioFormat(row["encoding"], row["sample_rate_hz"], row["n_channels"], row["channel"])
-    name, clock = (
-        SessionName.of(row["station"], uuid),
-        ClockState(row["clock_source"] or "unspecified", row["clock_error_s"]),
-    )
-    opening = SessionOpening(name, audio_format, row["capture_start_ms"], clock)
+    clock = ClockState(row["clock_source"] or "unspecified", row["clock_error_s"])
+    opening = SessionOpening(SessionName.of(row["station"], uuid), audio_format, row["capture_start_ms"], clock)
     return SessionRecord(opening=opening, **{key: row[key] for key in _PROGRESS})
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from songcore.deciding import changes_nothing, check_action, display_name, kind_of
+from songcore.deciding import changes_nothing, check_action, completed, display_name, kind_of
 from songcore.decisions import Action, Decision, Mark, Merge, Name, Split, Undo, View, fold, read_action, write_action
 from songcore.errors import InputError
 from songcore.manifest import SongType
@@ -54,7 +54,24 @@ def test_merges_chain_and_splits_hold_against_them() -> None:
     view = fold(decided(split("T0001", "P0001", "a"), merge("T0001", "T0002"), merge("T0002", "T0003")))
     assert [view.type_of(uid, "T0001") for uid in "ab"] == ["P0001", "T0003"]
     assert view.members("T0003") == ["T0003", "T0001", "T0002"]
-    assert view.next_id == "P0002"
+    assert view.next_id(CATALOGUE) == "P0002"
+
+
+def test_what_a_split_makes_has_an_id_of_its_own() -> None:
+    """Also beside types that a bundle knows from another store, and after splits that were undone."""
+    theirs = {"P0003": SongType(id="P0003"), "T0001": SongType(id="T0001")}
+    first = completed(split("P0003", "", "a"), View(), theirs)
+    assert isinstance(first, Split)
+    assert first.new_id == "P0004"
+    check_action([], first, theirs)
+    view = fold(decided(first, Undo(seq=1)))
+    assert view.resolve("P0004") == "P0003"
+    assert view.next_id(theirs) == view.next_id([]) == "P0005"
+
+
+def test_a_type_that_is_to_be_made_cannot_be_split() -> None:
+    """The id that the split itself would make is as unknown as any other."""
+    assert refused([], split("P0001", "P0001", "a")) == "TYPE_UNKNOWN"
 
 
 def test_names_and_kinds_are_peoples_before_the_bundles() -> None:
@@ -156,7 +173,9 @@ def as_made(actions: Sequence[Action]) -> list[Decision]:
     """Return the decisions that are taken, in the order they are tried; splits get their id."""
     made: list[Decision] = []
     for tried in actions:
-        action = tried.model_copy(update={"new_id": fold(made).next_id}) if isinstance(tried, Split) else tried
+        action = (
+            tried.model_copy(update={"new_id": fold(made).next_id(CATALOGUE)}) if isinstance(tried, Split) else tried
+        )
         try:
             check_action(made, action, CATALOGUE)
         except InputError:

@@ -20,8 +20,8 @@ from songserve.clips_retention import ClipRetention
 from songserve.clips_shelf import features_path
 from songserve.intake import Chunk, Gap, Work
 from songserve.records import AudioFormat
-from songserve.schema import DAY_MS
 from songserve.session import Heard, Step
+from songserve.times import DAY_MS
 from stores import FEATURES, PCM, RATE, START_MS, Opened, Shelf, opening, reason, song
 
 SONG_RATE = 24_000

@@ -20,6 +20,7 @@ from songserve.database import DATABASE_NAME, DataDirectory
 from songserve.frequencies import FrequencyFilter
 from songserve.migrations.upgrade import migration_config, upgrade
 from songserve.queries import SongFilter
+from songserve.records import ClockState
 from songserve.schema import REVISION, metadata
 from stores import HOUR_MS, START_MS, Opened, commit, opening, reason, song
 
@@ -146,6 +147,7 @@ def test_a_database_of_the_first_songstream_is_taken_over(tmp_path: Path) -> Non
     with Opened(tmp_path) as opened:
         record = opened.store.open_session(opening()).result(10)
         assert (record.writer_epoch, record.committed_sequence_number) == (4, 9)
+        assert record.opening.clock == ClockState("unspecified", None)
         opened.store.commit(commit(record, 10, song(record, 500 * 3600), song(record, 0, uid=str(UUID(int=3))))).result(
             10
         )

@@ -24,6 +24,7 @@ from serving import (
     setup,
     stream_all,
 )
+from songserve import ingest_requests
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc, songs_pb2, songs_pb2_grpc, types_pb2
 
 RATE = 24_000
@@ -82,6 +83,21 @@ def test_a_session_keeps_the_clock_that_dated_it(server: ServerThread) -> None:
         status = status_of(server)
         assert status.clock_source == ingest_pb2.CLOCK_SOURCE_RTC
         assert status.clock_error.ToMilliseconds() == 1500
+
+
+@pytest.mark.parametrize("seconds", [-1, ingest_requests.MAX_CLOCK_ERROR_S + 1, 2**63 - 1])
+def test_an_error_that_no_clock_has_is_refused(server: ServerThread, seconds: int) -> None:
+    """Nothing is stored that could not be told again; a century is."""
+    for error_s, fits in ((ingest_requests.MAX_CLOCK_ERROR_S, True), (seconds, False)):
+        opening = setup()
+        opening.setup.clock_error.seconds = error_s
+        stream = Stream(server.channel, opening)
+        if fits:
+            assert stream.read().HasField("setup_ack")
+            stream.half_close()
+            assert status_of(server).clock_error.seconds == error_s
+        else:
+            assert stream.fails_with()[:2] == ("INVALID_ARGUMENT", "SETUP_INVALID")
 
 
 def test_a_clock_that_no_server_knows_is_refused(server: ServerThread) -> None:

@@ -22,7 +22,7 @@ from songserve.commands.repertoire import repertoire
 from songserve.database import DATABASE_NAME
 from songserve.decision_writing import Intent
 from songserve.retraining import decided_since, novel_excess, retraining_due
-from songserve.schema import DAY_MS
+from songserve.times import DAY_MS
 from stores import START_MS, Opened, commit, opening, song
 
 ORDER = "ABABCA ACDA  AABE"

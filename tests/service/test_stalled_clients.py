@@ -1,6 +1,7 @@
 """Clients that stay connected and take no answers: they are ended, and hold neither a place nor memory."""
 
 import gc
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,9 @@ from typing import Any, Self, TypeVar
 import grpc
 import numpy as np
 import pytest
+import soundfile
 
+from bundles import soundscape
 from serving import (
     Request,
     ServerThread,
@@ -27,7 +30,15 @@ from serving import (
 )
 from songserve.servicers.audio_reader import AudioReader
 from songserve.servicers.audio_stream import AudioStream
-from songserve.v1 import ingest_pb2, ingest_pb2_grpc, songs_pb2, songs_pb2_grpc
+from songserve.servicers.classification import _Upload
+from songserve.v1 import (
+    classification_pb2,
+    classification_pb2_grpc,
+    ingest_pb2,
+    ingest_pb2_grpc,
+    songs_pb2,
+    songs_pb2_grpc,
+)
 
 T = TypeVar("T")
 RATE = 24_000
@@ -132,6 +143,26 @@ def test_a_clip_that_nobody_reads_is_given_up(start_server: Callable[..., Server
         assert next(call).clip.size_bytes > 100_000
         wait_for(lambda: n_open_clips() == 1)
         wait_for(lambda: n_open_clips() == 0)
+        with pytest.raises(grpc.RpcError) as error:
+            list(call)
+    assert failure(error.value)[:2] == ("DEADLINE_EXCEEDED", "IDLE")
+
+
+def test_songs_of_a_recording_that_nobody_reads_are_given_up(start_server: Callable[..., ServerThread]) -> None:
+    """After the idle limit the call ends and its upload is gone."""
+    server = start_server(idle_timeout_s=1.0)
+    file = io.BytesIO()
+    soundfile.write(file, np.tile(soundscape([0, 1, 2, 3], 5)[0], 150), RATE, format="FLAC")
+    requests = [classification_pb2.ClassifyRecordingRequest(setup=classification_pb2.RecordingSetup())]
+    requests += [
+        classification_pb2.ClassifyRecordingRequest(data=file.getvalue()[at : at + 500_000])
+        for at in range(0, len(file.getvalue()), 500_000)
+    ]
+    with grpc.insecure_channel(server.addresses.grpc, options=TAKES_LITTLE) as channel:
+        call = classification_pb2_grpc.ClassificationServiceStub(channel).ClassifyRecording(iter(requests))
+        assert next(call).HasField("song")
+        wait_for(lambda: len(in_memory(_Upload)) == 1)
+        wait_for(lambda: in_memory(_Upload) == [])
         with pytest.raises(grpc.RpcError) as error:
             list(call)
     assert failure(error.value)[:2] == ("DEADLINE_EXCEEDED", "IDLE")

@@ -72,7 +72,7 @@ ELSEWHERE = {
     ),
     **dict.fromkeys(("RECLUSTERING_ELSEWHERE", "RECLUSTERING_UNKNOWN", "RECLUSTER_BUSY"), "test_reclusterings.py"),
 }
-"""Reasons of the map that have nothing to do with streams, and the test that provokes them."""
+"""Reasons of the map that need more than a stream to a server without tokens, and the test that provokes them."""
 
 
 class FailingOnce:

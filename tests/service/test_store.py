@@ -15,7 +15,8 @@ from songserve.database import DataDirectory
 from songserve.frequencies import FrequencyFilter
 from songserve.queries import SongFilter
 from songserve.records import StoredSong
-from songserve.schema import DAY_MS, embeddings
+from songserve.schema import embeddings
+from songserve.times import DAY_MS
 from stores import HOUR_MS, START_MS, Opened, commit, opening, reason, song
 
 MIDNIGHT_MS = START_MS // DAY_MS * DAY_MS

@@ -1,15 +1,29 @@
 """What a network learns is the same whether its steps are replayed or not."""
 
+from collections import Counter
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from songtrain.methods.fitting import usual_size
+from songtrain.methods.pseudo_labels import uniform_batches
 from songtrain.methods.replay import replayed
 
 # torch warns of the first product in a thread of its own that works backwards.
 pytestmark = pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS")
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+
+
+@pytest.mark.parametrize("n_songs", [5, 31, 500, 600, 1000, 4000, 11_000])
+@pytest.mark.parametrize("batch_size", [32, 64])
+def test_the_recorded_size_is_that_of_most_batches(n_songs: int, batch_size: int) -> None:
+    """However songs are divided: otherwise a graph would be recorded and hardly ever replayed."""
+    labels = np.arange(n_songs) % 3
+    sizes = Counter(len(batch) for batch in uniform_batches(labels, batch_size, np.random.default_rng(0)))
+    assert sizes[usual_size(n_songs, batch_size)] >= sum(sizes.values()) / 2
 
 
 def small_network(device: str) -> nn.Module:

@@ -12,7 +12,8 @@ from sqlalchemy import Engine, select
 from songcore.decisions import View
 from songserve.frequencies import FrequencyFilter
 from songserve.queries import SongQueries
-from songserve.schema import DAY_MS, songs
+from songserve.schema import songs
+from songserve.times import DAY_MS
 from songserve.verdicts import verdict
 
 __all__ = ["ALL", "Choice", "Day", "Heard", "Period", "Season", "read_season"]

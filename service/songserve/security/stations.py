@@ -26,7 +26,7 @@ class StationShares:
     burst_s: float = 0.0
     """Seconds of sound that may come at once after a quiet time."""
     n_sessions_per_day: int = 0
-    """New ones; all of them may come at once after a quiet day."""
+    """New ones: so many may come at once after a quiet day, and as many in the course of each day."""
 
 
 class Budget:
@@ -60,7 +60,7 @@ class Budget:
     def _refill(self, now: float) -> None:
         if self._speed:
             self._saved = min(self._burst, self._saved + self._speed * max(0.0, now - self._at))
-            self._at = now
+            self._at = max(self._at, now)
 
 
 @dataclass
@@ -74,7 +74,7 @@ class StationLimits:
     """Counts the streams, the sound and the sessions of each station."""
 
     def __init__(self, shares: StationShares | None = None) -> None:
-        self._shares = shares or StationShares()
+        self.shares = shares or StationShares()
         self._stations: dict[str, _Station] = {}
 
     @contextmanager
@@ -85,7 +85,7 @@ class StationLimits:
         """
         known = self._station(station, now)
         others = sum(uuid != session for uuid in known.sessions)
-        if self._shares.n_streams and others >= self._shares.n_streams:
+        if self.shares.n_streams and others >= self.shares.n_streams:
             raise Refusal(
                 f"{station} streams {others} sessions, the most that a station may at once; finish one",
                 reason="STREAM_LIMIT",
@@ -98,21 +98,13 @@ class StationLimits:
             if not known.sessions[session]:
                 del known.sessions[session]
 
-    @property
-    def counts_sessions(self) -> bool:
-        """Whether new sessions have a limit."""
-        return self._shares.n_sessions_per_day > 0
+    def may_begin_session(self, station: str, now: float) -> bool:
+        """Whether the station may begin a new session."""
+        return self._station(station, now).new_sessions.holds(1, now)
 
-    def begin_session(self, station: str, now: float) -> None:
-        """Count a session that is new; raises Refusal SESSION_LIMIT when the station has begun as many as it may."""
-        new_sessions = self._station(station, now).new_sessions
-        if not new_sessions.holds(1, now):
-            raise Refusal(
-                f"{station} has begun {self._shares.n_sessions_per_day} sessions within a day, the most that a station may; "
-                "look for a device that comes and goes, or a clock that is set again and again",
-                reason="SESSION_LIMIT",
-            )
-        new_sessions.spend(1, now)
+    def session_begun(self, station: str, now: float) -> None:
+        """Count a new session."""
+        self._station(station, now).new_sessions.spend(1, now)
 
     def budget(self, station: str, lane: str, now: float) -> Budget:
         """Return what all streams of a station in a lane share."""
@@ -122,9 +114,9 @@ class StationLimits:
         if name not in self._stations:
             if len(self._stations) >= N_REMEMBERED:
                 self._forget(now)
-            speeds = {"live": self._shares.live_speed, "backfill": self._shares.backfill_speed}
-            budgets = {lane: Budget(speed, self._shares.burst_s) for lane, speed in speeds.items()}
-            n_sessions = self._shares.n_sessions_per_day
+            speeds = {"live": self.shares.live_speed, "backfill": self.shares.backfill_speed}
+            budgets = {lane: Budget(speed, self.shares.burst_s) for lane, speed in speeds.items()}
+            n_sessions = self.shares.n_sessions_per_day
             self._stations[name] = _Station(budgets, Budget(n_sessions / DAY_S, n_sessions))
         return self._stations[name]
 

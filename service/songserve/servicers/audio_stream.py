@@ -17,7 +17,7 @@ from songserve.records import Commit, StoredSong
 from songserve.refusal import Refusal
 from songserve.runtime import Runtime
 from songserve.servicers.audio_reader import AudioReader
-from songserve.servicers.calls import Context
+from songserve.servicers.calls import Context, no_answer_taken
 from songserve.servicers.guesser import Guesser
 from songserve.servicers.station_health import StationHealth
 from songserve.session import Heard, Session, Step
@@ -81,13 +81,12 @@ class AudioStream:
 
     async def say(self, answer: ingest_pb2.StreamAudioResponse) -> None:
         """Send an answer; raises Refusal IDLE when the client takes none in time, or WRITER_FENCED."""
-        wait_s = self._runtime.settings.idle_timeout_s
         try:
-            async with asyncio.timeout(wait_s) as self._saying:
+            async with asyncio.timeout(self._runtime.settings.idle_timeout_s) as self._saying:
                 await self._context.write(answer)
         except TimeoutError:
             self._refuse_when_fenced()
-            raise Refusal(f"the client took no answer for {wait_s:g} s", reason="IDLE") from None
+            raise no_answer_taken(self._runtime) from None
         finally:
             self._saying = None
 

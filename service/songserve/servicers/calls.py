@@ -14,7 +14,7 @@ from songserve.refusal import Refusal
 from songserve.runtime import Runtime
 from songserve.status import abort, internal_error
 
-__all__ = ["Context", "admitted", "answering", "read_first", "read_next", "write_next"]
+__all__ = ["Context", "admitted", "answering", "no_answer_taken", "read_first", "read_next", "write_next"]
 
 log = logging.getLogger(__name__)
 
@@ -90,5 +90,9 @@ async def write_next(context: Context, runtime: Runtime, message: Any) -> None:
         async with asyncio.timeout(runtime.settings.idle_timeout_s):
             await context.write(message)
     except TimeoutError:
-        wait_s = runtime.settings.idle_timeout_s
-        raise Refusal(f"the client took no answer for {wait_s:g} s", reason="IDLE") from None
+        raise no_answer_taken(runtime) from None
+
+
+def no_answer_taken(runtime: Runtime) -> Refusal:
+    """Return what ends a call whose client reads nothing."""
+    return Refusal(f"the client took no answer for {runtime.settings.idle_timeout_s:g} s", reason="IDLE")

@@ -107,10 +107,16 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         require_station(name.station)
         # What is left of the disk is for the streams that are open.
         self._runtime.store.check_disk(n_reserves=2)
-        stations, now = self._runtime.stations, asyncio.get_running_loop().time()
-        with stations.streaming(name.station, name.uuid, now):
-            if stations.counts_sessions and not await self._runtime.read(self._runtime.queries.knows_session, name):
-                stations.begin_session(name.station, now)
+        stations, loop = self._runtime.stations, asyncio.get_running_loop()
+        with stations.streaming(name.station, name.uuid, loop.time()):
+            may_begin = stations.may_begin_session(name.station, loop.time())
+            if not may_begin and not await self._runtime.read(self._runtime.queries.knows_session, name):
+                raise Refusal(
+                    f"{name.station} has begun as many sessions as it may, {stations.shares.n_sessions_per_day} and as many "
+                    "again in the course of each day; look for a device that comes and goes, or a clock that is set again "
+                    "and again",
+                    reason="SESSION_LIMIT",
+                )
             await self._stream(opening, wish, context)
 
     async def _stream(self, opening: SessionOpening, wish: Wish, context: Context) -> None:
@@ -119,6 +125,8 @@ class IngestServicer(ingest_pb2_grpc.IngestServiceServicer):
         # Refused before it takes a place, a stream leaves the older one alone. Answers come in the order of the epochs, and no
         # pause lies between an answer and taking the place, so both have one order.
         record = await asyncio.wrap_future(runtime.store.open_session(opening))
+        if record.writer_epoch == 1:
+            runtime.stations.session_begun(opening.name.station, asyncio.get_running_loop().time())
         older = runtime.streams.get(uuid)
         if older:
             older.fence()

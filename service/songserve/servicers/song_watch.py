@@ -6,7 +6,7 @@ from songserve.refusal import Refusal
 from songserve.requests import read_watch, resume_token
 from songserve.responses import songs_stored
 from songserve.runtime import Runtime
-from songserve.servicers.calls import Context
+from songserve.servicers.calls import Context, write_next
 from songserve.v1 import songs_pb2
 
 __all__ = ["watch_songs"]
@@ -32,8 +32,8 @@ async def watch_songs(runtime: Runtime, request: songs_pb2.WatchSongsRequest, co
             songs, seq = await runtime.read(queries.after, wanted, seq, PAGE_SIZE)
             view = queries.view
             if songs or view.last_seq != decided or loop.time() - sent_at >= QUIET_S:
-                # Waits while the client does not read, and holds one page meanwhile.
-                await context.write(songs_stored(songs, resume_token(store, seq), view))
+                # Waits while the client does not read, for so long, and holds one page meanwhile.
+                await write_next(context, runtime, songs_stored(songs, resume_token(store, seq), view))
                 sent_at, decided = loop.time(), view.last_seq
             if len(songs) < PAGE_SIZE:
                 await _until(stored)

@@ -62,7 +62,7 @@ class ClassificationServiceServicer:
         STREAM_LIMIT      as many streams as the server takes
         DISK_LOW          no room to hold the upload
         UNAVAILABLE         DRAINING          the server is shutting down
-        DEADLINE_EXCEEDED   SETUP_TIMEOUT, IDLE
+        DEADLINE_EXCEEDED   SETUP_TIMEOUT, IDLE  neither side may be waited for so long: to send, or to take an answer
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,7 +49,7 @@ class ClassificationServiceStub:
                           STREAM_LIMIT      as many streams as the server takes
                           DISK_LOW          no room to hold the upload
       UNAVAILABLE         DRAINING          the server is shutting down
-      DEADLINE_EXCEEDED   SETUP_TIMEOUT, IDLE
+      DEADLINE_EXCEEDED   SETUP_TIMEOUT, IDLE  neither side may be waited for so long: to send, or to take an answer
     """
 
 @_typing.type_check_only
@@ -73,7 +73,7 @@ class ClassificationServiceAsyncStub(ClassificationServiceStub):
                           STREAM_LIMIT      as many streams as the server takes
                           DISK_LOW          no room to hold the upload
       UNAVAILABLE         DRAINING          the server is shutting down
-      DEADLINE_EXCEEDED   SETUP_TIMEOUT, IDLE
+      DEADLINE_EXCEEDED   SETUP_TIMEOUT, IDLE  neither side may be waited for so long: to send, or to take an answer
     """
 
 class ClassificationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -100,7 +100,7 @@ class ClassificationServiceServicer(metaclass=_abc_1.ABCMeta):
                               STREAM_LIMIT      as many streams as the server takes
                               DISK_LOW          no room to hold the upload
           UNAVAILABLE         DRAINING          the server is shutting down
-          DEADLINE_EXCEEDED   SETUP_TIMEOUT, IDLE
+          DEADLINE_EXCEEDED   SETUP_TIMEOUT, IDLE  neither side may be waited for so long: to send, or to take an answer
         """
 
 def add_ClassificationServiceServicer_to_server(servicer: ClassificationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

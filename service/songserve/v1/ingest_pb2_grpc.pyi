@@ -86,7 +86,7 @@ class IngestServiceStub:
       RESOURCE_EXHAUSTED   MESSAGE_TOO_LARGE  a chunk above max_chunk_bytes; above the transport's limit gRPC itself
                                               answers with this code and without a reason
                            STREAM_LIMIT       as many streams as the server takes
-                           SESSION_LIMIT      the station has begun as many sessions as it may in a day
+                           SESSION_LIMIT      the station has begun as many sessions as it may
                            DISK_LOW           the disk is full; nothing was acknowledged that is not stored. Keep the
                                               audio and come back
       UNAVAILABLE          DRAINING           the server is shutting down
@@ -171,7 +171,7 @@ class IngestServiceAsyncStub(IngestServiceStub):
       RESOURCE_EXHAUSTED   MESSAGE_TOO_LARGE  a chunk above max_chunk_bytes; above the transport's limit gRPC itself
                                               answers with this code and without a reason
                            STREAM_LIMIT       as many streams as the server takes
-                           SESSION_LIMIT      the station has begun as many sessions as it may in a day
+                           SESSION_LIMIT      the station has begun as many sessions as it may
                            DISK_LOW           the disk is full; nothing was acknowledged that is not stored. Keep the
                                               audio and come back
       UNAVAILABLE          DRAINING           the server is shutting down
@@ -259,7 +259,7 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
           RESOURCE_EXHAUSTED   MESSAGE_TOO_LARGE  a chunk above max_chunk_bytes; above the transport's limit gRPC itself
                                                   answers with this code and without a reason
                                STREAM_LIMIT       as many streams as the server takes
-                               SESSION_LIMIT      the station has begun as many sessions as it may in a day
+                               SESSION_LIMIT      the station has begun as many sessions as it may
                                DISK_LOW           the disk is full; nothing was acknowledged that is not stored. Keep the
                                                   audio and come back
           UNAVAILABLE          DRAINING           the server is shutting down

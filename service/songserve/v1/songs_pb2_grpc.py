@@ -100,7 +100,8 @@ class SongServiceServicer:
         happened to connection, client or server in between. Songs of a backlog come when they are stored, so their start
         times may be old.
         INVALID_ARGUMENT: RESUME_TOKEN_INVALID, also for a token of a database that was since put back to an older state; begin
-        again without one. RESOURCE_EXHAUSTED, STREAM_LIMIT. UNAVAILABLE, DRAINING: come back with the token.
+        again without one. RESOURCE_EXHAUSTED, STREAM_LIMIT. UNAVAILABLE, DRAINING, and DEADLINE_EXCEEDED, IDLE, when the
+        client read nothing for `idle_timeout_s`: come back with the token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,8 @@ class SongServiceStub:
     happened to connection, client or server in between. Songs of a backlog come when they are stored, so their start
     times may be old.
     INVALID_ARGUMENT: RESUME_TOKEN_INVALID, also for a token of a database that was since put back to an older state; begin
-    again without one. RESOURCE_EXHAUSTED, STREAM_LIMIT. UNAVAILABLE, DRAINING: come back with the token.
+    again without one. RESOURCE_EXHAUSTED, STREAM_LIMIT. UNAVAILABLE, DRAINING, and DEADLINE_EXCEEDED, IDLE, when the
+    client read nothing for `idle_timeout_s`: come back with the token.
     """
     GetSongClip: _grpc.UnaryStreamMultiCallable[_songs_pb2.GetSongClipRequest, _songs_pb2.GetSongClipResponse]
     """Sends the sound of a song as a FLAC file: first what it is, then its bytes in order.
@@ -88,7 +89,8 @@ class SongServiceAsyncStub(SongServiceStub):
     happened to connection, client or server in between. Songs of a backlog come when they are stored, so their start
     times may be old.
     INVALID_ARGUMENT: RESUME_TOKEN_INVALID, also for a token of a database that was since put back to an older state; begin
-    again without one. RESOURCE_EXHAUSTED, STREAM_LIMIT. UNAVAILABLE, DRAINING: come back with the token.
+    again without one. RESOURCE_EXHAUSTED, STREAM_LIMIT. UNAVAILABLE, DRAINING, and DEADLINE_EXCEEDED, IDLE, when the
+    client read nothing for `idle_timeout_s`: come back with the token.
     """
     GetSongClip: _aio.UnaryStreamMultiCallable[_songs_pb2.GetSongClipRequest, _songs_pb2.GetSongClipResponse]  # type: ignore[assignment]
     """Sends the sound of a song as a FLAC file: first what it is, then its bytes in order.
@@ -143,7 +145,8 @@ class SongServiceServicer(metaclass=_abc_1.ABCMeta):
         happened to connection, client or server in between. Songs of a backlog come when they are stored, so their start
         times may be old.
         INVALID_ARGUMENT: RESUME_TOKEN_INVALID, also for a token of a database that was since put back to an older state; begin
-        again without one. RESOURCE_EXHAUSTED, STREAM_LIMIT. UNAVAILABLE, DRAINING: come back with the token.
+        again without one. RESOURCE_EXHAUSTED, STREAM_LIMIT. UNAVAILABLE, DRAINING, and DEADLINE_EXCEEDED, IDLE, when the
+        client read nothing for `idle_timeout_s`: come back with the token.
         """
 
     @_abc_1.abstractmethod

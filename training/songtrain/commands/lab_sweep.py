@@ -87,7 +87,8 @@ def sweep(  # noqa: PLR0913, PLR0917 - one parameter per option
         def show(row: "Row", n_done: int, n_all: int | None) -> None:
             progress.update(task, completed=n_done, total=n_all)
             told = row.error or in_words(row)
-            progress.console.print(f"{n_done} {row.key[1]}, seed {row.seed}: {told}", markup=False, soft_wrap=True)
+            number = f"{n_done}/{n_all}" if n_all else f"{n_done}"
+            progress.console.print(f"{number} {row.key[1]}, seed {row.seed}: {told}", markup=False, soft_wrap=True)
 
         done = run_sweep(found.songs, job.stream, tried, out, show, found.sound)
         n_types = len({label for label in found.songs.labels if label})

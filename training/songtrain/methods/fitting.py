@@ -12,7 +12,17 @@ from songcore.arrays import FloatArray, IntArray
 from songtrain.evaluation.collapse import CollapseError
 from songtrain.stopwatch import Stopwatch
 
-__all__ = ["EpochEnd", "encode", "fit_network", "local_device", "settle_norms", "shuffled", "torch_seed"]
+__all__ = [
+    "EpochEnd",
+    "encode",
+    "fit_network",
+    "local_device",
+    "n_batches",
+    "settle_norms",
+    "shuffled",
+    "torch_seed",
+    "usual_size",
+]
 
 EpochEnd = Callable[[int, float], bool]
 """Called with the epoch's number from 0 and its mean loss; True ends the training."""
@@ -54,8 +64,18 @@ def torch_seed(seed: int) -> Iterator[None]:
 
 def shuffled(n_songs: int, batch_size: int, rng: np.random.Generator) -> list[IntArray]:
     """Return all songs in random order, in batches of at least two: what is normalised over a batch needs two."""
-    order = rng.permutation(n_songs)
-    return np.array_split(order, max(1, min(n_songs // 2, round(n_songs / batch_size))))
+    return np.array_split(rng.permutation(n_songs), n_batches(n_songs, batch_size))
+
+
+def n_batches(n_songs: int, batch_size: int) -> int:
+    """Return into how many batches songs are divided, evenly: about ``batch_size`` in each, and two at least."""
+    return max(1, min(n_songs // 2, round(n_songs / batch_size)))
+
+
+def usual_size(n_songs: int, batch_size: int) -> int:
+    """Return how many songs most of these batches hold; the others hold one more or one less."""
+    size, n_larger = divmod(n_songs, n_batches(n_songs, batch_size))
+    return size + (2 * n_larger > n_batches(n_songs, batch_size))
 
 
 def fit_network(

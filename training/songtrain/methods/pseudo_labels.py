@@ -12,7 +12,15 @@ from torch import Generator, Tensor, nn
 from songcore.arrays import FloatArray, IntArray
 from songtrain.encoders.images import EncoderName, ImageEncoder
 from songtrain.methods.enough_songs import differing_images
-from songtrain.methods.fitting import encode, fit_network, local_device, settle_norms, torch_seed
+from songtrain.methods.fitting import (
+    encode,
+    fit_network,
+    local_device,
+    n_batches,
+    settle_norms,
+    torch_seed,
+    usual_size,
+)
 from songtrain.methods.replay import replayed
 
 __all__ = ["Convergence", "PseudoLabelEncoder", "clusters_of", "in_order_of_songs", "is_collapsed", "uniform_batches"]
@@ -96,7 +104,7 @@ class _Course:
         settle_norms(self.network, images)
         # On a GPU all images lie in its memory: no batch waits for a copy.
         self._stock = torch.from_numpy(images).to(self._device)
-        self._trained = replayed(self.network, self._stock[: method.batch_size])
+        self._trained = replayed(self.network, self._stock[: usual_size(len(images), method.batch_size)])
         self.optimizer = method.make_optimizer(self.network)
         self.labels: IntArray | None = None
         self.history: list[dict[str, float]] = []
@@ -189,4 +197,4 @@ def uniform_batches(labels: IntArray, batch_size: int, rng: np.random.Generator)
     for songs, count in zip(members, each, strict=True):
         rounds = [rng.permutation(songs) for _ in range(-(-count // len(songs)))]
         drawn.append(np.concatenate([*rounds, songs[:0]])[:count])
-    return np.array_split(rng.permutation(np.concatenate(drawn)), max(1, min(n // 2, round(n / batch_size))))
+    return np.array_split(rng.permutation(np.concatenate(drawn)), n_batches(n, batch_size))

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from songcore.durable import sync
 from songcore.errors import ConfigError
 from songtrain.recluster.settings import ReclusterSettings
 
@@ -178,6 +179,7 @@ def write_whole_file(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.rename(path)
+        sync(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise ConfigError(
