@@ -64,7 +64,7 @@ def test_what_a_split_makes_has_an_id_of_its_own() -> None:
     assert isinstance(first, Split)
     assert first.new_id == "P0004"
     check_action([], first, theirs)
-    view = fold(decided(first, Undo(seq=1)))
+    view = fold([Decision(1, 0, "ada", first), Decision(2, 0, "ada", Undo(seq=1))])
     assert view.resolve("P0004") == "P0003"
     assert view.next_id(theirs) == view.next_id([]) == "P0005"
 
