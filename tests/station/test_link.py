@@ -132,9 +132,10 @@ def test_a_session_that_was_taken_over_is_taken_back_once(server: ServerThread, 
             )
             running = asyncio.create_task(link.run())
             for _ in range(n_fences):
-                n_before = link.n_streams
                 while not running.done() and not outbox._open:  # noqa: ASYNC110 - a flag
                     await asyncio.sleep(0.01)
+                # Before it is open the stream may not be counted yet.
+                n_before = link.n_streams
                 stream = await asyncio.to_thread(Stream, server.channel, late)
                 assert (await asyncio.to_thread(stream.read)).HasField("setup_ack")
                 stream.half_close()
