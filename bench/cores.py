@@ -1,7 +1,7 @@
 """What the cores at hand give to processes that know nothing of each other: the most that any scheduler can make of them.
 
-Two cores of a virtual machine are often the two threads of one, and two processes then do a third more than one, not twice as
-much.
+Cores of a virtual machine are often threads of one core, or shared with others: two processes need not do twice what one does.
+What bare processes reach side by side is what a distributed loop on the same cores is measured by.
 """
 
 import os

@@ -37,15 +37,16 @@ def check_action(
         _check_name(action, view, catalogue)
 
 
-def completed(action: Action, view: View, catalogue: Mapping[str, SongType]) -> Action:
+def completed(
+    action: Action, view: View, catalogue: Mapping[str, SongType], retired: Collection[str] = frozenset()
+) -> Action:
     """Return the action with what follows from how things stand: the id that a split makes, and the kinds of types."""
     match action:
         case Merge(into=into):
             return action.model_copy(update={"sound": kind_of(into, view, catalogue)})
         case Split(type_id=type_id):
-            return action.model_copy(
-                update={"new_id": view.next_id(catalogue), "sound": kind_of(type_id, view, catalogue)}
-            )
+            new_id = view.next_id((*catalogue, *retired))
+            return action.model_copy(update={"new_id": new_id, "sound": kind_of(type_id, view, catalogue)})
         case _:
             return action
 

@@ -123,12 +123,12 @@ class View:
     last_seq: int = 0
     """Number of the last decision, 0 for none."""
 
-    def next_id(self, catalogue: Iterable[str]) -> str:
-        """Return the id for the type that the next split makes: one that no split made and that is not in the catalogue.
+    def next_id(self, taken: Iterable[str]) -> str:
+        """Return the id for the type that the next split makes: one that no split made, and none of those ``taken``.
 
         A bundle may know types that people made in another store.
         """
-        known = (_MADE.fullmatch(type_id) for type_id in (*self.made, *self.withdrawn, *catalogue))
+        known = (_MADE.fullmatch(type_id) for type_id in (*self.made, *self.withdrawn, *taken))
         return f"P{max((int(one[1]) for one in known if one), default=0) + 1:04d}"
 
     def resolve(self, type_id: str) -> str:

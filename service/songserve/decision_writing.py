@@ -57,7 +57,7 @@ def decide(connection: Connection, known: Sequence[Decision], intent: Intent, co
                 f"somebody decided about {type_id} since its etag {etag} was given; look again and decide anew",
                 reason="ETAG_MISMATCH",
             )
-    action = completed(intent.action, view, intent.catalogue)
+    action = completed(intent.action, view, intent.catalogue, intent.retired)
     check_action(known, action, intent.catalogue, intent.retired)
     if changes_nothing(action, view, intent.catalogue):
         return None

@@ -63,6 +63,7 @@ def test_what_a_split_makes_has_an_id_of_its_own() -> None:
     first = completed(split("P0003", "", "a"), View(), theirs)
     assert isinstance(first, Split)
     assert first.new_id == "P0004"
+    assert completed(first, View(), theirs, {"P0007"}) == first.model_copy(update={"new_id": "P0008"})
     check_action([], first, theirs)
     view = fold([Decision(1, 0, "ada", first), Decision(2, 0, "ada", Undo(seq=1))])
     assert view.resolve("P0004") == "P0003"
