@@ -114,6 +114,17 @@ def test_neighbours_and_density_are_those_of_one_piece(tmp_path: Path) -> None:
     labels = density_of_shards(shards)
     assert labels.max() == 5
     assert np.array_equal(labels, density_labels(rows, 5, 5))
+    assert density_of_shards(shards, min_cluster_size=200).max() < 5
+
+
+def test_many_songs_do_not_make_types_larger(tmp_path: Path) -> None:
+    """Of 7,000 songs ten are a type still, as for `train`: more songs may be of more types."""
+    rng = np.random.default_rng(5)
+    kinds = np.repeat(rng.normal(size=(560, 8)), [*[12] * 460, *[14] * 100], axis=0)
+    rows = kinds / np.linalg.norm(kinds, axis=1, keepdims=True) + rng.normal(0, 0.003, kinds.shape)
+    rows = np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+    assert len(rows) * 0.002 > 13
+    assert density_of_shards(shards_of(rows, tmp_path, [3000])).max() + 1 > 500
 
 
 def test_kmeans_of_shards_finds_the_groups(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Communities of a song graph: groups that were planted are found, by both ways."""
 
-import importlib.util
+import sys
 from importlib import import_module
 
 import networkx as nx  # type: ignore[import-untyped]  # it ships no types
@@ -13,11 +13,7 @@ from songcore.arrays import FloatArray, IntArray
 from songcore.errors import ConfigError
 from songtrain.clusterers.communities import EigenvectorCommunities, LouvainCommunities, song_graph
 
-WITH_IGRAPH = importlib.util.find_spec("igraph") is not None
-WAYS = [
-    LouvainCommunities(),
-    pytest.param(EigenvectorCommunities(), marks=pytest.mark.skipif(not WITH_IGRAPH, reason="igraph is not installed")),
-]
+WAYS = [LouvainCommunities(), EigenvectorCommunities()]
 
 
 def planted(spread: float = 0.5, seed: int = 0) -> tuple[FloatArray, IntArray]:
@@ -59,15 +55,14 @@ def test_a_few_songs_are_one_community(way: LouvainCommunities | EigenvectorComm
     assert not way.fit_predict(planted()[0][:n_songs]).any()
 
 
-@pytest.mark.skipif(WITH_IGRAPH, reason="igraph is installed")
-def test_igraph_that_is_not_installed_is_said() -> None:
+def test_igraph_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the optional package the clusterer names it and the alternative."""
+    monkeypatch.setitem(sys.modules, "igraph", None)
     with pytest.raises(ConfigError, match="louvain") as raised:
         EigenvectorCommunities().fit(planted()[0])
     assert raised.value.reason == "PART_MISSING"
 
 
-@pytest.mark.skipif(not WITH_IGRAPH, reason="igraph is not installed")
 def test_communities_are_igraphs_where_the_graph_hangs_together() -> None:
     """On one connected graph the labels are those of the library's own method."""
     points, _ = planted(1.5)

@@ -26,6 +26,7 @@ from songtrain.lab.run import LabJob, run_systems
 from songtrain.lab.scoring import score_labels
 from songtrain.lab.systems import SYSTEMS, System, choose_systems, part, read_systems
 from songtrain.lab.trial import cluster_points, place_songs
+from songtrain.report.song_pictures import STATISTIC_WORDS
 from songtrain.synth.config import season_config
 from songtrain.synth.write import simulate
 
@@ -125,6 +126,63 @@ def test_command_runs_resumes_and_reports(season: Path, tmp_path: Path) -> None:
     assert "classical-floor" in page
     assert page.count("<svg") >= 2
     assert not re.search(r'(src|href)="(?!data:|#)', page), "the page must need nothing beside it"
+
+
+def test_the_page_has_every_picture_and_statistic(season: Path, tmp_path: Path) -> None:
+    """Of systems with networks, an autoencoder and random weights the page shows all that it has to show of anything."""
+    out = tmp_path / "lab"
+    command = [
+        "run",
+        "--data",
+        str(season),
+        "--out",
+        str(out),
+        "--seeds",
+        "2",
+        "--clusters",
+        "4",
+        "--max-minutes",
+        "0.01",
+    ]
+    command += ["--systems", "modulation-kmeans,nscnet-arcface-light,chroma-ae-kmeans,untrained-kmeans", "--json"]
+    done = CliRunner().invoke(lab, command)
+    assert done.exit_code == 0, done.exception
+    assert json.loads(done.stdout.splitlines()[-1])["n_failed"] == 0
+    shown = CliRunner().invoke(lab, ["report", "--out", str(out), "--system", "modulation-kmeans"])
+    assert shown.exit_code == 0, shown.exception
+    page = (out / "report.html").read_text()
+    sections = {
+        re.sub("<[^>]+>", " ", part.partition("</h2>")[0]): part.partition("</h2>")[2]
+        for part in page.split("<h2>")[1:]
+    }
+    pictures = {
+        "Leaderboard": 1,
+        "Would a score without labels have chosen well?": 1,
+        "Songs": 2,
+        "modulation-kmeans, seed 0: types": 1,
+        "modulation-kmeans: maps": 1,
+        "modulation-kmeans: distances of pairs": 2,
+        "modulation-kmeans: k-means over the number of clusters": 1,
+        "modulation-kmeans: sizes of clusters": 1,
+        "How networks learned": 1,
+        "Originals beside reconstructions": 1,
+    }
+    assert {name: sections[name].count("<svg") + sections[name].count("<img") for name in pictures} == pictures
+    words = {
+        "Leaderboard": ["weights: random", "MiB", "geometric"],
+        "Without labels": ["silhouette", "Calinski-H.", "inertia", "over halves", "neighbours kept"],
+        "Songs": list(STATISTIC_WORDS.values()),
+        "modulation-kmeans, seed 0: types": ["precision", "recall", "T001"],
+        "modulation-kmeans: distances of pairs": ["all pairs", "overlap", "skewness of all", "excess kurtosis of all"],
+        "modulation-kmeans: sizes of clusters": [
+            *("exponent", "Kolmogorov-Smirnov on ranks", "chi-squared on counts", "two-sample test on probabilities"),
+            *("p = 0.30", "expected"),
+        ],
+        "How networks learned": ["NMI with the epoch before", "nscnet-arcface-light", "chroma-ae-kmeans"],
+    }
+    missing = {(name, word) for name, found in words.items() for word in found if word not in sections[name]}
+    assert not missing
+    assert sections["Leaderboard"].count("weights: random") == 1
 
 
 def test_list_and_unknown_names() -> None:

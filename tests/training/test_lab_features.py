@@ -68,6 +68,24 @@ def test_log_mel_of_the_sound_has_level_and_high_pass(tmp_path: Path) -> None:
     assert not images[:, 60:].any()
 
 
+class Samples(SoundLogMel):
+    """What a log-mel is made of."""
+
+    def _describe(self, samples: FloatArray) -> FloatArray:
+        return samples[:, None]
+
+
+def test_the_song_alone_is_filtered(tmp_path: Path) -> None:
+    """In the silence behind it the filter would ring out in numbers that are too small to be fast."""
+    soundfile.write(tmp_path / "song.wav", tone(4000, 44_100), 44_100)
+    places = (SongPlace("song.wav", 0, 24_000, "a"),)
+    songs = SongSet(places, np.array([2]), np.zeros((2, 64), np.float16), np.zeros((0, 64), np.float16), 1.0)
+    samples = Samples(sound=SoundSource({"song.wav": tmp_path / "song.wav"}, 24_000)).fit_transform(songs)
+    assert samples.shape == (1, 11 * RATE_HZ, 1)
+    assert samples[0, : RATE_HZ // 2].any()
+    assert not samples[0, RATE_HZ:].any()
+
+
 def test_sound_reaches_the_parts_that_ask_for_it(heard: tuple[SongSet, SoundSource], stream: StreamConfig) -> None:
     """A chain whose features hear songs gets their sound, and without a source says what is missing."""
     songs, sound = heard

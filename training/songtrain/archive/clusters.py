@@ -15,6 +15,7 @@ from songcore.arrays import FloatArray, IntArray
 from songcore.errors import InputError
 from songtrain.archive.shards import n_songs, read_embeddings
 from songtrain.archive.tasks import on_cluster
+from songtrain.clusterers.density import smallest_cluster
 from songtrain.clusterers.reachability import N_NEIGHBOURS, Neighbours, density_labels, nearest_neighbours
 
 __all__ = ["density_of_shards", "kmeans_of_shards", "neighbours_of_shard", "neighbours_of_shards"]
@@ -60,7 +61,7 @@ def kmeans_of_shards(shards: Sequence[Path], n_clusters: int, seed: int) -> tupl
 def density_of_shards(shards: Sequence[Path], min_cluster_size: int | None = None, min_samples: int = 5) -> IntArray:
     """Return HDBSCAN's labels (n,) int64 of all songs, -1 for noise; as `density_labels` gives them on one machine."""
     points = np.concatenate([read_embeddings(path) for path in shards])
-    smallest = min_cluster_size or max(5, round(0.002 * len(points)))
+    smallest = min_cluster_size or smallest_cluster(len(points))
     if len(points) <= max(smallest, min_samples):
         return np.full(len(points), -1, np.int64)
     neighbours = neighbours_of_shards(shards, max(N_NEIGHBOURS, min_samples))

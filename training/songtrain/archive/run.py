@@ -36,6 +36,8 @@ class ArchiveJob:
     channel: int | None = None
     seed: int = 0
     address: str | None = None
+    min_songs: int | None = None
+    """That a dense cluster needs at least; None for `smallest_cluster`."""
 
 
 def cluster_archive(job: ArchiveJob, on_shard: Callable[[int, int], None] = lambda *_: None) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def cluster_archive(job: ArchiveJob, on_shard: Callable[[int, int], None] = lamb
                 f"no songs in the {len(folder.recordings)} recordings of {job.data}", reason="TOO_FEW_SONGS"
             )
         if job.n_clusters is None:
-            labels = by_size(density_of_shards(paths))
+            labels = by_size(density_of_shards(paths, job.min_songs))
         else:
             labels = by_size(kmeans_of_shards(paths, job.n_clusters, job.seed)[0])
     times = np.asarray([[place.onset, place.offset] for place in places]) / rate_hz

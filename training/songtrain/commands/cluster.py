@@ -16,6 +16,12 @@ def cluster(  # noqa: PLR0913, PLR0917 - one parameter per option
     clusters: Annotated[
         int | None, typer.Option(min=1, help="Number of clusters, by k-means; found by density if not given.")
     ] = None,
+    min_songs: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Songs that a dense cluster needs at least; 0.2 % of all, from 5 to 10, if not given."
+        ),
+    ] = None,
     per_shard: Annotated[int, typer.Option(min=1, help="Recordings in one file, and so in one task.")] = 20,
     channel: Annotated[int | None, typer.Option(min=1, help="Channel to listen to; the mean of all else.")] = None,
     seed: Annotated[int, typer.Option(help="Of k-means.")] = 0,
@@ -34,7 +40,7 @@ def cluster(  # noqa: PLR0913, PLR0917 - one parameter per option
 
     from songtrain.archive.run import ArchiveJob, cluster_archive
 
-    job = ArchiveJob(data, bundle, out, clusters, per_shard, channel, seed, address)
+    job = ArchiveJob(data, bundle, out, clusters, per_shard, channel, seed, address, min_songs)
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("shards", total=None)
         result = cluster_archive(job, lambda done, total: progress.update(task, completed=done, total=total))

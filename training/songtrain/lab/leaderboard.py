@@ -23,6 +23,8 @@ class Line:
 
     name: str
     chain: str
+    weights: str
+    """Of a frozen encoder, as in `Row`."""
     n_runs: int
     n_worked: int
     n_clusters_given: str
@@ -76,6 +78,7 @@ def _line(name: str, rows: Sequence[Row], stable: float | None) -> Line:
     return Line(
         name=name,
         chain=chain_of(rows[0].description),
+        weights=", ".join(sorted({row.weights for row in worked} - {""})),
         n_runs=len(rows),
         n_worked=len(worked),
         n_clusters_given=", ".join(map(str, given)) or "–",

@@ -77,6 +77,8 @@ class Row:
     """Of every annotated type what `TypeScore` has: songs, cluster, precision, recall."""
     code: str = ""
     """Digest of the code that made the row, which still counts when the code has changed; empty for rows older than this."""
+    weights: str = ""
+    """Of a frozen encoder, "random" or "pretrained"; empty for all others, and for rows older than this."""
     labels: tuple[int, ...] = ()
     """The cluster of every song, -1 for none."""
 
@@ -89,7 +91,7 @@ class Row:
 _SCHEMA = pa.schema(
     [
         *[(name, pa.string()) for name in ("system", "description", "songs", "error", "parameters", "history")],
-        *[(name, pa.string()) for name in ("types", "code")],
+        *[(name, pa.string()) for name in ("types", "code", "weights")],
         *[(name, pa.int64()) for name in ("seed", "n_songs", "n_clusters_given", "n_clusters")],
         *[(name, pa.int64()) for name in ("n_epochs_asked", "n_epochs")],
         *[(name, pa.float64()) for name in ("unclustered_share", "seconds", "peak_memory_mib", *SCORES)],
@@ -97,7 +99,7 @@ _SCHEMA = pa.schema(
     ]
 )
 _AS_JSON = ("parameters", "history", "types")
-_LATER = {"types": "[]", "code": ""}
+_LATER = {"types": "[]", "code": "", "weights": ""}
 """Columns that older tables lack, and what they have in their place."""
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from songcore.arrays import FloatArray, IntArray
 from songcore.figures import png, sizes_figure, svg
+from songcore.zipf import zipf_probabilities
 from songtrain.evaluation.distances import PairDistances, pair_distances
 from songtrain.evaluation.over_k import scores_over_k, usual_numbers
 from songtrain.evaluation.scores import label_numbers
@@ -58,6 +59,8 @@ class SystemSection:
     types_picture: str
     zipf: Mapping[str, float]
     sizes_picture: str
+    sizes: Sequence[tuple[int, float]]
+    """Songs of every cluster, the largest first, and how many Zipf's law expects there."""
     maps: str
     over_k: str
     distances: Mapping[str, PairDistances]
@@ -89,11 +92,17 @@ def system_section(row: Row, labels: Sequence[str], kept: KeptPoints | None) -> 
         types_picture=svg(types_figure(types)) if types else "",
         zipf=zipf,
         sizes_picture=svg(sizes_figure(counts, zipf["zipf_exponent"], zipf["zipf_p"])) if zipf else "",
+        sizes=_beside_expected(counts, zipf["zipf_exponent"]) if zipf else (),
         maps="" if kept is None else _maps(kept.values, found[kept.chosen], truth[kept.chosen]),
         over_k="" if kept is None else _over_k(kept.values, truth[kept.chosen]),
         distances=distances,
         distance_pictures=[svg(distances_figure(pairs, words)) for words, pairs in distances.items()],
     )
+
+
+def _beside_expected(counts: Sequence[int], exponent: float) -> list[tuple[int, float]]:
+    expected = sum(counts) * zipf_probabilities(len(counts), exponent)
+    return list(zip(sorted(counts, reverse=True), expected.tolist(), strict=True))
 
 
 def _distances(kept: KeptPoints, found: IntArray, truth: IntArray) -> dict[str, PairDistances]:
@@ -109,7 +118,9 @@ def _maps(points: FloatArray, found: IntArray, truth: IntArray) -> str:
 
 
 def _over_k(points: FloatArray, truth: IntArray) -> str:
-    points, truth = points[:MAX_K_SONGS], truth[:MAX_K_SONGS]
+    # Points are in the order of the recordings: the first of them would be songs of the first recordings.
+    chosen = np.random.default_rng(0).permutation(len(points))[:MAX_K_SONGS]
+    points, truth = points[chosen], truth[chosen]
     curve = scores_over_k(points, truth, usual_numbers(len(points)), seed=0)
     return svg(over_k_figure(curve)) if len(curve) > 1 else ""
 

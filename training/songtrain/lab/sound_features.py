@@ -44,9 +44,13 @@ class _FromSound(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scik
         n = round(self.seconds * RATE_HZ)
         images = []
         for samples in song_sounds(self.sound, X.places, RATE_HZ):
-            heard = samples[:n]
+            heard = self._filtered(samples[:n])
             images.append(self._describe(np.pad(heard, (0, n - len(heard)))))
         return np.stack(images).astype(np.float32, copy=False)
+
+    def _filtered(self, samples: FloatArray) -> FloatArray:
+        """Return the sound (n,) of a song as it is described, before silence follows it."""
+        return samples
 
     def _describe(self, samples: FloatArray) -> FloatArray:
         """Return the image (n_frames, n_values) of samples (n,)."""
@@ -99,14 +103,18 @@ class SoundLogMel(_FromSound):
         self.n_mels, self.n_frames, self.high_pass_hz = n_mels, n_frames, high_pass_hz
         self.seconds, self.sound = seconds, sound
 
+    def _filtered(self, samples: FloatArray) -> FloatArray:
+        # A filter that rings out in seconds of silence works on ever smaller numbers, a hundred times as slowly.
+        highpass = butter(5, self.high_pass_hz, "highpass", fs=RATE_HZ, output="sos")
+        return np.asarray(sosfilt(highpass, samples), np.float32)
+
     def _describe(self, samples: FloatArray) -> FloatArray:
         from librosa import power_to_db
         from librosa.feature import melspectrogram
 
-        filtered = sosfilt(butter(5, self.high_pass_hz, "highpass", fs=RATE_HZ, output="sos"), samples)
         hop = len(samples) // (self.n_frames - 1)
         options: dict[str, Any] = {"hop_length": hop, "n_fft": N_FFT, "n_mels": self.n_mels, "fmin": self.high_pass_hz}
-        mel = melspectrogram(y=filtered.astype(np.float32), sr=RATE_HZ, norm=None, **options)
+        mel = melspectrogram(y=samples, sr=RATE_HZ, norm=None, **options)
         # A full-scale sine has half the sum of the Hann window in its bin.
         level = power_to_db(mel, ref=(N_FFT / 4) ** 2, top_db=None)
         return np.asarray((np.maximum(level, -80.0) + 80.0).T[: self.n_frames] / 10)

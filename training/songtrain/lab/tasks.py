@@ -131,6 +131,7 @@ def finished(blank: Row, task: Any) -> Row:
         scores=found.scores,
         history=found.history,
         types=tuple(asdict(score) for score in found.types),
+        weights=found.weights,
         labels=tuple(found.labels.tolist()),
     )
 

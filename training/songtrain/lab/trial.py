@@ -56,6 +56,8 @@ class Points:
     reconstructions: FloatArray | None = None
     """(2, k, n_frames, d) a few songs as an autoencoder got them, and as it gave them back."""
     neighbour_agreement: float | None = None
+    weights: str = ""
+    """Of a frozen encoder, "random" or "pretrained"; empty for all others."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Clustering:
     """The encoder's epochs, then those of a clusterer that is a network."""
     n_epochs_asked: int | None = None
     types: tuple[TypeScore, ...] = ()
+    weights: str = ""
+    """As in `Points`."""
 
 
 def make_features(songs: SongSet, system: System, stream: StreamConfig, sound: SoundSource | None = None) -> Described:
@@ -112,6 +116,7 @@ def place_songs(
         neighbour_agreement=agreement_with_copies(chain, songs, values, np.random.default_rng([seed, 6]))
         if differ(values)
         else None,
+        weights=getattr(chain.encoder, "weights_", ""),
     )
 
 
@@ -138,7 +143,7 @@ def cluster_points(points: Points, system: System, seed: int) -> Clustering:
     history, n_epochs = points.history + _history(clusterer), [points.n_epochs_asked, _n_epochs_asked(clusterer)]
     n_epochs_asked = sum(n or 0 for n in n_epochs) if any(n is not None for n in n_epochs) else None
     types = tuple(type_scores(list(points.names), labels))
-    return Clustering(labels, scores, seconds, peak, history, n_epochs_asked, types)
+    return Clustering(labels, scores, seconds, peak, history, n_epochs_asked, types, points.weights)
 
 
 def _n_epochs_asked(estimator: Any) -> int | None:

@@ -85,9 +85,11 @@ def distances_figure(distances: PairDistances, words: str) -> Figure:
     bins = np.linspace(0, top, 60)
     ax.hist(distances.other, bins, density=True, color=FAINT, label=f"pairs of two {words}s")
     ax.hist(distances.same, bins, density=True, color=ACCENT, alpha=0.7, label=f"pairs of one {words}")
+    every = np.concatenate([distances.same, distances.other])
+    ax.hist(every, bins, density=True, histtype="step", color=INK, label="all pairs")
     ax.set_xlabel("distance")
     ax.set_yticks([])
-    ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 0.98), ncols=2)
+    ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 0.98), ncols=3)
     return figure
 
 

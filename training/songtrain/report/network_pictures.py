@@ -12,6 +12,8 @@ from songcore.figures import INK, new_figure
 __all__ = ["history_figure", "reconstructions_figure"]
 
 History = Sequence[Mapping[str, float]]
+N_INSIDE = 8
+"""More names than these would cover the lines."""
 
 
 def history_figure(histories: Mapping[str, History]) -> Figure:
@@ -23,12 +25,14 @@ def history_figure(histories: Mapping[str, History]) -> Figure:
     figure, axes = new_figure(10.0, 3.4, 2 if has_nmi else 1)
     colours = colormaps["tab20"](np.arange(20))
     for number, (name, history) in enumerate(histories.items()):
-        style = {"color": colours[number % 20], "linewidth": 1.3, "markersize": 3, "label": name}
+        # Beyond twenty networks colours come again, with other lines.
+        line = ("-", "--", ":")[number // 20 % 3]
+        style = {"color": colours[number % 20], "linestyle": line, "linewidth": 1.3, "marker": "o", "markersize": 3}
         losses = np.asarray([epoch.get("loss", np.nan) for epoch in history])
-        axes[0].plot(np.arange(1, len(losses) + 1), losses / (abs(losses[0]) or 1.0), "o-", **style)
+        axes[0].plot(np.arange(1, len(losses) + 1), losses / (abs(losses[0]) or 1.0), label=name, **style)
         nmi = [(epoch, row["nmi"]) for epoch, row in enumerate(history, 1) if "nmi" in row]
         if nmi:
-            axes[-1].plot(*zip(*nmi, strict=True), "o-", **style)
+            axes[-1].plot(*zip(*nmi, strict=True), **style)
     axes[0].set_ylabel("loss, that of the first epoch being 1")
     if has_nmi:
         axes[1].set_ylabel("NMI with the epoch before")
@@ -36,7 +40,11 @@ def history_figure(histories: Mapping[str, History]) -> Figure:
     for ax in axes:
         ax.set_xlabel("epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
-    axes[0].legend(frameon=False, fontsize=7, loc="upper right")
+    if len(histories) > N_INSIDE:
+        figure.set_figheight(max(3.4, 0.16 * len(histories)))
+        figure.legend(frameon=False, fontsize=7, loc="outside right upper")
+    else:
+        axes[0].legend(frameon=False, fontsize=7, loc="upper right")
     return figure
 
 
