@@ -35,10 +35,21 @@ class Kept:
     """Samples captured, lost ones included."""
     losses: dict[Place, str] = field(default_factory=dict)
     """Declared lost, or damaged on the disk; with the reason."""
+    held: list[Place] = field(default_factory=list)
+    """What lies in the spool now, file by file, losses included."""
 
     def lost_before(self, sample: int) -> int:
         """Return the samples lost before one."""
         return sum(max(0, min(place.end, sample) - place.begin) for place in self.losses)
+
+    def gone_before(self) -> int:
+        """Return up to which sample something is not in the spool any more."""
+        begin = self.end
+        for place in sorted(self.held, reverse=True):
+            if place.end < begin:
+                break
+            begin = min(begin, place.begin)
+        return begin
 
 
 @dataclass
@@ -100,12 +111,15 @@ class Books:
             self._wrong(
                 f"committed {committed_s:.3f} s, of which {lost_s:.3f} s lost; effort is {stored.recorded_s:.3f} s"
             )
+        self._check_spooled()
         if self.n_captured > n_given:
             self._wrong(f"captured {self.n_captured} samples of {n_given}")
         self._check_songs(stored.songs)
 
     def read(self) -> None:
         """Take in what the spool has now."""
+        for kept in self.sessions.values():
+            kept.held = []
         for path in sorted(self.spool.glob("*.spool")):
             try:
                 content = path.read_bytes()
@@ -157,6 +171,7 @@ class Books:
             elif not one.intact:
                 kept.losses[Place(record.start_sample, sample)] = "SPOOL_CORRUPT"
         kept.end = max(kept.end, sample)
+        kept.held.append(Place(first.record.start_sample, sample))
 
     def _believed(self) -> dict[str, int]:
         """Return how far the station believes the store to be with each session."""
@@ -186,6 +201,17 @@ class Books:
         finally:
             database.close()
         return _Stored({row[0]: row[1] for row in rows}, {row[0]: bool(row[2]) for row in rows}, effort, songs)
+
+    def _check_spooled(self) -> None:
+        """Find captured sound that is neither committed nor in the spool, which was read before the store is looked at again."""
+        stored = self._stored()
+        for uuid, kept in self.sessions.items():
+            committed = stored.committed.get(uuid, 0) if stored else 0
+            if kept.gone_before() > committed:
+                self._wrong(
+                    f"{uuid}: captured to {kept.end}, committed to {committed}, and the spool has nothing of what lies before "
+                    f"{kept.gone_before()}"
+                )
 
     def _check_songs(self, songs: list[tuple[str, int, int, int]]) -> None:
         before = ("", 0)

@@ -19,6 +19,14 @@ __all__ = ["Reference", "Tables", "Verdict", "compare", "judge"]
 _CHUNK_SAMPLES = 65_536
 _TOUCH_S = 1.0
 """A song that begins so soon behind a gap, or ends so shortly before it, may be another one, or none, because of it."""
+_SONGS = """
+    SELECT songs.*, embeddings.bundle AS embedded_by, embeddings.vector
+    FROM songs LEFT JOIN embeddings ON embeddings.song = songs.uid WHERE station = ?
+"""
+_SESSIONS = """
+    SELECT uuid, sample_rate_hz, n_channels, capture_start_ms, committed_sample, input_sample, finished
+    FROM sessions WHERE station = ?
+"""
 Request = ingest_pb2.StreamAudioRequest
 Row = Mapping[str, Any]
 
@@ -34,17 +42,20 @@ class Verdict:
     unexpected: int
     """Stored, where the fault-free run has no song."""
     rows_equal: bool
-    """Of songs, and of what is counted by type, hour and recorded seconds, in each column."""
+    """Of songs and their embeddings, of what is counted by type, hour and recorded seconds, and of how far sessions are."""
 
 
 @dataclass(frozen=True)
 class Tables:
     """What a store has of one station."""
 
-    songs: dict[str, Row]
+    songs: Mapping[str, Row]
+    """With their embeddings; without the order of commits, which is of the run."""
     buckets: Sequence[Row]
-    starts_ms: dict[str, int]
-    """Of each session."""
+    sessions: Mapping[str, Row]
+    """How far each is, by uuid; not in how many chunks and by how many writers, nor how they were packed."""
+    declared_s: float = 0.0
+    """Declared lost, for whatever reason."""
 
     @classmethod
     def of(cls, data_dir: Path, station: str) -> "Tables":
@@ -52,11 +63,13 @@ class Tables:
         database = sqlite3.connect(f"file:{data_dir / DATABASE_NAME}?mode=ro", uri=True, timeout=30)
         database.row_factory = sqlite3.Row
         try:
-            songs = [dict(row) for row in database.execute("SELECT * FROM songs WHERE station = ?", (station,))]
+            rows = database.execute(_SONGS, (station,))
+            songs = [dict(row) for row in rows]
             buckets = "SELECT * FROM buckets WHERE station = ? ORDER BY width_ms, start_ms"
             counted = [dict(row) for row in database.execute(buckets, (station,))]
-            sessions = database.execute("SELECT uuid, capture_start_ms FROM sessions WHERE station = ?", (station,))
-            starts = dict(sessions.fetchall())
+            sessions = {row["uuid"]: dict(row) for row in database.execute(_SESSIONS, (station,))}
+            declared = "SELECT total(declared_s) FROM gaps WHERE station = ?"
+            declared_s = round(database.execute(declared, (station,)).fetchone()[0], 3)
         finally:
             database.close()
         for song in songs:
@@ -64,7 +77,7 @@ class Tables:
         # The sums of effort are of other parts, in another order.
         for bucket in counted:
             bucket["recorded_s"] = round(bucket["recorded_s"], 3)
-        return cls({song["uid"]: song for song in songs}, counted, starts)
+        return cls({song["uid"]: song for song in songs}, counted, sessions, declared_s)
 
 
 @dataclass(frozen=True)
@@ -90,7 +103,7 @@ def judge(
     stored, begin, absent = Tables.of(data_dir, station), 0, 0
     for uuid, kept in sessions.items():
         heard, begin = sound[2 * begin : 2 * (begin + kept.end)], begin + kept.end
-        start_ms, gaps = stored.starts_ms.get(uuid, 0), sorted(kept.losses)
+        start_ms, gaps = stored.sessions.get(uuid, {"capture_start_ms": 0})["capture_start_ms"], sorted(kept.losses)
         reference.stream(f"stations/{station}/sessions/{uuid}", heard, gaps, start_ms=start_ms, rate_hz=rate_hz)
         if gaps:
             whole, name = f"{station}-whole", uuid5(UUID(uuid), "whole")
@@ -114,7 +127,7 @@ def compare(wanted: Tables, stored: Tables, n_absent: int) -> Verdict:
         lost=len(lost) + n_absent,
         duplicated=duplicated,
         unexpected=len(beyond) - duplicated,
-        rows_equal=wanted.songs == stored.songs and wanted.buckets == stored.buckets,
+        rows_equal=wanted == stored,
     )
 
 

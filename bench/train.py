@@ -11,13 +11,18 @@ each other, are faster than one. ``--device cuda`` trains on a GPU, in bfloat16.
 ``…_of_cpu`` are the same ratios in processor time of the loop's process (of several workers the first): what they would be if
 nothing else ran on the cores and workers never waited for each other.
 
+``--recipe`` compares nothing: it simulates a season of ``--songs`` songs (preset hard), trains on it as `songstream train`
+does, and prints the minutes from recordings to bundle, ``recipe_minutes``, stage by stage, and the scores.
+
 Run as ``python bench/train.py --songs 600 --epochs 4``.
 """
 
 import json
 import os
+import sys
 import tempfile
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
@@ -38,7 +43,10 @@ from songtrain.loop.distributed import train_encoder
 from songtrain.loop.learner import Learner
 from songtrain.loop.schedule import plan_epochs
 from songtrain.loop.world import World
+from songtrain.pipeline import TrainJob, train_bundle
 from songtrain.settings import TrainSettings
+from songtrain.synth.config import season_config
+from songtrain.synth.write import simulate
 
 
 @dataclass
@@ -64,8 +72,13 @@ def main(
     rounds: Annotated[int, typer.Option(help="How often the two loops take turns.")] = 2,
     workers: Annotated[int, typer.Option(min=1, help="Compare so many workers with one, each of one thread.")] = 1,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    *,
+    recipe: Annotated[bool, typer.Option("--recipe", help="Train the whole default recipe instead.")] = False,
 ) -> None:
-    """Compare the two loops, or several workers with one."""
+    """Compare the two loops, or several workers with one; or train the default recipe."""
+    if recipe:
+        print(json.dumps(_whole_recipe(songs, device)))
+        return
     threads = len(os.sched_getaffinity(0)) if workers == 1 else 1
     settings = TrainSettings.model_validate(
         {
@@ -101,6 +114,24 @@ def main(
         result |= {"bare_songs_per_s": songs / other_s, "ratio": other_s / ray_s, "ratio_of_cpu": 1 / times_faster}
     result |= {"threads": threads, "load": os.getloadavg()[0]}
     print(json.dumps({name: round(value, 3) for name, value in result.items()}))
+
+
+def _whole_recipe(n_songs: int, device: Any) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        simulate(season_config("hard", n_songs=n_songs), folder / "season")
+        job = TrainJob(
+            *(folder / "season", folder / "bundle", TrainSettings(), folder / "work", "bench/train.py"),
+            now=datetime.now(UTC).replace(microsecond=0),
+            device=device,
+        )
+        begin = perf_counter()
+        told = train_bundle(job, lambda *words: print(*words, file=sys.stderr))
+        minutes = (perf_counter() - begin) / 60
+    scores: dict[str, Any] = {name: round(told[name], 3) for name in ("nmi", "ari", "v_measure") if name in told}
+    stages = {f"{stage}_minutes": round(seconds / 60, 2) for stage, seconds in told["seconds"].items()}
+    facts = {name: told[name] for name in ("n_songs", "n_types")}
+    return {"recipe_minutes": round(minutes, 2), **stages, **facts, **scores, "load": os.getloadavg()[0]}
 
 
 def _ray_epochs(

@@ -56,7 +56,7 @@ def song(uid: str, begin_s: float) -> dict[str, Any]:
 
 def tables(*songs: dict[str, Any], recorded_s: float = 9.0) -> Tables:
     """Return what a store has."""
-    return Tables({one["uid"]: one for one in songs}, [{"recorded_s": recorded_s}], {"u": 0})
+    return Tables({one["uid"]: one for one in songs}, [{"recorded_s": recorded_s}], {"u": {"capture_start_ms": 0}})
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,20 @@ def test_what_is_lost_is_counted_up_to_where_it_matters() -> None:
     """Of a gap that begins before a sample and ends behind it, the part before counts."""
     kept = Kept("u", "", 1000, 5000, {Place(1000, 2000): "SPOOL_CORRUPT", Place(3000, 4000): "SPOOL_FULL"})
     assert [kept.lost_before(sample) for sample in (500, 1500, 2500, 3001, 9000)] == [0, 500, 1000, 1001, 2000]
+
+
+def test_sound_that_is_gone_from_the_spool_is_noticed() -> None:
+    """Files that follow one another hold all up to the end; where one is missing, all before it is gone."""
+    kept = Kept("u", "", 1000, 900)
+    for held, gone in (
+        ([Place(0, 300), Place(300, 900)], 0),
+        ([Place(300, 900)], 300),
+        ([Place(0, 300), Place(600, 900)], 600),
+        ([Place(0, 300)], 900),
+        ([], 900),
+    ):
+        kept.held = held
+        assert kept.gone_before() == gone
 
 
 def test_a_seed_draws_the_same_and_all_kinds_get_their_turn() -> None:
