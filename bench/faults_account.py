@@ -203,7 +203,7 @@ class Books:
         return _Stored({row[0]: row[1] for row in rows}, {row[0]: bool(row[2]) for row in rows}, effort, songs)
 
     def _check_spooled(self) -> None:
-        """Find captured sound that is neither committed nor in the spool, which was read before the store is looked at again."""
+        """Find captured sound that is neither committed nor in the spool, which was read before this looks at the store."""
         stored = self._stored()
         for uuid, kept in self.sessions.items():
             committed = stored.committed.get(uuid, 0) if stored else 0
