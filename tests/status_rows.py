@@ -8,6 +8,7 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+from google.protobuf.timestamp_pb2 import Timestamp
 from google_crc32c import value as crc32c
 
 from bundles import soundscape
@@ -64,6 +65,20 @@ def drain(stream: Stream) -> None:
             pass
     finally:
         stream.half_close()
+
+
+def started(time: Timestamp) -> Request:
+    """Return a setup with a time of the first sample."""
+    request = setup()
+    request.setup.capture_start_time.CopyFrom(time)
+    return request
+
+
+def captured(chunk: Chunk, time: Timestamp) -> Chunk:
+    """Return a copy of a chunk that was captured at a time."""
+    copy = changed(chunk)
+    copy.capture_time.CopyFrom(time)
+    return copy
 
 
 def gap(**fields: Any) -> Request:
@@ -191,16 +206,26 @@ class Row:
 NAN = struct.pack("<f", float("nan"))
 FLOATS = setup(encoding=ingest_pb2.AudioFormat.ENCODING_FLOAT32)
 LARGE = bytes(2**16 + 2)
+NEVER = Timestamp(seconds=253_402_300_800)
+"""The begin of the year 10,000, which no Timestamp can be."""
 ROWS = [
     Row("INVALID_ARGUMENT", "SETUP_INVALID", streaming(first=Request(heartbeat=ingest_pb2.Heartbeat()))),
     Row("INVALID_ARGUMENT", "SETUP_INVALID", streaming(first=Request(chunk=CHUNKS[0]))),  # audio before setup
     Row("INVALID_ARGUMENT", "SETUP_INVALID", streaming(first=setup(start_ms=2**47))),
+    Row("INVALID_ARGUMENT", "SETUP_INVALID", streaming(first=started(NEVER))),
     Row("INVALID_ARGUMENT", "SETUP_REPEATED", streaming(setup())),
     Row("INVALID_ARGUMENT", "MESSAGE_INVALID", streaming(Request())),
     Row("INVALID_ARGUMENT", "MESSAGE_INVALID", streaming(gap(sequence_number=1, sample_count=1, reason=77))),
+    Row("INVALID_ARGUMENT", "MESSAGE_INVALID", streaming(Request(heartbeat=ingest_pb2.Heartbeat(create_time=NEVER)))),
+    Row(
+        "INVALID_ARGUMENT",
+        "MESSAGE_INVALID",
+        streaming(Request(heartbeat=ingest_pb2.Heartbeat(spool_oldest_time=Timestamp(nanos=-1)))),
+    ),
     Row("INVALID_ARGUMENT", "FORMAT_UNSUPPORTED", streaming(first=setup(rate=1))),
     Row("INVALID_ARGUMENT", "CHUNK_CORRUPT", streaming(changed(CHUNKS[0], crc32c=1)), {"sequence_number": "1"}),
     Row("INVALID_ARGUMENT", "CHUNK_SHAPE", streaming(changed(CHUNKS[0], sample_count=1)), {"sequence_number": "1"}),
+    Row("INVALID_ARGUMENT", "CHUNK_SHAPE", streaming(captured(CHUNKS[0], NEVER)), {"sequence_number": "1"}),
     Row(
         "INVALID_ARGUMENT",
         "CHUNK_SHAPE",

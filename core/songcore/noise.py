@@ -29,21 +29,21 @@ LOWEST_FRAME, HIGHEST_FRAME = np.float32(-65.0), np.float32(40.0)
 class NoiseConfig(BaseModel):
     """How noise floor and background are measured, in physical units."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     cell_ms: float = Field(default=30.0, gt=0)
     """The noise floor is seen in pauses of twice this length."""
-    block_s: float = Field(default=0.5, gt=0)
+    block_s: float = Field(default=0.5, gt=0, le=10)
     """Floor and background are renewed after every block."""
-    bootstrap_s: float = Field(default=1.0, gt=0)
+    bootstrap_s: float = Field(default=1.0, gt=0, le=10)
     """The first floor is taken from this much sound, so the first decision waits for it."""
-    settle_s: float = Field(default=0.25, ge=0)
+    settle_s: float = Field(default=0.25, ge=0, le=10)
     """The first of a stream does not count for the floor: encoders pad, microphones and players fade in."""
-    floor_window_s: float = Field(default=16.0, gt=0)
+    floor_window_s: float = Field(default=16.0, gt=0, le=120)
     """Noise older than this is forgotten; longer than the longest song."""
     floor_quantile: float = Field(default=0.25, gt=0, lt=1)
     """Part of the blocks in which a band must be quiet for a cell."""
-    background_window_s: float = Field(default=8.0, gt=0)
+    background_window_s: float = Field(default=8.0, gt=0, le=120)
     """The background before this is forgotten."""
     background_quantile: float = Field(default=0.3, gt=0, lt=1)
     """Part of the blocks that must hold a pause between songs."""

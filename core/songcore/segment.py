@@ -37,29 +37,32 @@ NOISE_MARGIN = np.float32(2.0)
 
 
 class SegmenterConfig(BaseModel):
-    """What a song is, in physical units; part of the bundle, never a service setting."""
+    """What a song is, in physical units; part of the bundle, never a service setting.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Every time has an end: what a song that is being sung holds back, in memory and at the station, is bounded by them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     noise: NoiseConfig = NoiseConfig()
-    smoothing_ms: float = Field(default=48.0, ge=0)
+    smoothing_ms: float = Field(default=48.0, ge=0, le=1000)
     quiet_db: float = Field(default=5.0, ge=0)
     """A song begins and ends where the detection level crosses this."""
     onset_db: float = Field(default=10.0, ge=0)
     """A song's detection level reaches at least this."""
     fall_db: float = Field(default=30.0, gt=0)
     recovery_db_per_s: float = Field(default=20.0, ge=0)
-    min_fall_ms: float | None = Field(default=None, gt=0)
+    min_fall_ms: float | None = Field(default=None, gt=0, le=10_000)
     """A fall this long ends the song at once; None: a fall is a gap like any other."""
     foreground_db: float = Field(default=35.0, gt=0)
     foreground_recovery_db_per_s: float = Field(default=5.0, ge=0)
-    min_gap_s: float = Field(default=0.5, gt=0)
+    min_gap_s: float = Field(default=0.5, gt=0, le=10)
     min_song_s: float = Field(default=0.4, gt=0)
     min_evidence_db_s: float = Field(default=4.0, ge=0)
-    max_song_s: float = Field(default=15.0, gt=0)
+    max_song_s: float = Field(default=15.0, gt=0, le=30)
     """A longer song is cut at the quietest frame of the second half of this, and marked."""
-    pre_roll_s: float = Field(default=0.1, ge=0)
-    post_roll_s: float = Field(default=0.1, ge=0)
+    pre_roll_s: float = Field(default=0.1, ge=0, le=10)
+    post_roll_s: float = Field(default=0.1, ge=0, le=10)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -106,6 +106,39 @@ FIELD = Board(
             unit="s",
             kind="bargauge",
         ),
+        Panel(
+            "Sound that waits, by the stations' own pages",
+            "On their disks and not committed, also of stations that reach no server; the alert SpoolFilling is at 6 hours.",
+            [Query("max by (instance) (songstream_field_waiting_seconds)", "{{instance}}")],
+            unit="s",
+        ),
+        Panel(
+            "Microphones, by the stations' own pages",
+            "1 while a device gives sound; the alert CaptureStopped waits 5 minutes.",
+            [Query("min by (instance) (songstream_field_device_present)", "{{instance}}")],
+            unit="none",
+            width=8,
+        ),
+        Panel(
+            "Links, by the stations' own pages",
+            "1 while the server has the live stream, and while it refuses the station: the alert StationRefused.",
+            [
+                Query("min by (instance) (songstream_field_connected)", "{{instance}} connected"),
+                Query("max by (instance) (songstream_field_refused)", "{{instance}} refused"),
+            ],
+            unit="none",
+            width=8,
+        ),
+        Panel(
+            "Disks, by the stations' own pages",
+            "What the spool takes, and what its disk has left.",
+            [
+                Query("max by (instance) (songstream_field_spool_bytes)", "{{instance}} spool"),
+                Query("min by (instance) (songstream_field_disk_free_bytes)", "{{instance}} free"),
+            ],
+            unit="bytes",
+            width=8,
+        ),
     ],
     span="now-24h",
 )

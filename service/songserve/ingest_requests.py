@@ -2,9 +2,11 @@
 
 import re
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from songcore.resample import check_sample_rate
 from songserve.intake import MAX_GAP_S, MAX_SAMPLE, Chunk, Finish, Gap
@@ -91,7 +93,9 @@ class Heartbeat:
 def read_setup(setup: ingest_pb2.Setup, *, now_ms: int) -> SessionOpening:
     """Return what a setup asks for; raises Refusal SETUP_INVALID or FORMAT_UNSUPPORTED, or the core's InputError."""
     name = SessionName.parse(setup.session, reason="SETUP_INVALID")
-    start_ms = milliseconds(setup.capture_start_time) if setup.HasField("capture_start_time") else None
+    start_ms = None
+    if setup.HasField("capture_start_time"):
+        start_ms = milliseconds(setup.capture_start_time, reason="SETUP_INVALID")
     if start_ms is None or not 0 <= start_ms <= now_ms + DAY_MS:
         raise _invalid("capture_start_time must be the UTC time of the first sample, between 1970 and a day from now")
     return SessionOpening(name, _read_format(setup.audio_format), start_ms, _clock(setup, "SETUP_INVALID"))
@@ -168,17 +172,18 @@ def read_message(request: ingest_pb2.StreamAudioRequest) -> Chunk | Gap | Finish
 
 
 def read_heartbeat(heartbeat: ingest_pb2.Heartbeat) -> Heartbeat:
-    """Return how a station is; raises Refusal MESSAGE_INVALID."""
+    """Return how a station is; raises Refusal MESSAGE_INVALID.
+
+    A measurement that is NaN or infinite is none: a broken sensor is no reason to end a stream.
+    """
     return Heartbeat(
-        create_time_s=milliseconds(heartbeat.create_time) / 1000 if heartbeat.HasField("create_time") else None,
+        create_time_s=_time_s(heartbeat, "create_time"),
         spool_bytes=heartbeat.spool_bytes,
         spool_room_bytes=heartbeat.spool_room_bytes if heartbeat.HasField("spool_room_bytes") else None,
-        spool_oldest_s=(
-            milliseconds(heartbeat.spool_oldest_time) / 1000 if heartbeat.HasField("spool_oldest_time") else None
-        ),
+        spool_oldest_s=_time_s(heartbeat, "spool_oldest_time"),
         disk_free_bytes=heartbeat.disk_free_bytes,
-        supply_volts=heartbeat.supply_volts if heartbeat.HasField("supply_volts") else None,
-        temperature_celsius=heartbeat.temperature_celsius if heartbeat.HasField("temperature_celsius") else None,
+        supply_volts=_measured(heartbeat, "supply_volts"),
+        temperature_celsius=_measured(heartbeat, "temperature_celsius"),
         clock=_clock(heartbeat, "MESSAGE_INVALID"),
     )
 
@@ -189,9 +194,14 @@ def read_finish(request: ingest_pb2.FinishSessionRequest) -> tuple[SessionName, 
 
 
 def captured_ms(request: ingest_pb2.StreamAudioRequest) -> int | None:
-    """Return when the chunk's first sample was captured by the station's clock, None where it does not say."""
+    """Return when the chunk's first sample was captured by the station's clock, None where it does not say.
+
+    Raises Refusal CHUNK_SHAPE.
+    """
     chunk = request.chunk
-    return milliseconds(chunk.capture_time) if chunk.HasField("capture_time") else None
+    if not chunk.HasField("capture_time"):
+        return None
+    return milliseconds(chunk.capture_time, reason="CHUNK_SHAPE", sequence_number=chunk.sequence_number)
 
 
 def _read_gap(gap: ingest_pb2.Gap) -> Gap:
@@ -230,6 +240,18 @@ def _clock(message: ingest_pb2.Setup | ingest_pb2.Heartbeat, reason: str) -> Clo
             reason=reason,
         )
     return ClockState(_CLOCKS[message.clock_source], error)
+
+
+def _time_s(heartbeat: ingest_pb2.Heartbeat, field: Literal["create_time", "spool_oldest_time"]) -> float | None:
+    if not heartbeat.HasField(field):
+        return None
+    time: Timestamp = getattr(heartbeat, field)
+    return milliseconds(time, reason="MESSAGE_INVALID") / 1000
+
+
+def _measured(heartbeat: ingest_pb2.Heartbeat, field: Literal["supply_volts", "temperature_celsius"]) -> float | None:
+    value: float = getattr(heartbeat, field)
+    return value if heartbeat.HasField(field) and isfinite(value) else None
 
 
 def _seconds(length: Duration) -> float:

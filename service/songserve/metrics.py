@@ -1,23 +1,24 @@
 """What Prometheus can ask. Names and meanings are in docs/operating.md; a test compares.
 
-Labels are bounded: at most 50 song types and 500 stations have their own, the rest share ``other``. Counts of songs,
-recorded and lost seconds are read from the store at each scrape, so nothing can make them drift from it.
+Labels are bounded: at most 50 song types and 500 stations have their own, the rest share ``other``. Which these are is
+told by the store, so that a restart moves no series. Counts of songs, recorded and lost seconds are read from the store
+at each scrape, so nothing can make them drift from it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 
 from songcore.bundle import Bundle
 from songserve.batching import Failure
+from songserve.labels import Labels
 from songserve.novelty_metrics import NoveltyMetrics
 from songserve.records import StoredSong
 from songserve.store_metrics import StoreTotals
 from songserve.tally import Tally
 
-__all__ = ["OTHER", "Metrics"]
+__all__ = ["MAX_STATIONS", "MAX_TYPES", "Metrics"]
 
-OTHER = "other"
 MAX_TYPES = 50
 MAX_STATIONS = 500
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -39,24 +40,29 @@ class Metrics:
         self._define_clips()
         self._define_bundles()
         self._gauge("build_info", "Version of songstream; always 1.", "version").labels(version).set(1)
-        self._types: set[str] = set()
-        self._stations: set[str] = set()
+        self._types, self._stations = Labels(MAX_TYPES), Labels(MAX_STATIONS)
         self._station_runs: dict[str, tuple[str, str, str]] = {}
         self.novelty = NoveltyMetrics(self.registry, self.station_label)
 
     def count_in_store(
-        self, totals: Callable[[], tuple[Tally, Mapping[str, float]]], gaps: Callable[[], Mapping[str, float]]
+        self,
+        totals: Callable[[], tuple[Tally, Mapping[str, float]]],
+        gaps: Callable[[], Mapping[str, float]],
+        types_in_order: Callable[[], Iterable[str]],
     ) -> None:
-        """Take songs by type, seconds by station, and declared gaps by reason from the store."""
-        self.registry.register(StoreTotals(totals, gaps, self.type_label, self.station_label))
+        """Take songs by type, seconds by station, and declared gaps by reason from the store.
 
-    def type_label(self, type_id: str) -> str:
-        """Return the type's label, or ``other`` when there are too many."""
-        return _bounded(type_id, self._types, MAX_TYPES)
+        Types have labels in the order that ``types_in_order`` gives.
+        """
+        self.registry.register(StoreTotals(totals, gaps, types_in_order, self._types, self._stations))
+
+    def stations_known(self, stations: Iterable[str]) -> None:
+        """Give stations labels in this order, before any of them comes."""
+        self._stations.take(stations)
 
     def station_label(self, station: str) -> str:
         """Return the station's label, or ``other`` when there are too many."""
-        return _bounded(station, self._stations, MAX_STATIONS)
+        return self._stations.of(station)
 
     def station_runs(self, station: str, client: str, sample_rate_hz: int) -> None:
         """Show what a station runs, in place of what it ran before: what clients say of themselves makes no series."""
@@ -272,12 +278,3 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
         return Histogram(name, text, buckets=buckets, namespace="songstream", registry=self.registry)
-
-
-def _bounded(value: str, known: set[str], limit: int) -> str:
-    if value in known:
-        return value
-    if len(known) >= limit:
-        return OTHER
-    known.add(value)
-    return value

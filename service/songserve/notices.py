@@ -6,7 +6,7 @@ from typing import Literal
 
 from songserve.sound import Level
 
-__all__ = ["ClockWatch", "Notice", "NoticeKind", "SoundWatch", "bundle_changed"]
+__all__ = ["ClockWatch", "Notice", "NoticeKind", "SoundWatch", "bundle_changed", "is_far_ahead"]
 
 NoticeKind = Literal["silence", "sound", "clipping", "clock", "gap", "bundle_changed", "rewound"]
 
@@ -16,6 +16,8 @@ CLIPPED_SHARE = 1e-3
 CLIPPING_PAUSE_S = 60.0
 CLOCK_OFFSET_S = 30.0
 CLOCK_CHANGE_S = 10.0
+CLOCK_AHEAD_S = 86_400.0
+"""Nothing was captured later than this from now, whatever the zone that a clock was set to by mistake."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,11 @@ class Notice:
 def bundle_changed(digest: str, start_sample: int) -> Notice:
     """Return that another bundle listens to a session now."""
     return Notice("bundle_changed", f"the session goes on with bundle {digest}", start_sample)
+
+
+def is_far_ahead(station_s: float, server_s: float) -> bool:
+    """Whether a station's time, seconds since 1970, cannot be: it lies more than a day ahead of ours."""
+    return station_s > server_s + CLOCK_AHEAD_S
 
 
 class SoundWatch:
@@ -78,6 +85,7 @@ class ClockWatch:
 
     def __init__(self) -> None:
         self._told_s = 0.0
+        self._told_ahead = False
 
     def compare(self, station_s: float, server_s: float) -> list[Notice]:
         """Take in the time of both clocks at one moment, seconds since 1970."""
@@ -88,6 +96,16 @@ class ClockWatch:
         if abs(offset_s - self._told_s) < CLOCK_CHANGE_S:
             return []
         self._told_s = offset_s
+        return [self._notice(offset_s)]
+
+    def captured_far_ahead(self, station_s: float, server_s: float) -> list[Notice]:
+        """Take in that sound was captured so far ahead; told once, as a backlog of such sound comes faster than clocks run."""
+        if self._told_ahead:
+            return []
+        self._told_ahead = True
+        return [self._notice(station_s - server_s)]
+
+    def _notice(self, offset_s: float) -> Notice:
         behind = "ahead of" if offset_s > 0 else "behind"
         text = f"the station's clock is {abs(offset_s):.0f} s {behind} the server's"
-        return [Notice("clock", text, clock_offset_s=offset_s)]
+        return Notice("clock", text, clock_offset_s=offset_s)

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, exists, func, select, tuple_
 from sqlalchemy.exc import DBAPIError
 
-from songcore.decisions import Decision, View
+from songcore.decisions import Decision, Split, View
 from songserve.bundles.history import BundleEvent
 from songserve.decision_log import DecisionLog
 from songserve.frequencies import Frequency, FrequencyFilter, bucket_query, combined, stations_query
@@ -185,6 +185,26 @@ class SongQueries:
         for row in rows:
             tally.merge(Tally.read(row["tally"]))
         return tally.decided(view), {row["station"]: row["recorded_s"] for row in rows}
+
+    def types_in_order(self) -> list[str]:
+        """Return the song types in the order in which they came, each in the place that it has for ever.
+
+        A type comes with the first song that the model named so and found known, or with the split that people made it by.
+        """
+        named = select(songs.c.type_id, func.min(songs.c.seq).label("seq")).group_by(songs.c.type_id)
+        with self._reading() as connection:
+            self._log.read(connection)
+            rows = connection.execute(named.where(songs.c.kind == "song", songs.c.is_novel.is_(False))).all()
+        came = [(row.seq, 0, row.type_id) for row in rows]
+        splits = [one.action for one in self._log.decisions if isinstance(one.action, Split)]
+        came += [(split.last_song, number, split.new_id) for number, split in enumerate(splits, 1)]
+        return [type_id for *_, type_id in sorted(came)]
+
+    def stations_in_order(self) -> list[str]:
+        """Return the stations by when their first sessions began."""
+        began = func.min(sessions.c.capture_start_ms)
+        rows = self._all(select(sessions.c.station).group_by(sessions.c.station).order_by(began, sessions.c.station))
+        return [row["station"] for row in rows]
 
     def declared_gaps(self) -> dict[str, float]:
         """Return the seconds that stations declared lost, by reason."""

@@ -30,7 +30,7 @@ DEFAULT_PAGE = 100
 MAX_FILTER_IDS = 1000
 """Far below what SQLite takes in one statement."""
 # Of Timestamp, by its definition: the years 1 to 9999. Before 1970 nothing was recorded that is streamed.
-_MAX_SECONDS = 253_402_300_799
+_MIN_SECONDS, _MAX_SECONDS = -62_135_596_800, 253_402_300_799
 
 _RESUME_TOKEN = re.compile(r"([0-9a-f-]{36})\.(\d{1,18})")
 _PAGE_TOKEN = re.compile(r"(-?\d{1,18})\.([0-9a-f-]{36})")
@@ -156,8 +156,12 @@ def _interval(request: songs_pb2.ListSongsRequest | songs_pb2.QueryFrequenciesRe
     return start_ms, end_ms
 
 
-def milliseconds(time: Timestamp) -> int:
-    """Return a time as UTC milliseconds since 1970; raises Refusal INTERVAL_INVALID."""
-    if not -_MAX_SECONDS <= time.seconds <= _MAX_SECONDS:
-        raise Refusal(f"{time.seconds} s is no time of the years 1 to 9999", reason="INTERVAL_INVALID")
+def milliseconds(time: Timestamp, *, reason: str = "INTERVAL_INVALID", **metadata: object) -> int:
+    """Return a time as UTC milliseconds since 1970; raises Refusal with the reason and metadata given."""
+    if not (_MIN_SECONDS <= time.seconds <= _MAX_SECONDS and 0 <= time.nanos < 1_000_000_000):
+        raise Refusal(
+            f"{time.seconds} s and {time.nanos} ns since 1970 is no time of the years 1 to 9999",
+            reason=reason,
+            **metadata,
+        )
     return time.seconds * 1000 + time.nanos // 1_000_000

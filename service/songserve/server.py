@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import grpc
@@ -28,6 +28,7 @@ from songserve.metrics import Metrics
 from songserve.queries import SongQueries
 from songserve.recluster_metrics import ReclusterMetrics
 from songserve.reclusterings import Reclusterings
+from songserve.refusal import Refusal
 from songserve.repertoire_metrics import RepertoireMetrics
 from songserve.rpc_metrics import RpcMetrics
 from songserve.runtime import Runtime
@@ -173,7 +174,9 @@ async def _runtime(
     make_store: Callable[..., Store],
 ) -> AsyncIterator[Runtime]:
     queries = SongQueries(directory.readers)
-    metrics.count_in_store(queries.totals, queries.declared_gaps)
+    metrics.count_in_store(queries.totals, queries.declared_gaps, queries.types_in_order)
+    with suppress(Refusal):  # a store that cannot be read is told to whoever asks, and not in metrics
+        metrics.stations_known(await asyncio.to_thread(queries.stations_in_order))
     metrics.novelty.count_pool(queries.pool)
     store = make_store(
         directory,
@@ -283,7 +286,10 @@ def _start_collection(metrics: Metrics, directory: DataDirectory) -> None:
     metrics.db_size_bytes.set_function(lambda: directory.database_bytes)
     metrics.disk_free_bytes.set_function(lambda: directory.free_bytes)
     if directory.writer.dialect.name == "sqlite" and sqlite_has_wal_reset_bug():
-        log.info("this SQLite has the WAL-reset bug; a single connection writes, which avoids it")
+        log.info(
+            "this SQLite has the WAL-reset bug of versions before 3.51.3; the service is not exposed to it, as one connection "
+            "does all that the bug needs two for"
+        )
 
 
 async def _end(task: "asyncio.Task[None]") -> None:

@@ -7,8 +7,9 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from songserve.ingest_requests import GAP_REASONS
+from songserve.labels import Labels
 from songserve.refusal import Refusal
-from songserve.tally import Tally, by_number
+from songserve.tally import Tally
 
 __all__ = ["StoreTotals"]
 
@@ -16,7 +17,7 @@ NOVEL, NOISE = "novel", "noise"
 
 
 class StoreTotals(Collector):
-    """Songs by type, effort by station and declared gaps by reason; labels are bounded by the functions given.
+    """Songs by type, effort by station and declared gaps by reason, with bounded labels.
 
     Where the store cannot be read, a scrape shows what the one before showed.
     """
@@ -25,26 +26,30 @@ class StoreTotals(Collector):
         self,
         totals: Callable[[], tuple[Tally, Mapping[str, float]]],
         gaps: Callable[[], Mapping[str, float]],
-        type_label: Callable[[str], str],
-        station_label: Callable[[str], str],
+        types_in_order: Callable[[], Iterable[str]],
+        types: Labels,
+        stations: Labels,
     ) -> None:
-        self._totals, self._gaps = totals, gaps
-        self._type_label, self._station_label = type_label, station_label
+        self._totals, self._gaps, self._types_in_order = totals, gaps, types_in_order
+        self._types, self._stations = types, stations
         self._shown: tuple[CounterMetricFamily, ...] = ()
 
     def collect(self) -> Iterable[CounterMetricFamily]:
         """Return the counters as the store has them now."""
         try:
             (tally, recorded_s), gaps = self._totals(), self._gaps()
+            counts = {type_id: n for type_id, n in sorted(tally.songs.items()) if n}
+            # By when they came, which no restart changes. By their numbers, types would change places and so have jumps.
+            if self._types.would_take(counts):
+                self._types.take(self._types_in_order())
         except Refusal:
             return self._shown
         songs = Counts({NOVEL: sum(tally.novel.values()), NOISE: sum(tally.noise.values())})
-        # The most frequent types come first to the labels that there are.
-        for type_id, n in by_number(tally.songs).items():
-            songs[self._type_label(type_id)] += n
+        for type_id, n in counts.items():
+            songs[self._types.of(type_id)] += n
         seconds: dict[str, float] = {}
         for station, recorded in recorded_s.items():
-            label = self._station_label(station)
+            label = self._stations.of(station)
             seconds[label] = seconds.get(label, 0.0) + recorded
         # Every reason from the beginning: only so does the first loss of one increase its counter.
         declared = {**dict.fromkeys(GAP_REASONS.values(), 0.0), **gaps}

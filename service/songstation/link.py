@@ -34,9 +34,10 @@ from songstation.wire import (
     read_songs,
     setup_request,
     songs_request,
+    status_request,
 )
 
-__all__ = ["Link", "LinkSettings"]
+__all__ = ["Link", "LinkSettings", "RefusedError"]
 
 _REMEMBERED_SONGS = 1_000
 _FENCED_AGAIN_S = 60.0
@@ -59,6 +60,17 @@ class LinkSettings:
     longest_retry_s: float = 120.0
     metadata: Callable[[], CallMetadata] = tuple
     """Of each call: the token."""
+    refused_retry_s: float = 300.0
+    """A server that refuses is asked again after about so long: somebody may have changed his mind, or the token."""
+
+
+class RefusedError(ConfigError):
+    """The server refuses: ``failure`` says how, ``is_shut_out`` that it is the station and not what it sends."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"the server refuses this station: {failure}", reason=failure.reason or failure.code)
+        self.failure = failure
+        self.is_shut_out = action_for(failure) is Action.ASK_LATER
 
 
 def _ignore(_: object) -> None:
@@ -70,7 +82,7 @@ class Link:
 
     ``on_song`` gets every song once. ``on_trouble`` gets how a stream ended and the seconds until the next one.
     ``on_notice`` gets what the server has to say about the sound or the clock, ``on_guess`` guesses at the song that is being
-    sung. ``pulse`` says how the station is.
+    sung. ``on_open`` is called whenever the server lets a stream in. ``pulse`` says how the station is.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators, each by name
@@ -87,12 +99,14 @@ class Link:
         on_trouble: Callable[[Failure, float], None],
         on_notice: Callable[[SessionNotice], None] = _ignore,
         on_guess: Callable[[HeardSong], None] = _ignore,
+        on_open: Callable[[], None] = lambda: None,
         pulse: Callable[[], Pulse] | None = None,
     ) -> None:
         self._stub, self._store = IngestServiceStub(channel), SongServiceStub(channel)
         self.outbox, self.session = outbox, session
         self._backoff, self._settings, self._new_name, self._now = backoff, settings, new_name, now
         self._on_song, self._on_trouble, self._on_notice, self._on_guess = on_song, on_trouble, on_notice, on_guess
+        self._on_open = on_open
         self._pulse = pulse or (lambda: Pulse(self.outbox.held_bytes))
         self._resume_token = ""
         self._songs: deque[str] = deque(maxlen=_REMEMBERED_SONGS)
@@ -122,7 +136,10 @@ class Link:
         self._changed.set()
 
     async def run(self) -> None:
-        """Return when the server has committed the whole session; raises ConfigError when it refuses it for good."""
+        """Return when the server has committed the whole session; raises RefusedError when trying again soon cannot help.
+
+        It may be called again then, and goes on with the session.
+        """
         while not self.outbox.finished:
             self._retry_after_s = 0.0
             try:
@@ -139,8 +156,8 @@ class Link:
 
     async def _recover(self, failure: Failure) -> None:
         action = action_for(failure)
-        if action is Action.STOP or (action is Action.RETAKE and self._is_fenced_again()):
-            raise ConfigError(f"the server refuses this station: {failure}", reason=failure.reason or failure.code)
+        if action in {Action.ASK_LATER, Action.STOP} or (action is Action.RETAKE and self._is_fenced_again()):
+            raise RefusedError(failure)
         if action is Action.NEW_SESSION:
             shift = self.outbox.begin_new_session()
             self._n_before += shift
@@ -180,7 +197,7 @@ class Link:
                 await call.write(setup_request(self.session, resume_token=self._resume_token, first_available=first))
             await self._receive(call, tasks)
         except grpc.aio.AioRpcError as error:
-            return failure(error)
+            return await self._explained(failure(error))
         except TimeoutError:
             return Failure("", "NO_ANSWER", f"the server was silent for {self._settings.answer_s:g} s")
         except asyncio.InvalidStateError:
@@ -192,6 +209,24 @@ class Link:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         return Failure("", "STREAM_ENDED", "the server ended the stream")
+
+    async def _explained(self, failed: Failure) -> Failure:
+        """Return how a stream failed, having asked where only gRPC can tell, and does not.
+
+        A write into a call that the server has just ended makes gRPC forget how it ended.
+        """
+        if failed.code != "INTERNAL" or failed.reason:
+            return failed
+        try:
+            await self._stub.GetSessionStatus(
+                status_request(self.session.name),
+                timeout=self._settings.answer_s,
+                metadata=self._settings.metadata(),
+            )
+        except grpc.aio.AioRpcError as error:
+            told = failure(error)
+            return told if action_for(told) is Action.ASK_LATER else failed
+        return failed
 
     async def _receive(self, call: Call, tasks: list[asyncio.Task[None]]) -> None:
         """Read the stream to its end; sending begins, as a task, with the server's answer to the setup."""
@@ -217,6 +252,7 @@ class Link:
                     self._retry_after_s = message.retry_after_s
 
     def _open(self, opened: Opened) -> None:
+        self._on_open()
         self.outbox.opened(
             expected=opened.expected,
             committed_sample=opened.committed_sample,

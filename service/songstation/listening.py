@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime
 from random import Random
@@ -11,9 +11,9 @@ from uuid import UUID
 
 from songcore.errors import SongError
 from songstation.channel import Channel
-from songstation.link import Link, LinkSettings
+from songstation.link import Link, LinkSettings, RefusedError
 from songstation.outbox import LossReason, Outbox
-from songstation.recovery import Backoff, Failure
+from songstation.recovery import Backoff, Failure, asking_delay_s
 from songstation.sources import Lost, Source
 from songstation.wire import HeardSong, SessionInfo
 
@@ -74,7 +74,8 @@ async def listen(  # noqa: PLR0913 - collaborators, each by name
 ) -> Account:
     """Stream the source until it ends or ``stop`` is set, and return when the server has committed everything.
 
-    A server that is away is waited for, however long. Raises ConfigError when it refuses the station.
+    A server that is away is waited for, however long; one that does not let the station in is asked again every few minutes.
+    Raises ConfigError when it refuses what the station sends.
     """
 
     def new_name() -> str:
@@ -99,9 +100,21 @@ async def listen(  # noqa: PLR0913 - collaborators, each by name
         on_song=hear,
         on_trouble=on_trouble,
     )
+
+    async def carry() -> None:
+        while True:
+            try:
+                return await link.run()
+            except RefusedError as error:
+                if not error.is_shut_out:
+                    raise
+                delay_s = asking_delay_s(rng, station.link.refused_retry_s)
+                on_trouble(error.failure, delay_s)
+            await asyncio.sleep(delay_s)
+
     feeding = asyncio.create_task(_feed(source, link, stop))
     try:
-        await _run_beside(link, feeding)
+        await _run_beside(carry(), feeding)
     finally:
         feeding.cancel()
         await asyncio.gather(feeding, return_exceptions=True)
@@ -121,9 +134,9 @@ def _released(source: Source) -> bool:
     return True
 
 
-async def _run_beside(link: Link, feeding: "asyncio.Task[str]") -> None:
-    """Run the link to its end; a fault in the feeding ends both."""
-    running = asyncio.create_task(link.run())
+async def _run_beside(carrying: Coroutine[Any, Any, None], feeding: "asyncio.Task[str]") -> None:
+    """Carry to the end; a fault in the feeding ends both."""
+    running = asyncio.create_task(carrying)
     try:
         await asyncio.wait({running, feeding}, return_when=asyncio.FIRST_EXCEPTION)
         if feeding.done() and feeding.exception() is not None:

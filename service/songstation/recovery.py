@@ -4,7 +4,10 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from random import Random
 
-__all__ = ["Action", "Backoff", "Failure", "action_for"]
+__all__ = ["Action", "Backoff", "Failure", "action_for", "asking_delay_s"]
+
+_SPREAD = 0.2
+"""Of the delay after a refusal: stations that were shut out together do not come back together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class Action(Enum):
     """Resume the session at once; should it be taken over again soon, somebody else does it: stop."""
     NEW_SESSION = auto()
     """Put what is held into a new session."""
+    ASK_LATER = auto()
+    """The station is not let in until somebody changes that, here or there: wait long, then resume the session."""
     STOP = auto()
     """The setup is wrong, and sending it again cannot help."""
 
@@ -51,14 +56,25 @@ _BY_REASON = {
     "WRITER_FENCED": Action.RETAKE,
     "MESSAGE_TOO_LARGE": Action.STOP,
 }
-# Codes that say the request itself is wrong. All others, those of tomorrow too, are worth another try.
-_STOP_CODES = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "ABORTED"}
+# By code where the reason is unknown: the caller is not let in, or the request itself is wrong. All other codes, those of
+# tomorrow too, are worth another try soon.
+_BY_CODE = {
+    "UNAUTHENTICATED": Action.ASK_LATER,
+    "PERMISSION_DENIED": Action.ASK_LATER,
+    "INVALID_ARGUMENT": Action.STOP,
+    "FAILED_PRECONDITION": Action.STOP,
+    "ABORTED": Action.STOP,
+}
 
 
 def action_for(failure: Failure) -> Action:
     """Return what to do about a stream that failed; reason goes before code."""
-    by_code = Action.STOP if failure.code in _STOP_CODES else Action.RETRY
-    return _BY_REASON.get(failure.reason, by_code)
+    return _BY_REASON.get(failure.reason) or _BY_CODE.get(failure.code, Action.RETRY)
+
+
+def asking_delay_s(rng: Random, about_s: float) -> float:
+    """Return how long to wait before a server that refuses is asked again: about so long, a fifth more or less."""
+    return about_s * rng.uniform(1 - _SPREAD, 1 + _SPREAD)
 
 
 class Backoff:

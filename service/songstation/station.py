@@ -103,6 +103,7 @@ class FieldStation:
             device=self._device,
             session=live.uuid if live else None,
             is_connected=live is not None and live.outbox.is_connected,
+            refusal=self._sender.refusal,
             clock=self._clock,
         )
 

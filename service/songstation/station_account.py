@@ -38,6 +38,8 @@ class Picture:
     sample_rate_hz: int
     session: str
     is_connected: bool
+    refused: str
+    """How the server refuses this station or one of its sessions; empty while it takes all."""
     sessions_waiting: int
     """Earlier sessions that the server does not have as a whole."""
     captured_samples: int

@@ -43,6 +43,12 @@ class Logbook:
         self.account.last_trouble = str(failure)
         log.warning("%s; trying again in %.1f s, sound is kept", failure, delay_s)
 
+    def refused(self, failure: Failure, delay_s: float) -> None:
+        """Note that the server refuses a session: somebody has to do something about it."""
+        self.account.n_streams_failed[failure.code or failure.reason] += 1
+        self.account.last_trouble = str(failure)
+        log.error("the server refuses this station: %s; asking again in %.0f s, sound is kept", failure, delay_s)
+
     def noticed(self, notice: SessionNotice) -> None:
         """Log what the server says."""
         log.warning("the server says: %s", notice.message or notice.kind)
@@ -61,7 +67,14 @@ class Logbook:
         )
 
     def picture(
-        self, station: str, *, device: str, session: UUID | None, is_connected: bool, clock: SampleClock
+        self,
+        station: str,
+        *,
+        device: str,
+        session: UUID | None,
+        is_connected: bool,
+        refusal: str,
+        clock: SampleClock,
     ) -> Picture:
         """Return how the station is now."""
         spool = self._spool
@@ -73,6 +86,7 @@ class Logbook:
             sample_rate_hz=clock.sample_rate_hz if session else 0,
             session=str(session) if session else "",
             is_connected=is_connected,
+            refused=refusal,
             sessions_waiting=len(spool.unfinished()),
             captured_samples=sum(one.captured for _, one in totals),
             committed_samples=sum(one.committed for _, one in totals),

@@ -55,6 +55,7 @@ class _Look(Collector):
         yield _counter("sessions", "Sessions begun.", account.n_sessions)
         yield _counter("songs", "Songs that the server told of.", account.n_songs)
         yield _gauge("connected", "1 while the live session has a stream.", picture.is_connected)
+        yield _gauge("refused", "1 while the server refuses the station or one of its sessions.", bool(picture.refused))
         yield _gauge("device_present", "1 while a device gives sound.", bool(picture.device))
         yield _gauge("sessions_waiting", "Earlier sessions still to be sent.", picture.sessions_waiting)
         yield _gauge("waiting_seconds", "Sound, and losses, that the server has not committed.", picture.waiting_s)

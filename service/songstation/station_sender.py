@@ -1,7 +1,6 @@
 """Sending a spool: the session that is being captured on one stream, and earlier ones, in order, beside it on another."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,25 +8,20 @@ from random import Random
 from typing import Literal, Protocol
 from uuid import UUID
 
-from songcore.errors import ConfigError
 from songstation.channel import Channel
 from songstation.dialogue import ClockQuality, HeardSong, Pulse, SessionInfo, SessionNotice
-from songstation.link import Link, LinkSettings
+from songstation.link import Link, LinkSettings, RefusedError
 from songstation.listening import uuid7
 from songstation.outbox import LossReason
-from songstation.recovery import Backoff, Failure
+from songstation.recovery import Backoff, Failure, asking_delay_s
 from songstation.spool import Spool
 from songstation.spool_outbox import SpoolOutbox
 from songstation.station_outbox import LiveOutbox
 
 __all__ = ["Listener", "Live", "Sender"]
 
-REFUSED_S = 300.0
-"""A server that refuses the station is asked again after this long: its operator may have changed his mind."""
 _FEED_S = 0.05
 _IDLE_S = 0.5
-
-log = logging.getLogger(__name__)
 
 
 class Listener(Protocol):
@@ -38,6 +32,9 @@ class Listener(Protocol):
 
     def troubled(self, failure: Failure, delay_s: float) -> None:
         """Take how a stream ended, and when the next will begin."""
+
+    def refused(self, failure: Failure, delay_s: float) -> None:
+        """Take that the server refuses a session, and when it is asked again."""
 
     def noticed(self, notice: SessionNotice) -> None:
         """Take what the server says about sound or clock."""
@@ -59,6 +56,14 @@ class Live:
     sending: "asyncio.Task[None]"
 
 
+@dataclass(frozen=True)
+class _Refusal:
+    """By the loop's clock, until when the server is not asked again, and how it refused."""
+
+    until_s: float
+    failure: Failure
+
+
 class Sender:
     """Carries the sessions of a spool to the server, over one channel."""
 
@@ -75,14 +80,25 @@ class Sender:
     ) -> None:
         self._channel, self._spool, self._settings, self._listener = channel, spool, settings, listener
         self._outage_s, self._rng, self._now = outage_s, rng, now
-        self._refused_until_s: dict[UUID, float] = {}
+        # Of sessions by their UUID, and of all that a station's name is on by that name.
+        self._refusals: dict[UUID | str, _Refusal] = {}
+
+    @property
+    def refusal(self) -> str:
+        """Return how the server last refused something that it still owes an answer to, or nothing."""
+        sessions = list(self._spool.sessions.items())
+        open_keys = {
+            key for uuid, one in sessions if not self._spool.standing(uuid).finished for key in (uuid, one.station)
+        }
+        refusals = [one.failure for key, one in list(self._refusals.items()) if key in open_keys]
+        return str(refusals[-1]) if refusals else ""
 
     def begin_live(self, uuid: UUID) -> Live:
         """Start to send the session that is being captured from now on."""
         loop = asyncio.get_running_loop()
         outbox = LiveOutbox(self._spool, uuid, outage_s=self._outage_s, now_s=loop.time, on_lost=self._lost_of(uuid))
         link = self._link(uuid, outbox, "live")
-        return Live(uuid, outbox, link, asyncio.create_task(self._keep_carrying(outbox, link)))
+        return Live(uuid, outbox, link, asyncio.create_task(self._keep_carrying(uuid, outbox, link)))
 
     async def end_live(self, live: Live) -> None:
         """Stop sending it; what is left is sent with the earlier sessions."""
@@ -91,13 +107,8 @@ class Sender:
 
     async def backfill(self, is_live: Callable[[UUID], bool]) -> None:
         """Send earlier sessions, the oldest first, for ever; one that the server refuses does not stop the next."""
-        loop = asyncio.get_running_loop()
         while True:
-            waiting = [
-                uuid
-                for uuid in self._spool.unfinished()
-                if not is_live(uuid) and self._refused_until_s.get(uuid, 0.0) <= loop.time()
-            ]
+            waiting = [uuid for uuid in self._spool.unfinished() if not is_live(uuid) and not self._refused_for_s(uuid)]
             if not waiting:
                 await asyncio.sleep(_IDLE_S)
                 continue
@@ -105,20 +116,42 @@ class Sender:
             outbox = SpoolOutbox(self._spool, uuid, on_lost=self._lost_of(uuid))
             try:
                 await self._carry(outbox, self._link(uuid, outbox, "backfill"))
-            except ConfigError as error:
-                log.error("session %s: %s", uuid, error)  # noqa: TRY400 - the message says all
-                self._refused_until_s[uuid] = loop.time() + REFUSED_S
+            except RefusedError as error:
+                self._refused(uuid, error)
 
-    async def _keep_carrying(self, outbox: LiveOutbox, link: Link) -> None:
+    async def _keep_carrying(self, uuid: UUID, outbox: LiveOutbox, link: Link) -> None:
         while not outbox.finished:
+            await asyncio.sleep(self._refused_for_s(uuid))
             try:
                 await self._carry(outbox, link)
-            except ConfigError as error:
-                log.error("%s; sound is kept, trying again in %.0f s", error, REFUSED_S)  # noqa: TRY400 - likewise
-                await asyncio.sleep(REFUSED_S)
+            except RefusedError as error:
+                self._refused(uuid, error)
+
+    def _refused(self, uuid: UUID, error: RefusedError) -> None:
+        """Note that the server refused a session, or with it all of the station that it names."""
+        delay_s = asking_delay_s(self._rng, self._settings.refused_retry_s)
+        key = self._station(uuid) if error.is_shut_out else uuid
+        self._refusals.pop(key, None)
+        self._refusals[key] = _Refusal(asyncio.get_running_loop().time() + delay_s, error.failure)
+        self._listener.refused(error.failure, delay_s)
+
+    def _refused_for_s(self, uuid: UUID) -> float:
+        """Return how long the server is not to be asked about a session."""
+        refusals = [self._refusals.get(key) for key in (uuid, self._station(uuid))]
+        until_s = max((one.until_s for one in refusals if one), default=0.0)
+        return max(0.0, until_s - asyncio.get_running_loop().time())
+
+    def _station(self, uuid: UUID) -> str:
+        # The spool's thread may just have deleted it.
+        session = self._spool.sessions.get(uuid)
+        return session.station if session else ""
+
+    def _let_in(self, uuid: UUID, station: str) -> None:
+        self._refusals.pop(uuid, None)
+        self._refusals.pop(station, None)
 
     async def _carry(self, outbox: SpoolOutbox, link: Link) -> None:
-        """Return when the server has committed the session; raises ConfigError when it refuses it."""
+        """Return when the server has committed the session; raises RefusedError when it refuses it."""
         feeding = asyncio.create_task(_feed(outbox, link))
         running = asyncio.create_task(link.run())
         try:
@@ -163,6 +196,7 @@ class Sender:
             on_song=self._listener.heard,
             on_trouble=self._listener.troubled,
             on_notice=self._listener.noticed,
+            on_open=lambda: self._let_in(uuid, session.station),
             pulse=self._listener.pulse,
         )
 

@@ -67,6 +67,8 @@ class StationSettings(BaseModel):
     """After so long without a byte from the server it is pinged; half of that without an answer ends the connection."""
     first_retry_s: float = Field(1.0, gt=0)
     longest_retry_s: float = Field(120.0, gt=0)
+    refused_retry_s: float = Field(300.0, gt=0)
+    """A server that refuses the station is asked again after about so long."""
     stop_grace_s: float = Field(10.0, ge=0)
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(9465, ge=0, le=65535)

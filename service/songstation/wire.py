@@ -45,6 +45,7 @@ __all__ = [
     "read_songs",
     "setup_request",
     "songs_request",
+    "status_request",
 ]
 
 _SONGS_PER_PAGE = 500
@@ -209,6 +210,11 @@ def _song(song: types_pb2.Song) -> HeardSong:
         forced_cut=song.forced_cut,
         bundle=song.model_bundle.removeprefix("modelBundles/"),
     )
+
+
+def status_request(session: str) -> ingest_pb2.GetSessionStatusRequest:
+    """Return the question how far the server is with a session."""
+    return ingest_pb2.GetSessionStatusRequest(session=session)
 
 
 def songs_request(session: str, since: datetime | None, page_token: str) -> songs_pb2.ListSongsRequest:

@@ -9,16 +9,21 @@ import pytest
 import yaml
 
 RULES = Path(__file__).resolve().parents[2] / "deploy" / "prometheus"
+TESTS = ("alerts_test.yml", "alerts_days_test.yml")
 NAMES = (
     "ServerDown",
     "StationSilent",
     "CommitLagHigh",
     "SpoolNearFull",
+    "SpoolFilling",
+    "CaptureStopped",
+    "StationRefused",
     "DeclaredLoss",
     "NoveltyHigh",
     "NoveltyDrift",
     "RetrainingDue",
     "ReclusterMissed",
+    "NovelPoolStale",
     "EventLoopLag",
     "DiskLow",
     "GpuFallback",
@@ -61,7 +66,7 @@ def test_configuration_and_rules_are_valid() -> None:
 @needs_promtool
 def test_alerts_fire_when_they_must_and_only_then() -> None:
     """The rules pass their tests."""
-    tested = promtool("test", "rules", "alerts_test.yml")
+    tested = promtool("test", "rules", *TESTS)
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
@@ -74,7 +79,8 @@ def test_rules_tests_notice_every_alert_that_is_broken(broken: str, tmp_path: Pa
         for rule in group["rules"]:
             rule["expr"] = broken
     (tmp_path / "alerts.yml").write_text(yaml.safe_dump(document))
-    shutil.copy(RULES / "alerts_test.yml", tmp_path)
-    tested = promtool("test", "rules", "alerts_test.yml", cwd=tmp_path)
+    for name in TESTS:
+        shutil.copy(RULES / name, tmp_path)
+    tested = promtool("test", "rules", *TESTS, cwd=tmp_path)
     assert tested.returncode == 1
     assert [name for name in NAMES if name not in tested.stderr] == []

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import descriptor_pool
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -212,6 +213,17 @@ def test_every_metric_is_documented(heard: ServerThread) -> None:
     families = {name for name in families if not name.endswith("_created")}
     documented = set(re.findall(r"`((?:songstream|grpc_server)_[a-z_]+)[`{]", (DOCS / "operating.md").read_text()))
     assert families == documented
+
+
+def test_every_call_is_documented() -> None:
+    """The table of services in docs/protocol.md names every service that runs, with all of its methods and no others."""
+    table = (DOCS / "protocol.md").read_text().split("| service |")[1].split("\n\n")[0]
+    rows = [re.findall(r"`(\w+)`", row) for row in table.splitlines() if re.match(r"\| `\w+` \|", row)]
+    documented = {service: set(methods) for service, *methods in rows}
+    pool = descriptor_pool.Default()
+    assert documented == {
+        service.rpartition(".")[2]: set(pool.FindServiceByName(service).methods_by_name) for service in SERVICES
+    }
 
 
 def test_every_reason_is_documented() -> None:

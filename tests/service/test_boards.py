@@ -1,4 +1,4 @@
-"""The boards are what their program writes. Boards and alerts name only what a live server has; it has what was planned."""
+"""Boards are what their program writes; they and the alerts name only what live pages have; what was planned is there."""
 
 import json
 import re
@@ -7,11 +7,15 @@ import subprocess
 import sys
 import urllib.request
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import sleep
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -66,10 +70,36 @@ def page(shared_server: ServerThread) -> Page:
     stream.half_close()
     stub: Any = ingest_pb2_grpc.IngestServiceStub(shared_server.channel)
     assert stub.GetSessionStatus(ingest_pb2.GetSessionStatusRequest(session=session_name())).finished
-    with urllib.request.urlopen(shared_server.addresses.metrics) as answer:  # noqa: S310 - our own address
-        families = text_string_to_metric_families(answer.read().decode())
-        labels_of: defaultdict[str, set[str]] = defaultdict(set)
-        for family in families:
+    return read_page(shared_server.addresses.metrics)
+
+
+@pytest.fixture(scope="module")
+def station_page(shared_server: ServerThread, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    """Return the page of a station that hears something and is connected."""
+    folder = tmp_path_factory.mktemp("station")
+    soundfile.write(folder / "long.wav", np.zeros(60 * RATE), RATE)
+    command = [str(Path(sys.executable).with_name("songstream")), "station", "run", "--station", "board"]
+    command += ["--server", shared_server.addresses.grpc, "--play", str(folder / "long.wav")]
+    with subprocess.Popen(
+        [*command, "--spool", str(folder), "--metrics-port", "0"], stderr=subprocess.DEVNULL
+    ) as running:
+        try:
+            state: dict[str, Any] = {}
+            while not (state.get("is_connected") and state["captured_samples"]):
+                assert running.poll() is None
+                sleep(0.1)
+                with suppress(FileNotFoundError):
+                    state = json.loads((folder / "state.json").read_text())
+            return read_page(f"http://{state['metrics']}/metrics")
+        finally:
+            running.kill()
+
+
+def read_page(address: str) -> Page:
+    """Return what a page has now."""
+    labels_of: defaultdict[str, set[str]] = defaultdict(set)
+    with urllib.request.urlopen(address) as answer:  # noqa: S310 - our own address
+        for family in text_string_to_metric_families(answer.read().decode()):
             for sample in family.samples:
                 labels_of[sample.name] |= set(sample.labels)
     return Page(dict(labels_of))
@@ -128,17 +158,22 @@ def test_panels_lie_beside_each_other_and_have_numbers_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("questions", [board_questions, alert_questions])
-def test_every_metric_and_label_that_is_asked_for_is_on_a_live_page(page: Page, questions: Any) -> None:
-    """Names and labels in boards and alerts are those of a server that has been used; job and instance are Prometheus' own."""
+def test_every_metric_and_label_that_is_asked_for_is_on_a_live_page(
+    page: Page, station_page: Page, questions: Any
+) -> None:
+    """Names and labels are those of a server that has been used or of a station; job and instance are Prometheus' own."""
     asked = questions()
     names = {name for expr in asked for name in re.findall(r"\b(?:songstream|grpc_server|process)_\w+", expr)}
     grouped = {
         label for expr in asked for group in re.findall(r"\bby \(([^)]*)\)", expr) for label in group.split(", ")
     }
     matched = {label for expr in asked for label in re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"", expr)}
-    assert len(names) > 5
-    assert names - page.names == set()
-    assert (grouped | matched) - page.labels - {"job", "instance"} == set()
+    of_stations = {name for name in names if name.startswith("songstream_field_")}
+    assert len(names - of_stations) > 5
+    assert len(of_stations) > 2
+    assert names - of_stations - page.names == set()
+    assert of_stations - station_page.names == set()
+    assert (grouped | matched) - page.labels - station_page.labels - {"job", "instance"} == set()
 
 
 PLANNED = (

@@ -78,6 +78,16 @@ def test_bad_files_are_refused(shared_server: ServerThread, tmp_path: Path, name
     assert failure(failed.value)[:2] == ("INVALID_ARGUMENT", reason)
 
 
+def test_a_flac_that_does_not_tell_its_length_is_refused(shared_server: ServerThread) -> None:
+    """As encoders leave it that write to a pipe: 36 bits of the header are open (RFC 9639, section 8.2)."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.zeros(24_000, np.int16), 24_000, format="FLAC")
+    whole = buffer.getvalue()
+    data = whole[:21] + bytes([whole[21] & 0xF0, 0, 0, 0, 0]) + whole[26:]
+    requests = [Request(setup=classification_pb2.RecordingSetup()), Request(data=data)]
+    assert refusal(shared_server, requests) == ("INVALID_ARGUMENT", "LENGTH_MISSING")
+
+
 def test_a_truncated_file_gives_what_it_holds(shared_server: ServerThread) -> None:
     """The songs of the part that is there are sent, then the call ends with TRUNCATED."""
     data = wav(soundscape([0, 1, 2], 23)[0])

@@ -24,6 +24,11 @@ from songserve.records import ClockState
 from songserve.schema import REVISION, metadata
 from stores import HOUR_MS, START_MS, Opened, commit, opening, reason, song
 
+FULL = 2
+"""Of SQLite's `PRAGMA synchronous`: every commit is flushed."""
+END_OTHERS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
 FIRST_SCHEMA = Path(__file__).with_name("first_schema.sql")
 
 
@@ -55,6 +60,39 @@ def test_a_full_disk_acknowledges_nothing_and_recovers(sqlite: Opened) -> None:
     assert found[0].committed_sequence_number == 1
     raw.execute("PRAGMA max_page_count = 1000000")
     sqlite.store.commit(full).result(10)
+
+
+def test_sqlite_waits_for_the_disk_at_every_commit(sqlite: Opened) -> None:
+    """The connection that the store writes through has a write-ahead log and flushes it (FULL), before and after commits."""
+    record = sqlite.store.open_session(opening()).result(10)
+    for number in (1, 2):
+        raw: Any = sqlite.directory.writer.raw_connection().dbapi_connection
+        assert raw.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        assert raw.execute("PRAGMA synchronous").fetchone()[0] == FULL
+        sqlite.store.commit(commit(record, number, song(record, number))).result(10)
+    assert raw.execute("SELECT count(*) FROM songs").fetchone()[0] == 2  # it is that connection
+
+
+@pytest.mark.parametrize("owner", ["DATABASE {name}", "ROLE postgres IN DATABASE {name}"])
+@pytest.mark.parametrize(
+    ("by_default", "expected"), [("off", "on"), ("on", "on"), ("local", "local"), ("remote_apply", "remote_apply")]
+)
+def test_postgresql_waits_for_the_disk_at_every_commit(
+    tmp_path: Path, postgres: PostgresServer, owner: str, by_default: str, expected: str
+) -> None:
+    """A database or role that does not wait by default is made to by the session that writes, a new one after a break too."""
+    url = postgres.new_database()
+    name = database_name(url)
+    execute(url, f"ALTER {owner.format(name=name)} SET synchronous_commit = {by_default}")
+    with Opened(tmp_path, database_url=url) as opened:
+        for number in (1, 2):
+            opened.store.open_session(opening(number)).result(10)
+            with opened.directory.writer.connect() as connection:
+                ask = connection.exec_driver_sql
+                assert ask("SHOW synchronous_commit").scalar_one() == expected
+                # Transactions that wait for others are those of the store.
+                assert ask("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted").scalar_one() >= 1
+            execute(url, END_OTHERS)
 
 
 def test_a_locked_database_is_reported(sqlite: Opened) -> None:

@@ -82,5 +82,6 @@ def test_kills_at_random_moments_change_no_row(
     with ServerProcess(bundle_dir, tmp_path / "data", "--config", str(config)) as server:
         assert stream_until_killed(server, None) == len(CHUNKS)
         assert stored(server) == undisturbed[0]
-        assert effort_s(server) == pytest.approx(undisturbed[1])
+        # Chunks of half a second add up without rounding, in whatever commits they were.
+        assert effort_s(server) == undisturbed[1]
     assert (tmp_path / "data" / DATABASE_NAME).exists() == (database_url is None)

@@ -302,3 +302,15 @@ def test_the_reserve_ends_at_its_last_byte(tmp_path: Path, monkeypatch: pytest.M
             monkeypatch.setattr(DataDirectory, "free_bytes", 1000 * n_reserves - 1)
             with pytest.raises(Refusal, match="needed"):
                 opened.store.check_disk(n_reserves=n_reserves)
+
+
+def test_the_reserve_of_clips_ends_at_its_last_byte(
+    start_server: Callable[..., ServerThread], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With just three reserves free each song has its clip; with a byte less none, and the songs are stored all the same."""
+    server, samples = start_server(min_free_disk_mb=1), soundscape([0, 1], 5)[0]
+    for number, (free, outcome) in enumerate(((3 * 2**20, "written"), (3 * 2**20 - 1, "disk_low")), 1):
+        monkeypatch.setattr(DataDirectory, "free_bytes", free)
+        responses = stream_all(server.channel, samples, [RATE], setup(session_name(number=number)))
+        assert sum(response.HasField("song") for response in responses) == 2
+        assert f'songstream_clips_total{{outcome="{outcome}"}} 2.0' in scrape(server)

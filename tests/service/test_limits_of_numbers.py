@@ -1,10 +1,12 @@
 """Numbers at the ends of their ranges, and bytes that are no message."""
 
+import io
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+import soundfile
 from google_crc32c import value as crc32c
 
 from serving import START_MS, Chunk, Request, ServerThread, Stream, finish_message, session_name, setup
@@ -40,6 +42,51 @@ def test_rates_and_times_end_where_they_say(rate: int, start_ms: int, *, fits: b
     with pytest.raises(SongError) as refused:
         read_setup(message, now_ms=START_MS)
     assert refused.value.reason in {"FORMAT_UNSUPPORTED", "SETUP_INVALID"}
+
+
+@pytest.mark.parametrize(("encoding", "most"), [("LINEAR16", 64), ("FLOAT32", 64), ("FLAC", 8)])
+def test_a_chunk_has_so_many_channels(shared_server: ServerThread, encoding: str, most: int) -> None:
+    """Sound of as many channels as are taken is heard to its end; one more is refused at the setup."""
+    number = getattr(ingest_pb2.AudioFormat, f"ENCODING_{encoding}")
+    dtype = "<f4" if encoding == "FLOAT32" else "<i2"
+    samples = np.zeros((1000, most), dtype)
+    data = samples.tobytes()
+    if encoding == "FLAC":
+        file = io.BytesIO()
+        soundfile.write(file, samples, RATE, format="FLAC")
+        data = file.getvalue()
+    chunk = Chunk(sequence_number=1, sample_count=1000, data=data, crc32c=crc32c(data))
+    name = session_name("many", 10 * most + number)
+    stream = Stream(shared_server.channel, setup(name, encoding=number, n_channels=most, channel=most))
+    stream.send(chunk, finish_message([chunk]))
+    assert list(stream)[-1].ack.committed_sample == 1000
+    stream.half_close()
+    more = Stream(shared_server.channel, setup(f"{name[:-1]}a", encoding=number, n_channels=most + 1))
+    assert more.fails_with()[:2] == ("INVALID_ARGUMENT", "FORMAT_UNSUPPORTED")
+
+
+@pytest.mark.parametrize("n_more", [0, 1])
+def test_a_gap_is_an_hour_at_most(shared_server: ServerThread, n_more: int) -> None:
+    """Of exactly an hour it is told of, declared and committed, also where a setup shows it; a sample more is neither."""
+    n_samples = 3600 * RATE + n_more
+    shown = setup(session_name("hole", 1 + n_more))
+    shown.setup.first_available_sequence_number, shown.setup.first_available_sample = 2, n_samples
+    stream = Stream(shared_server.channel, shown)
+    declared = Stream(shared_server.channel, setup(session_name("hole", 11 + n_more)))
+    gap = ingest_pb2.Gap(sequence_number=1, sample_count=n_samples)
+    declared.send(Request(gap=gap))
+    if n_more:
+        for refused in (stream, declared):
+            assert refused.fails_with()[:2] == ("INVALID_ARGUMENT", "GAP_TOO_LONG")
+        return
+    missing = stream.read().setup_ack.missing
+    assert (missing.sequence_number, missing.last_sequence_number, missing.sample_count) == (1, 1, n_samples)
+    stream.send(Request(gap=missing))
+    finish = Request(finish=ingest_pb2.Finish(last_sequence_number=1, total_samples=n_samples))
+    for open_stream in (stream, declared):
+        open_stream.send(finish)
+        assert list(open_stream)[-1].ack.committed_sample == n_samples
+        open_stream.half_close()
 
 
 MOST = 2**64 - 1

@@ -34,7 +34,25 @@ from status_rows import CHUNKS, RATE, ROWS, SAMPLES, Row, numbers
 PROTO = Path(__file__).resolve().parents[2] / "protos" / "songserve" / "v1" / "ingest.proto"
 
 ELSEWHERE = {
+    "BUCKET_INVALID": "test_api.py",
+    "CHANNEL_MISSING": "test_classification.py",
+    "EMPTY_RECORDING": "test_classification.py",
+    "FILTER_TOO_LONG": "test_limits_of_names.py",
+    "INTERVAL_INVALID": "test_api.py",
+    "LENGTH_MISSING": "test_classification.py",
+    "MODE_INVALID": "test_reclusterings.py",
+    "NOT_AUDIO": "../bad_recordings.py",
+    "PAGE_TOKEN_INVALID": "test_api.py",
+    "RESUME_TOKEN_INVALID": "test_reading.py",
+    "RETYPINGS_INVALID": "test_retype.py",
+    "TRUNCATED": "test_classification.py",
     "SESSION_LIMIT": "test_limits_of_stations.py",
+    "CERT_INVALID": "test_security_tls.py",
+    "METHOD_UNMAPPED": "test_security_roles.py",
+    **dict.fromkeys(
+        ("ROLE_MISSING", "STATION_DISABLED", "STATION_MISMATCH", "TOKEN_EXPIRED", "TOKEN_INVALID", "TOKEN_MISSING"),
+        "test_security_calls.py",
+    ),
     "STORE_CORRUPT": "test_database.py",
     "SONG_UNKNOWN": "test_reading.py",
     "BUNDLE_UNKNOWN": "test_api.py",
@@ -72,7 +90,7 @@ ELSEWHERE = {
     ),
     **dict.fromkeys(("RECLUSTERING_ELSEWHERE", "RECLUSTERING_UNKNOWN", "RECLUSTER_BUSY"), "test_reclusterings.py"),
 }
-"""Reasons of the map that need more than a stream to a server without tokens, and the test that provokes them."""
+"""Reasons that need more than a stream to a server without tokens, and the test that provokes them, or its data."""
 
 
 class FailingOnce:
@@ -192,15 +210,19 @@ def test_a_client_that_leaves_is_no_error(server: ServerThread) -> None:
 
 
 def test_the_map_is_complete() -> None:
-    """Every reason of the table in ingest.proto, and every one with a code of its own, is provoked somewhere."""
+    """Every reason of the tables in ingest.proto and docs/protocol.md, and every one with a code, is provoked somewhere."""
     table = PROTO.read_text().split("// Status codes and reasons")[1].split("rpc StreamAudio")[0]
     published = set(
         re.findall(r"^  //\s+(?:[A-Z_]+ {2,})?([A-Z]+_[A-Z_]+|IDLE|DRAINING|INTERNAL) ", table, re.MULTILINE)
     )
+    page = PROTO.parents[3] / "docs" / "protocol.md"
+    rows = page.read_text().split("## Reasons")[1].split("not used, because")[0].splitlines()
+    documented = set().union(*(re.findall(r"`([A-Z_]+)`", row.split("|")[2]) for row in rows if row.startswith("| ")))
+    assert len(documented) > 60
     tests = Path(__file__).parent
-    by_security = set().union(*map(texts, tests.glob("test_security*.py")))
-    provoked = {row.reason for row in ROWS} | set(ELSEWHERE) | by_security
+    provoked = {row.reason for row in ROWS} | set(ELSEWHERE)
     assert published - provoked == set()
+    assert documented - provoked == set()
     assert set(_CODES) - provoked == set()
     for reason, file in ELSEWHERE.items():
         assert reason in texts(tests / file), f"{reason} is not in {file}"

@@ -33,13 +33,30 @@ def reason_of(server: str = "songs.example.org:1", **options: Any) -> str:
         ("192.0.2.1:1", True),
         ("songs.example.org:1", True),
         ("127.0.0.1.example.org:1", True),
-        ("songs", True),
     ],
 )
 def test_beyond_loopback_is_encrypted_unless_said_otherwise(server: str, *, encrypted: bool) -> None:
     """A server elsewhere is spoken to over TLS with the public roots, and in clear only when insecure."""
     assert (credentials_for(server).tls is not None) == encrypted
     assert credentials_for(server, insecure=True).tls is None
+
+
+@pytest.mark.parametrize(
+    "server",
+    ["127.0.0.1", "songs", "", ":50051", "songs:", "songs:x", "songs:0", "songs:65536", "songs:²", "::1", "[::1]"],
+)
+def test_a_server_is_a_host_and_a_port(server: str) -> None:
+    """Without a port nothing is tried, on this machine or elsewhere, encrypted or not."""
+    assert reason_of(server) == reason_of(server, insecure=True) == "SETTING_INVALID"
+
+
+def test_a_command_without_a_port_ends_at_once(recording: Any) -> None:
+    """`songstream listen` says what is wrong in one line."""
+    command = [SONGSTREAM, "listen", str(recording.path), "--server", "127.0.0.1"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 1
+    message = "server '127.0.0.1' is not of the form host:port, an IPv6 address in brackets"
+    assert ended.stderr == f"songstream: {message} [SETTING_INVALID]\n"
 
 
 def test_bad_files_are_refused_before_anything_is_sent(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
@@ -28,6 +29,7 @@ from songstation.outbox import LossReason
 from songstation.recovery import Failure
 from songstation.sources import Lost, Playback, Source
 from songstation.wire import HeardSong
+from tokens import add_token
 
 SONGSTREAM = str(Path(sys.executable).with_name("songstream"))
 START = datetime(2024, 5, 1, 3, 30, tzinfo=UTC)
@@ -53,6 +55,7 @@ def run_station(
     *,
     buffer_bytes: int = 10**8,
     name: str = "north",
+    link: LinkSettings = QUICK,
     during: Callable[[Heard, asyncio.Event], Any] | None = None,
 ) -> tuple[Account, Heard]:
     """Listen to the source until everything is committed; ``during`` is called at every song and every trouble."""
@@ -76,7 +79,7 @@ def run_station(
                 listen(
                     channel,
                     source,
-                    Station(name, "test", buffer_bytes, QUICK),
+                    Station(name, "test", buffer_bytes, link),
                     rng=Random(1),
                     now=lambda: START,
                     stop=stop,
@@ -313,6 +316,25 @@ def test_a_recording_that_breaks_off_is_played_to_the_break(bundle: Bundle, reco
     assert account.committed_s == pytest.approx(12.0)
     whole = [song for song in recording.songs if song[1] < 11]
     assert heard.facts[: len(whole)] == whole
+
+
+def test_a_station_that_is_not_let_in_asks_again(bundle: Bundle, recording: Any, tmp_path: Path) -> None:
+    """With a token that the server does not know yet it waits, seldom asking, and has all of its songs in the end."""
+    book, with_north = tmp_path / "tokens.json", tmp_path / "later.json"
+    add_token(book, "south")
+    bearer = add_token(with_north, "north")
+    link = replace(QUICK, metadata=lambda: (("authorization", f"Bearer {bearer}"),), refused_retry_s=0.05)
+
+    def let_in(heard: Heard, _: asyncio.Event) -> None:
+        if len(heard.troubles) == 10 and with_north.exists():
+            with_north.replace(book)
+
+    with ServerThread(bundle, tmp_path / "data", token_file=book) as server:
+        began_s = time.monotonic()
+        _, heard = run_station(server.addresses.grpc, Playback(recording.path, speed=inf), during=let_in, link=link)
+    assert time.monotonic() - began_s > 10 * 0.8 * 0.05
+    assert [failure.reason for failure in heard.troubles] == ["TOKEN_INVALID"] * 10
+    assert heard.facts == recording.songs
 
 
 def test_a_station_that_is_refused_stops(bundle: Bundle, recording: Any, tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ def test_a_device_that_does_not_start_is_missing() -> None:
     try:
         import sounddevice
     except OSError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"{error}; deploy/install-test-tools.sh installs PortAudio")
     device = Device()
     device.start = lambda: (_ for _ in ()).throw(sounddevice.PortAudioError("busy"))  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="busy") as caught:

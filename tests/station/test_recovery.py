@@ -4,7 +4,9 @@ from random import Random
 
 import pytest
 
-from songstation.recovery import Action, Backoff, Failure, action_for
+from songstation.link import LinkSettings
+from songstation.recovery import Action, Backoff, Failure, action_for, asking_delay_s
+from songstation.station_settings import StationSettings
 
 
 def _rng(seed: int) -> Random:
@@ -21,6 +23,12 @@ def _rng(seed: int) -> Random:
         ("DEADLINE_EXCEEDED", "IDLE", Action.RETRY),
         ("INTERNAL", "INTERNAL", Action.RETRY),
         ("SOMETHING_NEW", "", Action.RETRY),
+        ("UNAUTHENTICATED", "", Action.ASK_LATER),
+        ("UNAUTHENTICATED", "TOKEN_EXPIRED", Action.ASK_LATER),
+        ("UNAUTHENTICATED", "CERT_INVALID", Action.ASK_LATER),
+        ("PERMISSION_DENIED", "", Action.ASK_LATER),
+        ("PERMISSION_DENIED", "STATION_MISMATCH", Action.ASK_LATER),
+        ("PERMISSION_DENIED", "STATION_DISABLED", Action.ASK_LATER),
         ("OUT_OF_RANGE", "SEQUENCE_GAP", Action.REWIND),
         ("INVALID_ARGUMENT", "CHUNK_CORRUPT", Action.RESEND),
         ("INVALID_ARGUMENT", "SETUP_INVALID", Action.STOP),
@@ -41,6 +49,14 @@ def test_delays_are_jittered_grow_and_stay_bounded() -> None:
         delays = [backoff.next_delay_s() for backoff in backoffs]
         assert 0 <= min(delays) < 0.05 * bound_s
         assert 0.95 * bound_s < max(delays) <= bound_s
+
+
+def test_a_server_that_refuses_is_asked_about_every_five_minutes() -> None:
+    """That is the default of link and settings; each station's own delay is a fifth shorter to a fifth longer."""
+    assert LinkSettings().refused_retry_s == StationSettings().refused_retry_s == 300
+    delays = [asking_delay_s(_rng(seed), 300) for seed in range(400)]
+    assert 240 <= min(delays) < 245
+    assert 355 < max(delays) <= 360
 
 
 def test_success_resets_and_the_servers_wish_is_kept() -> None:

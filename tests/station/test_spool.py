@@ -105,6 +105,45 @@ def test_room_is_what_the_limits_leave(tmp_path: Path) -> None:
     full.close()
 
 
+def test_what_is_synced_is_given_to_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new file and its name, what is due by time or size, a flush and an end: each has the system write to the disk."""
+    given: dict[str, int] = {}
+
+    def noting(system_call: Callable[[int], None]) -> Callable[[int], None]:
+        def call(handle: int) -> None:
+            system_call(handle)
+            given[str(Path(f"/proc/self/fd/{handle}").readlink())] = os.fstat(handle).st_size
+
+        return call
+
+    monkeypatch.setattr(os, "fdatasync", noting(os.fdatasync))
+    monkeypatch.setattr(os, "fsync", noting(os.fsync))
+
+    def n_at_risk() -> int:
+        path = newest(tmp_path)
+        return path.stat().st_size - given.get(str(path), 0)
+
+    clock = Clock()
+    spool = opened(tmp_path, clock, sync_s=1, sync_bytes=5_000)
+    spool.begin(session())
+    spool.append(chunk(1), N_CHUNK, 0)
+    assert 0 < n_at_risk() < newest(tmp_path).stat().st_size
+    assert str(tmp_path) in given
+    clock.s += 1
+    spool.tend()
+    assert n_at_risk() == 0
+    spool.append(chunk(2), N_CHUNK, 0)
+    assert n_at_risk() > 0
+    spool.append(chunk(3, 3_000), 3_000, 0)
+    assert n_at_risk() == 0
+    for number, sync in ((4, spool.flush), (5, spool.end)):
+        spool.append(chunk(number), N_CHUNK, 0)
+        assert n_at_risk() > 0
+        sync()
+        assert n_at_risk() == 0
+    spool.close()
+
+
 def test_what_is_written_is_there_after_a_restart(tmp_path: Path) -> None:
     """Chunks and losses of two sessions come back in order, byte for byte, losses in a row as one."""
     spool = opened(tmp_path)

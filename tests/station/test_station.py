@@ -4,21 +4,25 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from serving import ServerThread
 from songcore.bundle import Bundle
 from songcore.errors import ConfigError
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc, songs_pb2, songs_pb2_grpc
 from songstation.channel import open_channel
-from songstation.commands.station_run import _tell
-from songstation.dialogue import HeardSong
+from songstation.commands.station import station as station_command
+from songstation.commands.station_run import STATE_FILE, _tell, _write_state
+from songstation.dialogue import ClockQuality, HeardSong
 from songstation.link import LinkSettings
 from songstation.outbox import LossReason
 from songstation.pipe import Pipe
@@ -26,8 +30,10 @@ from songstation.sources import Lost, Playback, Source
 from songstation.spool import Spool
 from songstation.spool_index import Policy, SpoolLimits
 from songstation.station import FieldStation
+from songstation.station_metrics import StationMetrics
 from songstation.station_plan import StationPlan
 from songstation.watchdog import Watchdog
+from tokens import add_token, run_token
 
 START = datetime(2024, 5, 1, 3, 30, tzinfo=UTC)
 QUICK = LinkSettings(answer_s=20, heartbeat_s=0.2, first_retry_s=0.05, longest_retry_s=0.3)
@@ -76,6 +82,9 @@ def run_station(
     during: Callable[[FieldStation, asyncio.Event], Any] | None = None,
     limits: SpoolLimits | None = None,
     missing_since_s: float | None = None,
+    name: str = "north",
+    link: LinkSettings = QUICK,
+    clock_quality: Callable[[], ClockQuality] = ClockQuality,
     **plan: Any,
 ) -> tuple[FieldStation, list[HeardSong], Spool]:
     """Run a station until its recording is committed or ``during`` sets the event."""
@@ -88,10 +97,11 @@ def run_station(
             station = FieldStation(
                 channel,
                 spool,
-                StationPlan("north", "test", QUICK, **{"stop_grace_s": 20, "device_retry_s": 0.05, **plan}),
+                StationPlan(name, "test", link, **{"stop_grace_s": 20, "device_retry_s": 0.05, **plan}),
                 open_source,
                 rng=Random(3),
                 now=lambda: datetime.now(UTC),
+                clock_quality=clock_quality,
                 on_song=songs.append,
                 missing_since_s=missing_since_s,
             )
@@ -169,6 +179,86 @@ def _free_address() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("reason", ["TOKEN_INVALID", "STATION_DISABLED"])
+def test_a_station_that_is_refused_asks_seldom_and_recovers(bundle: Bundle, tmp_path: Path, reason: str) -> None:
+    """Its token unknown, or shut out, it keeps its sound and says so everywhere; let in, it sends all of it."""
+    directory, book, with_north = tmp_path / "spool", tmp_path / "tokens.json", tmp_path / "later.json"
+    code = "UNAUTHENTICATED" if reason == "TOKEN_INVALID" else "PERMISSION_DENIED"
+    add_token(book, "south")
+    bearer = add_token(with_north if reason == "TOKEN_INVALID" else book, "north")
+    if reason == "STATION_DISABLED":
+        run_token("disable", "north", "--file", str(book))
+    # Were it an ordinary failure, it would be asked again and again within the half second.
+    link = replace(QUICK, first_retry_s=0.01, longest_retry_s=0.02, refused_retry_s=0.5)
+    link = replace(link, metadata=lambda: (("authorization", f"Bearer {bearer}"),))
+
+    async def let_in(station: FieldStation, stop: asyncio.Event) -> None:
+        failed, loop = station.account.n_streams_failed, asyncio.get_running_loop()
+        asked_s: list[float] = []
+        async with asyncio.timeout(30):
+            while len(asked_s) < 3:
+                if failed[code] > len(asked_s):
+                    asked_s.append(loop.time())
+                await asyncio.sleep(0.01)
+        assert all(0.35 < after - before < 5 for before, after in pairwise(asked_s))
+        picture = station.picture()
+        assert reason in picture.refused
+        assert (picture.is_connected, picture.committed_samples, picture.waiting_samples) == (False, 0, 8_000)
+        _write_state(station, directory / STATE_FILE, "")
+        assert reason in CliRunner().invoke(station_command, ["status", "--spool", str(directory), "--json"]).output
+        told = StationMetrics(station.picture).registry
+        assert told.get_sample_value("songstream_field_refused") == 1
+        if reason == "TOKEN_INVALID":
+            with_north.replace(book)
+        else:
+            run_token("enable", "north", "--file", str(book))
+        async with asyncio.timeout(30):
+            while not station.picture().is_connected:  # noqa: ASYNC110 - a picture
+                await asyncio.sleep(0.01)
+        assert station.picture().refused == ""
+        assert told.get_sample_value("songstream_field_refused") == 0
+        stop.set()
+
+    with ServerThread(bundle, tmp_path / "data", token_file=book) as server:
+        source = Scripted([8_000, lambda: asyncio.sleep(60)])
+        address = server.addresses.grpc
+        station, _, spool = run_station(address, directory, lambda: source, during=let_in, link=link)
+    assert_all_is_accounted_for(station, spool)
+    assert (station.account.n_sessions, dict(station.account.lost_s)) == (1, {})
+    assert set(station.account.n_streams_failed) == {code}
+
+
+def test_sessions_of_another_name_hold_nothing_up(bundle: Bundle, tmp_path: Path) -> None:
+    """What a station recorded before it got its present name is refused, and told; its other sessions go on."""
+    directory, book = tmp_path / "spool", tmp_path / "tokens.json"
+    bearer = add_token(book, "north")
+
+    async def record(station: FieldStation, stop: asyncio.Event) -> None:
+        while station.account.captured_s < 1:  # noqa: ASYNC110 - a counter
+            await asyncio.sleep(0.01)
+        stop.set()
+
+    for name in ("south", "north"):
+        source = Scripted([8_000, lambda: asyncio.sleep(60)])
+        run_station("127.0.0.1:9", directory, lambda s=source: s, during=record, name=name, stop_grace_s=0)  # type: ignore[misc]
+
+    async def see(station: FieldStation, stop: asyncio.Event) -> None:
+        async with asyncio.timeout(30):
+            while (picture := station.picture()).sessions_waiting != 1 or not picture.is_connected:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert "STATION_MISMATCH" in picture.refused
+        stop.set()
+
+    with ServerThread(bundle, tmp_path / "data", token_file=book) as server:
+        source = Scripted([8_000, lambda: asyncio.sleep(60)])
+        link = replace(QUICK, metadata=lambda: (("authorization", f"Bearer {bearer}"),))
+        address = server.addresses.grpc
+        _, _, spool = run_station(address, directory, lambda: source, during=see, link=link, stop_grace_s=0)
+    south, north, _ = spool.sessions.values()
+    assert (south.station, spool.standing(south.uuid).committed) == ("south", 0)
+    assert (north.station, spool.standing(north.uuid).finished) == ("north", True)
 
 
 def test_devices_come_and_go(bundle: Bundle, tmp_path: Path) -> None:

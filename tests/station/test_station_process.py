@@ -136,13 +136,16 @@ def test_a_station_without_a_server_is_looked_after(recording: Any, tmp_path: Pa
     station("token", "set", "--file", str(token), input="sst_secret\n")
     assert (token.read_text(), stat.S_IMODE(token.stat().st_mode)) == ("sst_secret\n", 0o600)
     station("token", "set", "--file", str(token), input="two words\n", status=1)
-    running = start("127.0.0.1:9", spool, recording.path, "--token-file", str(token))
+    (tmp_path / "station.toml").write_text('clock = "gnss"\n')
+    options = ["--token-file", str(token), "--config", str(tmp_path / "station.toml")]
+    running = start("127.0.0.1:9", spool, recording.path, *options)
     found = state(spool, lambda found: found["captured_samples"] >= 96_000)
     scraped = urllib.request.urlopen(f"http://{found['metrics']}/metrics", timeout=10).read().decode()
     _check_metrics(scraped)
     told = json.loads(station("status", "--spool", str(spool), "--json"))
     assert (told["running"], told["is_connected"], told["committed_samples"]) == (True, False, 0)
     assert told["account"]["n_streams_failed"]["UNAVAILABLE"] >= 1
+    assert (told["clock"]["source"], told["refused"]) == ("gnss", "")
     assert "another station" in start("127.0.0.1:9", spool, recording.path).communicate(timeout=60)[1]
     running.send_signal(signal.SIGKILL)
     running.communicate()

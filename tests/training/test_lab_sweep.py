@@ -1,5 +1,6 @@
 """Sweeps: what is tried, what every score prefers, rows kept; a real Ray Tune on toy songs."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -174,3 +175,32 @@ def test_sweep_makes_rows_keeps_them_and_goes_on(
     assert len(read_rows(tmp_path)) == len(first.rows) + 1
     page = write_lab_report(tmp_path, datetime(2026, 5, 1, tzinfo=UTC)).read_text()
     assert "Sweep of modulation-kmeans over clusterer.n_clusters, reducer.n_components" in page
+
+
+@pytest.mark.usefixtures("ray_here")
+@pytest.mark.parametrize(
+    ("name", "grid"),
+    [
+        (
+            "nscnet-arcface-light",
+            ["encoder.margin=0.2,0.4", "encoder.scale=16", "encoder.epoch_length=2", "clusters=6"],
+        ),
+        ("classical-floor", ["reducer.whiten=true,false", "reducer.unit=false", "clusterer.min_cluster_size=4"]),
+    ],
+)
+def test_what_the_sources_swept_can_be_swept(
+    name: str, grid: list[str], toy_songs: Callable[..., SongSet], stream: StreamConfig, tmp_path: Path
+) -> None:
+    """Margin and scale, epoch length, whitening and length, and sizes of clusters reach the parts, a row for every setting."""
+    (system,) = choose_systems([name])
+    if system.encoder is not None:
+        system = with_parameters(system, {"encoder.n_epochs": 1})
+    settings = grid_settings(parse_grid(grid))
+    rows = run_sweep(toy_songs(48), stream, Sweep(system, settings, 1), tmp_path).rows
+    assert [row.error for row in rows] == ["", ""]
+    told = [json.loads(row.description) for row in rows]
+    for row, parts in zip(rows, told, strict=True):
+        for where, value in row.parameters.items():
+            kind, _, key = where.partition(".")
+            assert where == "clusters" or parts[kind][1][key] == value
+    assert told[0] != told[1]

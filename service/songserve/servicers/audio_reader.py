@@ -84,9 +84,7 @@ class AudioReader:
         self._health.seen()
         message = read_message(request)
         if isinstance(message, Heartbeat):
-            if told := self._health.beat(message):
-                # In place of the one that still waits: the next may come before the client takes an answer.
-                self.notices = [notice for notice in self.notices if notice.kind != "clock"] + told
+            self._tell_clock(self._health.beat(message))
         elif isinstance(message, Finish):
             self._session.intake.finish(message)
         else:
@@ -95,6 +93,7 @@ class AudioReader:
     def _accept(self, item: Chunk | Gap, request: ingest_pb2.StreamAudioRequest) -> None:
         metrics = self._runtime.metrics
         try:
+            captured = captured_ms(request)  # first: of a chunk that is refused nothing is taken in
             accepted = self._session.intake.accept(item)
         except Refusal as refusal:
             metrics.ingest_chunks_total.labels("rejected").inc()
@@ -120,10 +119,16 @@ class AudioReader:
         metrics.ingest_bytes_total.inc(len(item.data))
         self._held_bytes += len(item.data)
         self._runtime.hold_bytes(len(item.data))
-        self._note_capture(item, captured_ms(request))
+        self._note_capture(item, captured)
 
     def _note_capture(self, chunk: Chunk, captured: int | None) -> None:
-        opening = self._session.record.opening
-        counted_ms = opening.capture_start_ms + chunk.start_sample * 1000 / opening.audio_format.sample_rate_hz
-        drift_s = None if captured is None else (captured - counted_ms) / 1000
-        self._health.captured(n_clipped=chunk.n_clipped, drift_s=drift_s)
+        self._health.clipped(chunk.n_clipped)
+        if captured is not None:
+            opening = self._session.record.opening
+            counted_ms = opening.capture_start_ms + chunk.start_sample * 1000 / opening.audio_format.sample_rate_hz
+            self._tell_clock(self._health.captured(captured / 1000, counted_s=counted_ms / 1000))
+
+    def _tell_clock(self, told: list[Notice]) -> None:
+        if told:
+            # In place of the one that still waits: the next may come before the client takes an answer.
+            self.notices = [notice for notice in self.notices if notice.kind != "clock"] + told

@@ -1,7 +1,9 @@
 """What a station says of itself, put into metrics."""
 
+from math import nan
+
 from songserve.ingest_requests import Heartbeat
-from songserve.notices import ClockWatch, Notice
+from songserve.notices import ClockWatch, Notice, is_far_ahead
 from songserve.records import ClockState
 from songserve.runtime import Runtime
 
@@ -35,9 +37,12 @@ class StationHealth:
         metrics, label = self._metrics, self._label
         metrics.station_spool_bytes.labels(label).set(heartbeat.spool_bytes)
         metrics.station_disk_free_bytes.labels(label).set(heartbeat.disk_free_bytes)
+        now_s, oldest_s = self._runtime.now(), heartbeat.spool_oldest_s
+        if oldest_s is not None and is_far_ahead(oldest_s, now_s):
+            oldest_s = nan  # not known, rather than the last that was
         for gauge, value in (
             (metrics.station_spool_room_bytes, heartbeat.spool_room_bytes),
-            (metrics.station_spool_oldest, heartbeat.spool_oldest_s),
+            (metrics.station_spool_oldest, oldest_s),
             (metrics.station_supply_volts, heartbeat.supply_volts),
             (metrics.station_temperature, heartbeat.temperature_celsius),
         ):
@@ -46,16 +51,24 @@ class StationHealth:
         self.says_clock(heartbeat.clock)
         if heartbeat.create_time_s is None:
             return []
-        now_s = self._runtime.now()
         metrics.station_clock_offset.labels(label).set(heartbeat.create_time_s - now_s)
         return self._clock.compare(heartbeat.create_time_s, now_s)
 
-    def captured(self, *, n_clipped: int, drift_s: float | None) -> None:
-        """Take note of what the station says of a chunk: samples at full scale, and clock time less counted time."""
-        if n_clipped:
-            self._metrics.station_clipped_samples_total.labels(self._label).inc(n_clipped)
-        if drift_s is not None:
-            self._metrics.station_sample_clock_offset.labels(self._label).set(drift_s)
+    def clipped(self, n_samples: int) -> None:
+        """Take note of how many samples of a chunk are at full scale, as the station counted them."""
+        if n_samples:
+            self._metrics.station_clipped_samples_total.labels(self._label).inc(n_samples)
+
+    def captured(self, captured_s: float, *, counted_s: float) -> list[Notice]:
+        """Take note of when a chunk begins by the station's clock and by counting samples; return what is worth telling.
+
+        A time that lies more than a day ahead tells nothing of drift, only that the clock is wrong.
+        """
+        now_s = self._runtime.now()
+        if is_far_ahead(captured_s, now_s):
+            return self._clock.captured_far_ahead(captured_s, now_s)
+        self._metrics.station_sample_clock_offset.labels(self._label).set(captured_s - counted_s)
+        return []
 
     def committed(self, captured_until_s: float) -> None:
         """Take note of the capture time up to which all is committed."""

@@ -271,7 +271,7 @@ class Setup(_message.Message):
     def audio_format(self) -> Global___AudioFormat: ...
     @_builtins.property
     def capture_start_time(self) -> _timestamp_pb2.Timestamp:
-        """UTC time of sample 0. The same at every resume."""
+        """UTC time of sample 0, from 1970 to a day from now. The same at every resume."""
 
     @_builtins.property
     def clock_error(self) -> _duration_pb2.Duration:
@@ -329,7 +329,9 @@ class Chunk(_message.Message):
     """Samples at full scale, as the station counted them."""
     @_builtins.property
     def capture_time(self) -> _timestamp_pb2.Timestamp:
-        """When the first sample was captured by the station's clock; for the clock's drift only, samples are never moved by it."""
+        """When the first sample was captured by the station's clock; for the clock's drift only, samples are never moved by it.
+        A time more than a day ahead of the server's clock is not used; the first of a stream is told of with KIND_CLOCK.
+        """
 
     def __init__(
         self,
@@ -436,15 +438,19 @@ class Heartbeat(_message.Message):
     """Audio captured and not yet acknowledged."""
     disk_free_bytes: _builtins.int
     supply_volts: _builtins.float
-    """Absent what the station cannot measure."""
+    """Absent what the station cannot measure; NaN and infinite values are taken as absent."""
     temperature_celsius: _builtins.float
     clock_source: Global___ClockSource.ValueType
     spool_room_bytes: _builtins.int
     """How much more of it the station can keep before sound is lost; absent where it is not on a disk."""
     @_builtins.property
-    def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """Any time of the years 1 to 9999: that the station's clock is wrong is told with KIND_CLOCK, and refused nowhere."""
+
     @_builtins.property
-    def spool_oldest_time(self) -> _timestamp_pb2.Timestamp: ...
+    def spool_oldest_time(self) -> _timestamp_pb2.Timestamp:
+        """Taken as unknown when it lies more than a day ahead of the server's clock."""
+
     @_builtins.property
     def clock_error(self) -> _duration_pb2.Duration:
         """How far the station's clock may be off, by its own estimate."""
@@ -702,7 +708,9 @@ class SessionEvent(_message.Message):
         KIND_CLIPPING: SessionEvent._Kind.ValueType  # 3
         """Samples at full scale: the gain is too high. At most once a minute of audio."""
         KIND_CLOCK: SessionEvent._Kind.ValueType  # 4
-        """The station's clock and the server's differ by more than half a minute; `clock_offset` is station minus server."""
+        """The station's clock and the server's differ by more than half a minute, by a heartbeat, or a chunk was captured more
+        than a day from now; `clock_offset` is station minus server.
+        """
         KIND_GAP: SessionEvent._Kind.ValueType  # 5
         """A gap was committed; the samples are its."""
         KIND_BUNDLE_CHANGED: SessionEvent._Kind.ValueType  # 6
@@ -719,7 +727,9 @@ class SessionEvent(_message.Message):
     KIND_CLIPPING: SessionEvent.Kind.ValueType  # 3
     """Samples at full scale: the gain is too high. At most once a minute of audio."""
     KIND_CLOCK: SessionEvent.Kind.ValueType  # 4
-    """The station's clock and the server's differ by more than half a minute; `clock_offset` is station minus server."""
+    """The station's clock and the server's differ by more than half a minute, by a heartbeat, or a chunk was captured more
+    than a day from now; `clock_offset` is station minus server.
+    """
     KIND_GAP: SessionEvent.Kind.ValueType  # 5
     """A gap was committed; the samples are its."""
     KIND_BUNDLE_CHANGED: SessionEvent.Kind.ValueType  # 6

@@ -62,8 +62,9 @@ class IngestServiceStub:
     11. Credit: at most `max_in_flight_chunks` chunks and `max_in_flight_bytes` bytes may lie beyond
         `ack.received_sequence_number`. Setup_ack gives the first credit, each ack a new one: it shrinks when the server
         is behind. A chunk may always be sent when none is in flight. Beyond the credit the server stops reading.
-    12. Live sound goes first: of four seconds listened to one is of the lane BACKFILL while both wait, and all when
-        nothing live does. The lane belongs to a stream, not to the session: it may change at a resume.
+    12. Live sound goes first: while both wait, each four seconds of it bring one second of the lane BACKFILL along, so one
+        of five seconds listened to is of that lane; all are when nothing live waits. The lane belongs to a stream, not to
+        the session: it may change at a resume.
     13. Unknown fields are ignored. Unknown arms and enum values are ignored in responses and refused in requests.
 
     Status codes and reasons
@@ -73,11 +74,12 @@ class IngestServiceStub:
                            CHUNK_CORRUPT      checksum does not match
                                               or a FLAC chunk cannot be decoded
                            CHUNK_SHAPE        data, sample_count and start_sample disagree; a FLAC chunk is of another
-                                              rate, number of channels, length or more than 16 bits
+                                              rate, number of channels, length or more than 16 bits; capture_time
+                                              is no time of the years 1 to 9999
                            NOT_FINITE         a sample is NaN or infinite, metadata `sequence_number`; send a gap
                            GAP_TOO_LONG       a gap of more than an hour, also one that a setup shows to be needed
                            FINISH_MISMATCH    finish disagrees with what was received
-                           MESSAGE_INVALID    a message without an arm
+                           MESSAGE_INVALID    a message without an arm; an enum or a time in it is none
       FAILED_PRECONDITION  FORMAT_CHANGED     the session began with another station, format or start time
                            SESSION_FINISHED   a chunk after finish
                            SEQUENCE_REUSED    rule 2
@@ -147,8 +149,9 @@ class IngestServiceAsyncStub(IngestServiceStub):
     11. Credit: at most `max_in_flight_chunks` chunks and `max_in_flight_bytes` bytes may lie beyond
         `ack.received_sequence_number`. Setup_ack gives the first credit, each ack a new one: it shrinks when the server
         is behind. A chunk may always be sent when none is in flight. Beyond the credit the server stops reading.
-    12. Live sound goes first: of four seconds listened to one is of the lane BACKFILL while both wait, and all when
-        nothing live does. The lane belongs to a stream, not to the session: it may change at a resume.
+    12. Live sound goes first: while both wait, each four seconds of it bring one second of the lane BACKFILL along, so one
+        of five seconds listened to is of that lane; all are when nothing live waits. The lane belongs to a stream, not to
+        the session: it may change at a resume.
     13. Unknown fields are ignored. Unknown arms and enum values are ignored in responses and refused in requests.
 
     Status codes and reasons
@@ -158,11 +161,12 @@ class IngestServiceAsyncStub(IngestServiceStub):
                            CHUNK_CORRUPT      checksum does not match
                                               or a FLAC chunk cannot be decoded
                            CHUNK_SHAPE        data, sample_count and start_sample disagree; a FLAC chunk is of another
-                                              rate, number of channels, length or more than 16 bits
+                                              rate, number of channels, length or more than 16 bits; capture_time
+                                              is no time of the years 1 to 9999
                            NOT_FINITE         a sample is NaN or infinite, metadata `sequence_number`; send a gap
                            GAP_TOO_LONG       a gap of more than an hour, also one that a setup shows to be needed
                            FINISH_MISMATCH    finish disagrees with what was received
-                           MESSAGE_INVALID    a message without an arm
+                           MESSAGE_INVALID    a message without an arm; an enum or a time in it is none
       FAILED_PRECONDITION  FORMAT_CHANGED     the session began with another station, format or start time
                            SESSION_FINISHED   a chunk after finish
                            SEQUENCE_REUSED    rule 2
@@ -235,8 +239,9 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         11. Credit: at most `max_in_flight_chunks` chunks and `max_in_flight_bytes` bytes may lie beyond
             `ack.received_sequence_number`. Setup_ack gives the first credit, each ack a new one: it shrinks when the server
             is behind. A chunk may always be sent when none is in flight. Beyond the credit the server stops reading.
-        12. Live sound goes first: of four seconds listened to one is of the lane BACKFILL while both wait, and all when
-            nothing live does. The lane belongs to a stream, not to the session: it may change at a resume.
+        12. Live sound goes first: while both wait, each four seconds of it bring one second of the lane BACKFILL along, so one
+            of five seconds listened to is of that lane; all are when nothing live waits. The lane belongs to a stream, not to
+            the session: it may change at a resume.
         13. Unknown fields are ignored. Unknown arms and enum values are ignored in responses and refused in requests.
 
         Status codes and reasons
@@ -246,11 +251,12 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
                                CHUNK_CORRUPT      checksum does not match
                                                   or a FLAC chunk cannot be decoded
                                CHUNK_SHAPE        data, sample_count and start_sample disagree; a FLAC chunk is of another
-                                                  rate, number of channels, length or more than 16 bits
+                                                  rate, number of channels, length or more than 16 bits; capture_time
+                                                  is no time of the years 1 to 9999
                                NOT_FINITE         a sample is NaN or infinite, metadata `sequence_number`; send a gap
                                GAP_TOO_LONG       a gap of more than an hour, also one that a setup shows to be needed
                                FINISH_MISMATCH    finish disagrees with what was received
-                               MESSAGE_INVALID    a message without an arm
+                               MESSAGE_INVALID    a message without an arm; an enum or a time in it is none
           FAILED_PRECONDITION  FORMAT_CHANGED     the session began with another station, format or start time
                                SESSION_FINISHED   a chunk after finish
                                SEQUENCE_REUSED    rule 2

@@ -143,7 +143,12 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> "_Ending":
         insecure=settings.insecure,
     )
     link = LinkSettings(
-        settings.answer_s, settings.heartbeat_s, settings.first_retry_s, settings.longest_retry_s, credentials.metadata
+        settings.answer_s,
+        settings.heartbeat_s,
+        settings.first_retry_s,
+        settings.longest_retry_s,
+        credentials.metadata,
+        settings.refused_retry_s,
     )
     plan = StationPlan(
         settings.station,
@@ -234,7 +239,7 @@ async def _tell(
     """Keep the state file and systemd up to date; the watchdog bites when this loop or the capture stands still."""
     while True:
         picture = _write_state(field, path, address)
-        link = "connected" if picture.is_connected else "no server"
+        link = "connected" if picture.is_connected else "refused" if picture.refused else "no server"
         status = f"{picture.device or 'no device'}, {link}, {picture.waiting_s:.0f} s waiting"
         stands_s = field.standstill_s
         is_alive = stands_s < still_s

@@ -12,7 +12,7 @@ __all__ = ["synth"]
 
 def synth(  # noqa: PLR0913, PLR0917 - every option of a command is an argument of its function
     out: Annotated[Path, typer.Option(help="Folder for recordings/, songs.csv and season.json; empty or new.")],
-    preset: Annotated[str, typer.Option(help="demo, easy or hard.")] = "easy",
+    preset: Annotated[str, typer.Option(help="demo, easy, hard, or default, which is easy.")] = "easy",
     seed: Annotated[int | None, typer.Option(min=0, help="Season: singers, renditions, weather.")] = None,
     type_seed: Annotated[
         int | None, typer.Option(min=0, help="Song types; share it to get the same types again.")

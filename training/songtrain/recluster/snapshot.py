@@ -172,7 +172,7 @@ def _url(store: str) -> Any:
         return make_url(store)
     except ArgumentError as error:
         raise ConfigError(
-            f"--store {store} is no URL of a store; give sqlite:////data/songs.db or postgresql+psycopg://user@host/name",
+            f"--store {store} is no URL of a store; give sqlite:////data/songs.sqlite or postgresql+psycopg://user@host/name",
             reason="STORE_UNREACHABLE",
         ) from error
 
