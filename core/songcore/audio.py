@@ -79,6 +79,8 @@ class Recording:
         self.n_channels: int = self._file.channels
         self.n_samples: int = self._file.frames
         """Samples per channel that the header announces."""
+        self.comment: str = self._file.comment
+        """That the file carries as metadata; empty for none."""
         self.channel = channel
         try:
             self._check(source)

@@ -1,8 +1,9 @@
 """The ``songstream`` command: finds the sub-commands that the installed packages contribute, and loads one when asked."""
 
+import json
 import sys
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -49,9 +50,19 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root() -> None:
+@app.callback(invoke_without_command=True)
+def _root(
+    *,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --version: as one JSON object.")] = False,
+) -> None:
     """Hear birds, cut the sound into songs, name the song types, and keep the catalogue alive."""
+    if show_version:
+        number = version("songstream")
+        print(json.dumps({"version": number}) if as_json else f"songstream {number}")
+        raise typer.Exit
+    if as_json:
+        raise typer.BadParameter("--json here goes with --version; a command's own stands behind its name")
 
 
 def main() -> None:

@@ -58,14 +58,15 @@ def credentials_for(
 ) -> Credentials:
     """Return what a client needs for ``host:port``: TLS, but on loopback without a CA or certificate, or when insecure.
 
-    Raises ConfigError TLS_UNREADABLE, TLS_UNWANTED, TOKEN_UNREADABLE or TOKEN_EXPOSED.
+    Raises ConfigError SETTING_INVALID, TLS_UNREADABLE, TLS_UNWANTED, TOKEN_UNREADABLE or TOKEN_EXPOSED.
     """
+    host = _host(server)
     if (certificate is None) != (key is None):
         raise ConfigError("a client certificate and its key belong together; give both", reason="TLS_UNREADABLE")
     named = ca is not None or certificate is not None
     if insecure and named:
         raise ConfigError("--insecure takes no certificates; leave one of them out", reason="TLS_UNWANTED")
-    if not named and (insecure or _is_loopback(server)):
+    if not named and (insecure or _is_loopback(host)):
         return Credentials(None, token_file)
     return Credentials(_read_tls(ca, certificate, key), token_file)
 
@@ -105,8 +106,21 @@ def _read_token(file: Path) -> str:
     return text
 
 
-def _is_loopback(server: str) -> bool:
-    host = server.rpartition(":")[0].removeprefix("[").removesuffix("]")
+def _host(server: str) -> str:
+    """Return the host, without the brackets of IPv6; gRPC would take a port that is not given for 443, and try for ever."""
+    host, _, port = server.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    is_bracketed = host == f"[{bare}]"
+    if not bare or not port.isascii() or not port.isdecimal() or (":" in bare and not is_bracketed):
+        raise ConfigError(
+            f"server {server!r} is not of the form host:port, an IPv6 address in brackets", reason="SETTING_INVALID"
+        )
+    if not 1 <= int(port[:6]) <= 65535:
+        raise ConfigError(f"port {port} of server {server!r} is not in 1-65535", reason="SETTING_INVALID")
+    return bare
+
+
+def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -6,6 +6,7 @@ recordings ``Begin Path`` names the recording, Begin and End Time accumulate ove
 """
 
 import csv
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PureWindowsPath
 from typing import TextIO
@@ -114,6 +115,7 @@ def write_raven(
         times = format_seconds(begin_s + song.onset_s), format_seconds(begin_s + song.offset_s)
         low_hz = band_hz[0] if song.low_hz is None else song.low_hz
         high_hz = band_hz[1] if song.high_hz is None else song.high_hz
-        place = single_line(song.recording), format_seconds(song.onset_s)
+        # A path keeps its blanks, several in a row too.
+        place = re.sub(r"[\t\r\n]", " ", song.recording), format_seconds(song.onset_s)
         cells = [single_line(cell) for cell in (song.label, *(song.more.get(column, "") for column in more))]
         writer.writerow([number, VIEW, channel, *times, f"{low_hz:.1f}", f"{high_hz:.1f}", *place, *cells])

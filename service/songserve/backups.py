@@ -13,13 +13,14 @@ from sqlalchemy import URL
 from songcore.durable import sync
 from songcore.errors import ConfigError
 from songserve.checking import reading
-from songserve.clips_shelf import adopt_clips
+from songserve.clips_shelf import OWNER_NAME, adopt_clips
 from songserve.database import (
     CLIPS_FOLDER,
     DATABASE_NAME,
     bring_up_to_date,
     check_revision,
     found_revision,
+    give_to_owner,
     lock_directory,
     new_identity,
 )
@@ -62,7 +63,8 @@ def restore(
 ) -> Path | None:
     """Put a backup in the place of the store, upgraded and with a new identity; return where the old file is.
 
-    Clips stay as they are. Raises ConfigError: DATA_DIR_LOCKED or DATABASE_LOCKED while a server runs, BACKUP_INVALID,
+    What root restores belongs to the owner of the data directory, as the service must write it. Clips stay as they are.
+    Raises ConfigError: DATA_DIR_LOCKED or DATABASE_LOCKED while a server runs, BACKUP_INVALID,
     BACKUP_FAILED, SCHEMA_NEWER, TOOL_MISSING; then the store is as it was.
     """
     if not source.is_file():
@@ -76,6 +78,7 @@ def restore(
             store, kept = _restore_sqlite(data_dir / DATABASE_NAME, source, now)
         if (data_dir / CLIPS_FOLDER).is_dir():
             adopt_clips(data_dir / CLIPS_FOLDER, store)
+            give_to_owner(data_dir / CLIPS_FOLDER / OWNER_NAME)
     except OSError as error:
         raise ConfigError(f"{source} could not be put back ({error})", reason="BACKUP_FAILED") from error
     finally:
@@ -108,6 +111,7 @@ def _restore_sqlite(file: Path, source: Path, now: datetime) -> tuple[str, Path 
         _copy(source, fresh)
         store = _renew(sqlite_engines(fresh))
         kept = _set_aside(file, now) if file.exists() else None
+        give_to_owner(fresh)
         sync(fresh)
         fresh.rename(file)  # at every moment one of the two is in place
     finally:

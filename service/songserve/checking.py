@@ -50,7 +50,8 @@ def reading(data_dir: Path, database_url: str | None) -> Iterator[Engine]:
     """Give an engine that reads a store; raises ConfigError when there is none or it cannot be read."""
     file = data_dir / DATABASE_NAME
     if database_url is None and not file.is_file():
-        raise ConfigError(f"there is no {file}; name the data directory of a server", reason="DATABASE_MISSING")
+        found = f"{data_dir} is a file" if data_dir.is_file() else f"there is no {file}"
+        raise ConfigError(f"{found}; name the data directory of a server", reason="DATABASE_MISSING")
     engines = None if database_url is None else postgresql_engines(postgresql_url(database_url))
     engine = engines.readers if engines else sqlite_reader(file)
     try:

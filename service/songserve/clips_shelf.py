@@ -23,7 +23,7 @@ from songcore.features import pack_features, unpack_features
 from songserve.clips import ClipSound
 from songserve.records import ClipChoice, StoredClip, StoredSong
 
-__all__ = ["ClipShelf", "WritingOutcome", "adopt_clips", "clip_path", "features_path", "kept_features"]
+__all__ = ["ClipShelf", "WritingOutcome", "adopt_clips", "clip_path", "features_path", "kept_features", "start_sample"]
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class ClipShelf:
                 song=song.uid,
                 shelf=self.shelf,
                 song_start_ms=song.start_ms,
-                start_sample=int(file.comment.removeprefix(_START_SAMPLE)),
+                start_sample=start_sample(file),
                 n_samples=file.frames,
                 sample_rate_hz=file.samplerate,
                 n_bytes=path.stat().st_size,
@@ -185,6 +185,14 @@ def adopt_clips(folder: Path, store: str) -> None:
     """Write down that the clips of a folder belong to a store."""
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / OWNER_NAME, f"{store}\n".encode(), mode=0o644)
+
+
+def start_sample(file: soundfile.SoundFile) -> int:
+    """Return the first sample of an open clip, counted from the session's start at the clip's rate.
+
+    Raises ValueError when the file is none of ours.
+    """
+    return int(file.comment.removeprefix(_START_SAMPLE))
 
 
 def clip_path(folder: Path, song_start_ms: int, uid: str) -> Path:

@@ -5,7 +5,9 @@ Opening it makes the tables, or brings those of an older songstream up to date, 
 
 import fcntl
 import logging
+import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -25,6 +27,7 @@ __all__ = [
     "bring_up_to_date",
     "check_revision",
     "found_revision",
+    "give_to_owner",
     "shelf_name",
     "store_place",
     "unusable",
@@ -212,7 +215,17 @@ def lock_directory(path: Path) -> Any:
         raise ConfigError(
             f"another server uses the data directory {path}; stop it or choose another", reason="DATA_DIR_LOCKED"
         ) from error
+    give_to_owner(path / "lock")
     return file
+
+
+def give_to_owner(file: Path) -> None:
+    """Have root, who works on a directory of the service's user, leave no file there that this user cannot write."""
+    if os.geteuid() == 0:
+        owner = file.parent.stat()
+        # A link is not followed: whoever owns the directory could point it at any file. Where root may not, all stays as is.
+        with suppress(OSError):
+            os.chown(file, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def shelf_name(path: Path) -> str:
@@ -221,6 +234,7 @@ def shelf_name(path: Path) -> str:
     try:
         if not file.exists():
             replace_file(file, f"{uuid4()}\n".encode(), mode=0o644)
+            give_to_owner(file)
         return str(UUID(file.read_text().strip()))
     except OSError as error:
         raise _unwritable(path, error) from error

@@ -1,8 +1,10 @@
 """The command line: instant help, one line per known error, a hint for a missing extra, commands from any package."""
 
+import json
+import re
 import subprocess
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import pytest
@@ -163,6 +165,22 @@ def test_wrong_usage(arguments: list[str]) -> None:
     code, _, err = run(*arguments)
     assert code == 2
     assert arguments[-1] in err
+
+
+def test_the_version() -> None:
+    """It is printed for people and for programs, and nothing heavy is loaded for it."""
+    code, out, err = run("--version", program=REPORT_HEAVY)
+    assert (code, out, err) == (0, f"songstream {version('songstream')}\nHEAVY []\n", "")
+    assert json.loads(run("--version", "--json")[1]) == {"version": version("songstream")}
+    assert run("--json", "token")[0] == 2
+
+
+def test_the_help_of_synth_names_every_preset() -> None:
+    """The presets that the help lists are those that there are."""
+    from songtrain.synth.config import PRESETS
+
+    text = run("synth", "--help")[1].split(" --preset  ")[1].split("--seed")[0].split("[default:")[0]
+    assert {name for name in PRESETS if re.search(rf"\b{name}\b", text)} == set(PRESETS)
 
 
 def test_nothing_asked_is_help() -> None:

@@ -80,6 +80,7 @@ BUILDERS = [
     "songserve.clients.bundles",
     "songserve.recluster_responses",
     "songserve.clients.catalogue",
+    "songserve.clients.songs",
     "songstation.wire",
 ]
 

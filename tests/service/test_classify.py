@@ -220,6 +220,77 @@ def test_three_hours_need_no_more_memory_than_minutes(bundle: Path, tmp_path: Pa
     assert peak_kb < 500_000
 
 
+def test_local_times_wait_for_their_zone(bundle: Path, tmp_path: Path) -> None:
+    """Times of unknown zone are counted and said once; with --timezone the same results have UTC times; headers go first."""
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    archive.mkdir()
+    samples, _ = soundscape([0], 1, rate_hz=48_000)
+    soundfile.write(archive / "SM_20260501_213000.wav", samples, 48_000)
+    with soundfile.SoundFile(archive / "SM_20260501_220000.wav", "w", 48_000, 1) as file:
+        file.comment = "Recorded at 19:00:00 01/05/2026 (UTC+3) by AudioMoth 243B1F055B65E6F8"
+        file.write(samples)
+    with soundfile.SoundFile(archive / "later.wav", "w", 48_000, 1) as file:
+        file.write(samples)
+    with (archive / "later.wav").open("r+b") as raw:
+        guano = b"GUANO|Version: 1.0\nTimestamp: 2026-05-01T23:00:00+02:00\n\n"
+        raw.seek(0, 2)
+        raw.write(b"guan" + len(guano).to_bytes(4, "little") + guano)
+        size = raw.tell() - 8
+        raw.seek(4)
+        raw.write(size.to_bytes(4, "little"))
+    first = classify(archive, "--bundle", bundle, "--out", out)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr.count("unknown zone: 1,") == 1
+    assert "--timezone" in first.stderr
+    starts = {row["recording"]: row["start_utc"] for row in rows(out / "recordings.csv")}
+    known = {"SM_20260501_220000.wav": "2026-05-01T16:00:00.000Z", "later.wav": "2026-05-01T21:00:00.000Z"}
+    assert starts == {**known, "SM_20260501_213000.wav": ""}
+    for zone in ("Europe/Berlin", "+02:00"):
+        again = classify(archive, "--bundle", bundle, "--out", out, "--timezone", zone, "--json")
+        summary = json.loads(again.stdout)
+        assert (summary["n_resumed"], summary["n_zone_unknown"]) == (3, 0)
+        starts = {row["recording"]: row["start_utc"] for row in rows(out / "recordings.csv")}
+        assert starts == {**known, "SM_20260501_213000.wav": "2026-05-01T19:30:00.000Z"}
+        assert all(row["onset_utc"].startswith("2026-05-01T") for row in rows(out / "songs.csv"))
+        assert "zone" not in again.stderr
+
+
+def test_tables_of_earlier_runs_are_named(bundle: Path, tmp_path: Path) -> None:
+    """Tables of recordings that are not among the results, or in other formats, stay and the run says so."""
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    archive.mkdir()
+    for number in range(3):
+        soundfile.write(archive / f"{number}.wav", soundscape([number], number)[0], 24_000)
+    first = classify(archive, "--bundle", bundle, "--out", out)
+    assert "earlier runs" not in first.stderr
+    (archive / "1.wav").unlink()
+    again = classify(archive, "--bundle", bundle, "--out", out, "--format", "csv,raven,audacity")
+    assert "× real time" in first.stdout
+    assert "real time" not in again.stdout
+    assert "earlier runs that are not of these results: 3; audacity/1.wav.labels.txt, " in again.stderr
+    assert (out / "raven" / "1.wav.selections.txt").exists()
+    assert {row["recording"] for row in rows(out / "songs.csv")} == {"0.wav", "2.wav"}
+    summary = json.loads(classify(archive, "--bundle", bundle, "--out", out, "--json").stdout)
+    assert summary["older_tables"] == ["audacity/1.wav.labels.txt", "raven/1.wav.selections.txt"]
+
+
+def test_one_problem_of_all_recordings_is_one_line(bundle: Path, tmp_path: Path) -> None:
+    """A channel that no recording has is said once, and there is no table of nothing."""
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    archive.mkdir()
+    for number in range(5):
+        soundfile.write(archive / f"{number}.wav", np.zeros(24_000), 24_000)
+    ended = classify(archive, "--bundle", bundle, "--out", out, "--channel", 5)
+    assert ended.returncode == 3
+    assert ended.stdout == "Nothing could be read.\n"
+    (line,) = [line for line in ended.stderr.splitlines() if "CHANNEL_MISSING" in line]
+    assert line.startswith("failed 5 recordings, 0.wav, 1.wav, 2.wav, …: channel 5 was chosen")
+    assert len(rows(out / "failed.csv")) == 5
+    silent = classify(archive, "--bundle", bundle, "--out", out)
+    assert "0 songs in 0.00 h of 5 recordings.\n" in silent.stdout
+    assert "known types" not in silent.stdout
+
+
 @pytest.mark.parametrize(
     ("bundle_name", "out_name", "reason"),
     [
@@ -267,6 +338,8 @@ def test_wrong_usage(bundle: Path, archive: Path, tmp_path: Path) -> None:
         assert ended.returncode == 2
         assert all(name in ended.stderr for name in ("csv", "parquet", "raven", "audacity"))
     assert classify(tmp_path / "absent", "--bundle", bundle, "--out", out).returncode == 2
+    ended = classify(archive, "--bundle", bundle, "--out", out, "--timezone", "Mars/Olympus")
+    assert (ended.returncode, "Europe/Berlin" in ended.stderr) == (2, True)
     assert not out.exists()
 
 

@@ -86,6 +86,7 @@ def _result(recording: FoundRecording, bundle: str = "b1", channel: int | None =
     return RecordingResult(
         recording=recording.name, size_bytes=recording.size_bytes, modified_ns=recording.modified_ns, bundle=bundle,
         channel=channel, sample_rate_hz=48_000, bundle_rate_hz=24_000, n_channels=1, n_samples=96_000, songs=(song,),
+        start=datetime(2024, 5, 1, 3, 30),  # noqa: DTZ001 - of a recorder that tells no zone
     )  # fmt: skip
 
 

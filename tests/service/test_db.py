@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from songserve.schema import REVISION
 from stores import HOUR_MS, START_MS, Opened, Shelf, commit, opening, song
 
 SONGSTREAM = str(Path(sys.executable).with_name("songstream"))
+ROOT = Path(__file__).resolve().parents[2]
 FIRST_SCHEMA = Path(__file__).with_name("first_schema.sql")
 
 
@@ -155,6 +157,47 @@ def test_the_database_before_a_restore_is_kept(tmp_path: Path) -> None:
     (kept,) = place.path.glob("songs.sqlite.*Z")
     kept.rename(place.path / DATABASE_NAME)
     assert place.songs() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can restore for somebody else")
+@pytest.mark.parametrize("before", ["a store", "only clips"])
+def test_root_restores_for_the_owner_of_the_directory(tmp_path: Path, before: str) -> None:
+    """The files of a restore are the directory's owner's, who can serve them; a link in the way gives nothing away."""
+    place = Place(tmp_path / "data", None)
+    for parent in (tmp_path, *list(tmp_path.parents)[:3]):
+        parent.chmod(0o755)
+    assert place.run("backup", str(tmp_path / "copy")).exit_code == 0
+    for path in (place.path, *place.path.rglob("*")):
+        os.chown(path, 65534, 65534)
+    if before == "only clips":
+        for path in [*place.path.glob("songs.sqlite*"), place.path / "lock", place.path / "shelf"]:
+            path.unlink()
+    assert place.run("restore", str(tmp_path / "copy")).exit_code == 0
+    assert place.run("upgrade").exit_code == 0
+    owners = {path.name: path.stat().st_uid for path in (place.path, *place.path.rglob("*"))}
+    assert set(owners.values()) == {65534}, owners
+    with as_somebody():
+        assert len(place.songs()) == 32
+    foreign = tmp_path / "foreign"
+    foreign.touch()
+    (place.path / "lock").unlink()
+    (place.path / "lock").symlink_to(foreign)
+    assert place.run("upgrade").exit_code == 0
+    assert foreign.stat().st_uid == 0
+
+
+def test_the_drill_is_of_the_shipped_unit() -> None:
+    """Every command of the drill names the data directory that the unit gives the service."""
+    unit = (ROOT / "deploy" / "systemd" / "songstream-serve.service").read_text()
+    assert "--data-dir ${STATE_DIRECTORY}" in unit
+    (name,) = re.findall(r"^StateDirectory=(\S+)$", unit, re.MULTILINE)
+    (program,) = re.findall(r"^ExecStart=(\S+)/songstream serve", unit, re.MULTILINE)
+    page = (ROOT / "docs" / "operating.md").read_text()
+    drill = page.split("A drill, to be done")[1].split("In this order")[0]
+    commands = re.findall(r"^    songstream db .*", drill, re.MULTILINE)
+    assert len(commands) == 3
+    assert all(f"--data-dir /var/lib/{name} " in f"{command} " for command in commands)
+    assert f"export PATH={program}:$PATH" in drill
 
 
 def corrupt(file: Path) -> None:

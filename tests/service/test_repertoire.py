@@ -21,6 +21,7 @@ from songcore.repertoire import chao1, good_turing_coverage
 from songserve.commands.repertoire import repertoire
 from songserve.database import DATABASE_NAME
 from songserve.decision_writing import Intent
+from songserve.repertoire.tables import COLUMNS
 from songserve.retraining import decided_since, novel_excess, retraining_due
 from songserve.times import DAY_MS
 from stores import START_MS, Opened, commit, opening, song
@@ -150,6 +151,53 @@ def test_a_part_of_a_store(store: Path, tmp_path: Path) -> None:
     assert error.value.reason == "STORE_TOO_OLD"
 
 
+def test_a_store_without_types_says_so(tmp_path: Path) -> None:
+    """Of novel songs alone nothing is estimated: their number is said, tables have their columns, there are no numbers."""
+    with Opened(tmp_path / "data") as opened:
+        record = opened.store.open_session(opening(1, "north")).result(10)
+        songs = [song(record, 3.0 + 2 * number, novelty="novel") for number in range(3)]
+        opened.store.commit(replace(commit(record, 1, *songs), recorded_s={START_MS: 3600.0})).result(10)
+    out = tmp_path / "out"
+    whole = run(tmp_path / "data", out)["repertoires"][0]
+    assert (whole["n_songs"], whole["n_types"], whole["n_novel"]) == (0, 0, 3)
+    unknown = {name for name, value in whole.items() if value is None}
+    assert unknown == {name for name in whole if name.startswith(("coverage", "chao1", "zipf_"))}
+    for name, columns in COLUMNS.items():
+        assert (out / f"{name}.csv").read_text().splitlines()[0] == ",".join(columns)
+        assert pq.read_schema(out / f"{name}.parquet").names == list(columns)
+    assert table(out, "types") == table(out, "days") == table(out, "transitions") == []
+    page = (out / "repertoire.html").read_text()
+    assert "No song has a type yet; 3 songs are novel." in page
+    assert "<b>–</b><span>types, Chao1</span>" in page
+    said = print_for_people(tmp_path / "data", out)
+    assert "novel songs: 3" in said
+    assert "0.0" not in said
+    assert "–" in said
+
+
+def test_one_type_has_no_ranks(tmp_path: Path) -> None:
+    """With a single type there is an estimate, but no law of ranks."""
+    with Opened(tmp_path / "data") as opened:
+        record = opened.store.open_session(opening(1, "north")).result(10)
+        opened.store.commit(commit(record, 1, song(record, 3.0, "T0001"), song(record, 5.0, "T0001"))).result(10)
+    whole = run(tmp_path / "data", tmp_path / "out")["repertoires"][0]
+    assert (whole["chao1"], whole["zipf_exponent"], whole["zipf_p_value"]) == (1.0, None, None)
+    assert "One type has no ranks." in (tmp_path / "out" / "repertoire.html").read_text()
+    assert "0.00 (1.00)" not in print_for_people(tmp_path / "data", tmp_path / "out")
+
+
+def print_for_people(store: Path, out: Path) -> str:
+    """Run the command without --json and return what it prints."""
+    import typer
+
+    app = typer.Typer()
+    app.command()(repertoire)
+    arguments = ["--store", str(store), "--out", str(out), "--bootstrap", "20", "--tables-only"]
+    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "120"})
+    assert done.exit_code == 0, done
+    return done.stdout
+
+
 def test_the_store_by_its_url(store: Path, made: tuple[Any, Path], tmp_path: Path) -> None:
     """The form that `recluster` takes names the same store; a file of another name is none."""
     url = f"sqlite:///{store / DATABASE_NAME}"
@@ -158,6 +206,8 @@ def test_the_store_by_its_url(store: Path, made: tuple[Any, Path], tmp_path: Pat
     with pytest.raises(SongError) as error:
         run(f"sqlite:///{store / 'other.sqlite'}", tmp_path)
     assert error.value.reason == "DATABASE_MISSING"
+    with pytest.raises(SongError, match=r"songs.sqlite is a file; name the data directory of a server$"):
+        run(store / DATABASE_NAME, tmp_path)
 
 
 def test_both_databases_say_the_same(made: tuple[Any, Path], tmp_path: Path, postgres: PostgresServer) -> None:

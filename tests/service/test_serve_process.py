@@ -141,3 +141,15 @@ def test_the_ready_line_tells_the_addresses(bundle_dir: Path, bundle: Bundle, tm
         assert server.ready["bundle"] == bundle.digest
         assert re.fullmatch(r"127\.0\.0\.1:\d+", server.ready["address"])
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/metrics", server.ready["metrics"])
+
+
+def test_the_bug_of_sqlite_is_no_warning(
+    start_server: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a version that has it, the line at start says that the service is not exposed, and is for information."""
+    monkeypatch.setattr("songserve.server.sqlite_has_wal_reset_bug", lambda: True)
+    caplog.set_level("INFO", "songserve.server")
+    start_server()
+    (line,) = [record for record in caplog.records if "WAL-reset" in record.getMessage()]
+    assert line.levelname == "INFO"
+    assert "the service is not exposed to it" in line.getMessage()

@@ -299,6 +299,28 @@ def test_the_command_does_all_of_it(server: ServerThread, family: Family) -> Non
     assert family.child in human.stdout
 
 
+def test_the_command_tells_people_its_verdict(server: ServerThread, family: Family) -> None:
+    """The first line of `validate` is the verdict, an empty name is no bundle's, and JSON keeps its order."""
+
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(command, ["--server", server.addresses.grpc, *arguments], env={"COLUMNS": "200"})
+
+    ready, ears = run("validate", "child"), run("validate", "other-ears")
+    assert (ready.exit_code, ready.stdout.splitlines()[0]) == (0, "READY")
+    assert (ears.exit_code, ears.stdout.splitlines()[0]) == (1, "NOT READY: FRONTEND_DIFFERS")
+    assert run("validate", family.first).stdout.splitlines()[0] == "ACTIVE"
+    for which in ("", " "):
+        for asked in (["validate"], ["show"], ["activate"], ["shadow", "start"]):
+            refused = run(*asked, which).exception
+            assert isinstance(refused, ConfigError)
+            assert refused.reason == "NAME_INVALID"
+    listed = json.loads(run("list", "--json").stdout)
+    assert all(list(bundle) == sorted(bundle) for bundle in listed)
+    shown = run("history").stdout
+    assert "activated" in shown or "started" in shown
+    assert "{}" not in shown
+
+
 def test_a_server_killed_in_an_activation_has_one_bundle(family: Family, tmp_path: Path) -> None:
     """The next start serves the old or the new bundle, as the history says, and the session goes on without a loss."""
     samples, truth = soundscape([0, 1, 2], 46)

@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -71,6 +72,8 @@ class RecordingResult(BaseModel):
     n_channels: int
     n_samples: int
     """Samples per channel that were read."""
+    start: datetime | None
+    """Of the first sample, as the recorder states it; without a time zone where it does not tell one."""
     songs: tuple[FoundSong, ...]
     problem: Problem | None = None
     """Set when the recording broke off; the songs before that are kept."""
@@ -173,6 +176,6 @@ def atomic_file(path: Path) -> Iterator[TextIO]:
 def _not_writable(path: Path, error: OSError) -> ConfigError:
     return ConfigError(
         f"{path} cannot be written ({error.strerror or error}); free space or choose another --out, then run again: "
-        "finished recordings are kept",
+        "what is finished is kept",
         reason="OUTPUT_NOT_WRITABLE",
     )

@@ -3,7 +3,9 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import tzinfo
 
+from songcore.recorders import utc_start
 from songserve.archive.pool import WorkerPool
 from songserve.archive.recordings import FoundRecording
 from songserve.archive.results import Journal, RecordingResult
@@ -35,6 +37,10 @@ class RunSummary:
     """Recordings that could not be read, or not to their end."""
     types: Counter[str] = field(default_factory=Counter)
     """Songs by type id, novel ones and noise left out."""
+    n_zone_unknown: int = 0
+    """Recordings that state a time without its zone, where none was given for them."""
+    older_tables: list[str] = field(default_factory=list)
+    """Left in the output folder by earlier runs, and not of these results."""
     similarity_sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def count(self, result: RecordingResult) -> None:
@@ -61,9 +67,11 @@ def classify_archive(
     formats: Sequence[str],
     resume: bool,
     report: Callable[[Outcome], None],
+    zone: tzinfo | None = None,
 ) -> RunSummary:
     """Classify the recordings, write the tables to ``job.out`` and return what they hold.
 
+    ``zone`` is that of recordings which state a time without one.
     ``report`` is called as each recording ends, finished ones of an earlier run included. Raises ConfigError or
     BundleError, and what is finished by then stays finished.
     """
@@ -85,7 +93,8 @@ def classify_archive(
         for outcome in pool.outcomes(left):
             summary.heard_s += outcome.duration_s
             _take(summary, outcome, report)
-    write_tables(job.out, _results(journal, recordings, summary), facts, formats)
+    results = _results(journal, recordings, summary, zone)
+    summary.older_tables = write_tables(job.out, results, facts, formats, zone=zone)
     write_failed(job.out, summary.failed)
     return summary
 
@@ -103,10 +112,13 @@ def _take(summary: RunSummary, outcome: Outcome, report: Callable[[Outcome], Non
     report(outcome)
 
 
-def _results(journal: Journal, recordings: Sequence[FoundRecording], summary: RunSummary) -> Iterator[RecordingResult]:
+def _results(
+    journal: Journal, recordings: Sequence[FoundRecording], summary: RunSummary, zone: tzinfo | None
+) -> Iterator[RecordingResult]:
     lost = {outcome.recording.name for outcome in summary.failed if not outcome.kept}
     for recording in recordings:
         result = None if recording.name in lost else journal.load(recording)
         if result is not None:
             summary.count(result)
+            summary.n_zone_unknown += result.start is not None and utc_start(result.start, zone) is None
             yield result

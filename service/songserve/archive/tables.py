@@ -4,23 +4,21 @@ import csv
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
 from songcore.annotations import SONGS_COLUMNS, Annotation
 from songcore.audacity import write_audacity
 from songcore.raven import write_raven
-from songcore.recorders import start_time_in_name
+from songcore.recorders import utc_start
 from songserve.archive.results import FoundSong, RecordingResult, atomic_file, atomic_path, create_folder
 from songserve.archive.worker import BundleFacts, Outcome
+from songserve.cells import NOVEL, cell, utc
 
-__all__ = ["FORMATS", "NOVEL", "SongRow", "song_rows", "write_failed", "write_tables"]
+__all__ = ["FORMATS", "SongRow", "song_rows", "write_failed", "write_tables"]
 
 FORMATS = ("csv", "parquet", "raven", "audacity")
-NOVEL = "novel"
-"""Label of a song that is like nothing the bundle knows; its nearest type is in the other columns."""
-
 ROWS_PER_GROUP = 50_000
 
 
@@ -47,7 +45,7 @@ class SongRow:
     quality: str
     """good, or the first thing that is wrong: short, clipped, faint, overlapped."""
     onset_utc: datetime | None
-    """Where the recording's name states its start."""
+    """Where it is known when the recording began."""
     channel: int | None
     """The one chosen, counted from 1; None for the mean of all."""
     bundle: str
@@ -57,9 +55,9 @@ class SongRow:
 COLUMNS = tuple(column.name for column in fields(SongRow))
 
 
-def song_rows(result: RecordingResult, facts: BundleFacts) -> list[SongRow]:
-    """Return a recording's songs as rows, in order of time."""
-    start = start_time_in_name(result.recording)
+def song_rows(result: RecordingResult, facts: BundleFacts, zone: tzinfo | None = None) -> list[SongRow]:
+    """Return a recording's songs as rows, in order of time; ``zone`` is that of starts which tell none."""
+    start = utc_start(result.start, zone)
     return [_row(result, song, facts.type_names.get(song.type_id, song.type_id), start) for song in result.songs]
 
 
@@ -86,8 +84,18 @@ def _row(result: RecordingResult, song: FoundSong, type_name: str, start: dateti
     )
 
 
-def write_tables(out: Path, results: Iterable[RecordingResult], facts: BundleFacts, formats: Sequence[str]) -> None:
+def write_tables(
+    out: Path,
+    results: Iterable[RecordingResult],
+    facts: BundleFacts,
+    formats: Sequence[str],
+    *,
+    zone: tzinfo | None = None,
+) -> list[str]:
     """Write the tables named in ``formats``, and ``recordings.csv`` with every recording's length: the effort.
+
+    Return the tables of earlier runs that are left in ``out``, by their paths below it: of recordings that are not among
+    the results, or in formats that are not asked for. ``zone`` is that of starts which tell none.
 
     Results are taken one at a time, so an archive of any size needs the memory of one recording. Each table appears
     whole or not at all; raises ConfigError OUTPUT_NOT_WRITABLE.
@@ -96,22 +104,40 @@ def write_tables(out: Path, results: Iterable[RecordingResult], facts: BundleFac
         effort = csv.writer(stack.enter_context(atomic_file(out / "recordings.csv")), lineterminator="\n")
         effort.writerow(["recording", "duration_s", "sample_rate_hz", "n_channels", "n_songs", "start_utc", "problem"])
         adders = [_TABLES[name](out, facts, stack) for name in formats]
+        written = {f"songs.{name}" for name in formats}
         for result in results:
-            effort.writerow(_effort(result))
-            rows = song_rows(result, facts)
+            effort.writerow(_effort(result, zone))
+            rows = song_rows(result, facts, zone)
             for add in adders:
                 add(result, rows)
+            written |= {_place(name, result.recording) for name in _PLACES if name in formats}
+    return sorted(_tables_in(out) - written)
 
 
-def _effort(result: RecordingResult) -> list[object]:
-    start = start_time_in_name(result.recording)
+_PLACES = {"raven": ".selections.txt", "audacity": ".labels.txt"}
+"""Folders with a table per recording, and what follows the recording's name there."""
+
+
+def _place(folder: str, recording: str) -> str:
+    return f"{folder}/{recording}{_PLACES[folder]}"
+
+
+def _tables_in(out: Path) -> set[str]:
+    found = [path for name in ("csv", "parquet") if (path := out / f"songs.{name}").exists()]
+    for folder, suffix in _PLACES.items():
+        found += (out / folder).rglob(f"*{suffix}")
+    return {path.relative_to(out).as_posix() for path in found}
+
+
+def _effort(result: RecordingResult, zone: tzinfo | None) -> list[object]:
+    start = utc_start(result.start, zone)
     return [
         result.recording,
         f"{result.duration_s:.3f}",
         result.sample_rate_hz,
         result.n_channels,
         len(result.songs),
-        "" if start is None else _utc(start),
+        "" if start is None else utc(start),
         "" if result.problem is None else result.problem.reason,
     ]
 
@@ -135,23 +161,9 @@ def _csv_table(out: Path, _: BundleFacts, stack: ExitStack) -> Adder:
     writer.writerow(COLUMNS)
 
     def add(_: RecordingResult, rows: Sequence[SongRow]) -> None:
-        writer.writerows([_cell(getattr(row, column)) for column in COLUMNS] for row in rows)
+        writer.writerows([cell(getattr(row, column)) for column in COLUMNS] for row in rows)
 
     return add
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return f"{value:.6f}"
-    if isinstance(value, datetime):
-        return _utc(value)
-    return "" if value is None else str(value)
-
-
-def _utc(time: datetime) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S.") + f"{time.microsecond // 1000:03d}Z"
 
 
 def _parquet_table(out: Path, _: BundleFacts, stack: ExitStack) -> Adder:
@@ -186,7 +198,7 @@ def _parquet_schema(pa: Any) -> Any:
 
 def _raven_tables(out: Path, facts: BundleFacts, _: ExitStack) -> Adder:
     def add(result: RecordingResult, rows: Sequence[SongRow]) -> None:
-        path = out / "raven" / f"{result.recording}.selections.txt"
+        path = out / _place("raven", result.recording)
         create_folder(path.parent)
         with atomic_file(path) as file:
             write_raven(
@@ -203,7 +215,7 @@ def _raven_tables(out: Path, facts: BundleFacts, _: ExitStack) -> Adder:
 
 def _audacity_tables(out: Path, _facts: BundleFacts, _: ExitStack) -> Adder:
     def add(result: RecordingResult, rows: Sequence[SongRow]) -> None:
-        path = out / "audacity" / f"{result.recording}.labels.txt"
+        path = out / _place("audacity", result.recording)
         create_folder(path.parent)
         with atomic_file(path) as file:
             write_audacity(file, map(_annotation, rows))
@@ -212,7 +224,7 @@ def _audacity_tables(out: Path, _facts: BundleFacts, _: ExitStack) -> Adder:
 
 
 def _annotation(row: SongRow) -> Annotation:
-    more = {column: _cell(getattr(row, column)) for column in COLUMNS if column not in SONGS_COLUMNS}
+    more = {column: cell(getattr(row, column)) for column in COLUMNS if column not in SONGS_COLUMNS}
     return Annotation(row.recording, row.onset_s, row.offset_s, row.label, more=more)
 
 

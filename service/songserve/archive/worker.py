@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from songcore.audio import Recording, open_recording
 from songcore.errors import BundleError, ConfigError, InputError
+from songcore.recorders import read_guano, stated_start
 from songserve.archive.recordings import FoundRecording
 from songserve.archive.results import FoundSong, Journal, Problem, RecordingResult
 
@@ -117,7 +118,7 @@ def classify_recording(job: Job, recording: FoundRecording) -> Outcome:
 
 
 def _hear(bundle: "Bundle", channel: int | None, found: FoundRecording) -> RecordingResult:
-    with open_recording(found.path, channel=channel) as recording:
+    with open_recording(found.path, channel=channel) as recording, found.path.open("rb") as file:
         n_samples, songs, problem = _songs(bundle, recording)
         return RecordingResult(
             recording=found.name,
@@ -129,6 +130,7 @@ def _hear(bundle: "Bundle", channel: int | None, found: FoundRecording) -> Recor
             bundle_rate_hz=bundle.manifest.frontend.sample_rate_hz,
             n_channels=recording.n_channels,
             n_samples=n_samples,
+            start=stated_start(found.name, comment=recording.comment, guano=read_guano(file)),
             songs=tuple(songs),
             problem=problem,
         )

@@ -25,7 +25,10 @@ class BundleClient:
         return self._connection.call(self._stub.ListModelBundles, request).model_bundles
 
     def find(self, text: str) -> models_pb2.ModelBundle:
-        """Return the bundle whose digest begins so, or that has this name; raises ConfigError BUNDLE_UNKNOWN."""
+        """Return the bundle whose digest begins so, or that has this name; raises ConfigError NAME_INVALID, BUNDLE_UNKNOWN."""
+        if not text.strip():
+            # Every digest begins with nothing.
+            raise ConfigError("the name of the bundle is empty; give its name or digest", reason="NAME_INVALID")
         bundles = self.list()
         found = [bundle for bundle in bundles if bundle.digest.startswith(text) or bundle.display_name == text]
         if len(found) != 1:

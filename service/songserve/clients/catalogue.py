@@ -1,19 +1,21 @@
-"""The catalogue of a running server: its types, what people decided about them, and the sound of their songs."""
+"""The catalogue of a running server: its types, and what people decided about them."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
+from songcore.errors import InputError
+from songcore.lineage import TYPE_ID_PATTERN
 from songserve.clients.connection import Connection
+from songserve.clients.names import KIND_NUMBERS, KINDS, short_id, type_name
 from songserve.v1 import catalogue_pb2, songs_pb2, types_pb2
 from songserve.v1.catalogue_pb2_grpc import CatalogueServiceStub
 from songserve.v1.songs_pb2_grpc import SongServiceStub
 
-__all__ = ["CatalogueClient", "DecisionRow", "SongRow", "TypeRow"]
+__all__ = ["CatalogueClient", "DecisionRow", "TypeRow"]
 
-_KINDS = {types_pb2.SOUND_KIND_SONG: "song", types_pb2.SOUND_KIND_NOISE: "noise"}
-_KIND_NUMBERS = {name: number for number, name in _KINDS.items()}
 _PAGE = 1000
 
 
@@ -35,24 +37,6 @@ class TypeRow:
     retired: bool
     heirs: tuple[str, ...]
     """Ids under which the songs of a retired type are found now."""
-
-
-@dataclass(frozen=True)
-class SongRow:
-    """One stored song: what the model said, and what it is by people's decisions."""
-
-    uid: str
-    station: str
-    start: datetime
-    duration_s: float
-    snr_db: float
-    model_type: str
-    similarity: float
-    p_value: float
-    type: str
-    kind: str
-    is_novel: bool
-    by_people: bool
 
 
 @dataclass(frozen=True)
@@ -93,49 +77,57 @@ class CatalogueClient:
 
     def type(self, type_id: str) -> TypeRow:
         """Return one type."""
-        request = catalogue_pb2.GetSongTypeRequest(name=_type(type_id))
+        request = catalogue_pb2.GetSongTypeRequest(name=type_name(type_id))
         return _type_row(self._connection.call(self._catalogue.GetSongType, request))
 
-    def songs(self, type_id: str, n: int, *, only_with_clip: bool) -> list[SongRow]:
-        """Return the latest songs of a type, noise too."""
-        request = songs_pb2.ListSongsRequest(
-            page_size=n, song_type=_type(type_id), include_noise=True, newest_first=True, only_with_clip=only_with_clip
+    def find(self, text: str) -> TypeRow:
+        """Return the type of an id or of a name, each in any case; of one that was merged, what it was merged into.
+
+        Raises InputError TYPE_UNKNOWN.
+        """
+        id_asked = short_id(type_name(text))
+        types = self.types()
+        found = [one for one in types if one.id == id_asked]
+        found = found or [one for one in types if one.name.casefold() == text.casefold()]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            there = ", ".join(one.id for one in found)
+            raise InputError(f"several types are called {text!r}: {there}; give an id", reason="TYPE_UNKNOWN")
+        if re.fullmatch(TYPE_ID_PATTERN, id_asked):
+            one = self.type(id_asked)
+            return self.type(one.merged_into) if one.merged_into else one
+        raise InputError(
+            f"no song type has the id or name {text!r}; `songstream types list` shows those there are",
+            reason="TYPE_UNKNOWN",
         )
-        return [_song_row(one) for one in self._connection.call(self._songs.ListSongs, request).songs]
-
-    def clip(self, uid: str) -> bytes:
-        """Return the FLAC file of a song's sound."""
-        request = songs_pb2.GetSongClipRequest(name=f"songs/{uid}")
-
-        def read(message: songs_pb2.GetSongClipRequest, **options: Any) -> bytes:
-            return b"".join(part.data for part in self._songs.GetSongClip(message, **options))
-
-        return self._connection.call(read, request)
 
     def name(self, type_id: str, name: str, *, etag: str) -> TypeRow:
         """Give a type a name."""
         request = catalogue_pb2.NameSongTypeRequest(
-            name=_type(type_id), display_name=name, etag=etag, decided_by=self._by
+            name=type_name(type_id), display_name=name, etag=etag, decided_by=self._by
         )
         return _type_row(self._connection.call(self._catalogue.NameSongType, request))
 
     def merge(self, type_id: str, into: str, *, etag: str, into_etag: str) -> TypeRow:
         """Merge a type into another, which is returned."""
         request = catalogue_pb2.MergeSongTypesRequest(
-            name=_type(type_id), into=_type(into), etag=etag, into_etag=into_etag, decided_by=self._by
+            name=type_name(type_id), into=type_name(into), etag=etag, into_etag=into_etag, decided_by=self._by
         )
         return _type_row(self._connection.call(self._catalogue.MergeSongTypes, request))
 
     def split(self, type_id: str, uids: Sequence[str], *, etag: str) -> TypeRow:
         """Make a type, which is returned, of songs of another."""
         songs = [uid if uid.startswith("songs/") else f"songs/{uid}" for uid in uids]
-        request = catalogue_pb2.SplitSongTypeRequest(name=_type(type_id), songs=songs, etag=etag, decided_by=self._by)
+        request = catalogue_pb2.SplitSongTypeRequest(
+            name=type_name(type_id), songs=songs, etag=etag, decided_by=self._by
+        )
         return _type_row(self._connection.call(self._catalogue.SplitSongType, request))
 
     def mark(self, type_id: str, kind: Literal["song", "noise"], *, etag: str) -> TypeRow:
         """Say what a type is."""
         request = catalogue_pb2.MarkSongTypeRequest(
-            name=_type(type_id), kind=_KIND_NUMBERS[kind], etag=etag, decided_by=self._by
+            name=type_name(type_id), kind=KIND_NUMBERS[kind], etag=etag, decided_by=self._by
         )
         return _type_row(self._connection.call(self._catalogue.MarkSongType, request))
 
@@ -149,7 +141,7 @@ class CatalogueClient:
         token = ""
         while True:
             request = catalogue_pb2.ListDecisionsRequest(
-                page_size=_PAGE, page_token=token, song_type=_type(type_id) if type_id else ""
+                page_size=_PAGE, page_token=token, song_type=type_name(type_id) if type_id else ""
             )
             page = self._connection.call(self._catalogue.ListDecisions, request)
             yield from map(_decision_row, page.decisions)
@@ -157,45 +149,20 @@ class CatalogueClient:
                 return
 
 
-def _type(type_id: str) -> str:
-    return type_id if type_id.startswith("songTypes/") else f"songTypes/{type_id}"
-
-
-def _id(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
 def _type_row(message: types_pb2.SongType) -> TypeRow:
     return TypeRow(
-        id=_id(message.name),
+        id=short_id(message.name),
         name=message.display_name,
-        kind=_KINDS.get(message.kind, "unknown"),
+        kind=KINDS.get(message.kind, "unknown"),
         n_songs=message.n_songs,
-        merged=tuple(map(_id, message.merged)),
-        merged_into=_id(message.merged_into),
-        split_from=_id(message.split_from),
+        merged=tuple(map(short_id, message.merged)),
+        merged_into=short_id(message.merged_into),
+        split_from=short_id(message.split_from),
         n_training_songs=message.n_training_songs,
         exemplars=tuple(message.exemplars),
         etag=message.etag,
         retired=message.retired,
-        heirs=tuple(map(_id, message.heirs)),
-    )
-
-
-def _song_row(message: types_pb2.Song) -> SongRow:
-    return SongRow(
-        uid=_id(message.name),
-        station=_id(message.station),
-        start=message.start_time.ToDatetime(UTC),
-        duration_s=message.offset_s - message.onset_s,
-        snr_db=message.snr_db,
-        model_type=_id(message.song_type),
-        similarity=message.similarity,
-        p_value=message.p_value,
-        type=_id(message.decided.song_type),
-        kind=_KINDS.get(message.decided.kind, "unknown"),
-        is_novel=message.decided.is_novel,
-        by_people=message.decided.by_people,
+        heirs=tuple(map(short_id, message.heirs)),
     )
 
 
@@ -205,19 +172,19 @@ def _decision_row(message: catalogue_pb2.Decision) -> DecisionRow:
         case "display_name":
             action, detail = "name", message.display_name
         case "merged_into":
-            action, detail = "merge", _id(message.merged_into)
+            action, detail = "merge", short_id(message.merged_into)
         case "split":
-            action, detail, n_songs = "split", _id(message.split.song_type), message.split.n_songs
+            action, detail, n_songs = "split", short_id(message.split.song_type), message.split.n_songs
         case "kind":
-            action = _KINDS.get(message.kind, "unknown")
+            action = KINDS.get(message.kind, "unknown")
         case "undid":
-            detail = _id(message.undid)
+            detail = short_id(message.undid)
     return DecisionRow(
-        number=int(_id(message.name)),
+        number=int(short_id(message.name)),
         time=message.time.ToDatetime(UTC),
         by=message.decided_by,
         action=action,
-        type=_id(message.song_type),
+        type=short_id(message.song_type),
         detail=detail,
         n_songs=n_songs,
         undone=message.undone,

@@ -1,6 +1,6 @@
 """A connection to a server, and its refusals as errors that a command can print."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +34,8 @@ class Server:
 class Connection:
     """A context manager; inside it `call` asks the server.
 
-    Raises ConfigError TLS_UNREADABLE, TLS_UNWANTED, TOKEN_UNREADABLE or TOKEN_EXPOSED.
+    Raises ConfigError SETTING_INVALID for an address that is not host:port, TLS_UNREADABLE, TLS_UNWANTED, TOKEN_UNREADABLE or
+    TOKEN_EXPOSED.
     """
 
     def __init__(self, server: Server, *, timeout_s: float = 60.0) -> None:
@@ -72,6 +73,20 @@ class Connection:
             return method(request, timeout=timeout_s or self._timeout_s, metadata=self._credentials.metadata())
         except grpc.RpcError as error:
             raise self._refused(error) from error
+
+    def stream(
+        self, method: Callable[..., Iterable[Response]], request: object, *, timeout_s: float
+    ) -> Iterator[Response]:
+        """Give the answers of a call that goes on, for at most so long; raises as `call`."""
+        answers: Any = method(request, timeout=timeout_s, metadata=self._credentials.metadata())
+        try:
+            yield from answers
+        except grpc.RpcError as error:
+            timed_out = answers.code() is grpc.StatusCode.DEADLINE_EXCEEDED and rpc_status.from_call(error) is None
+            if not timed_out:
+                raise self._refused(error) from error
+        finally:
+            answers.cancel()
 
     def _refused(self, error: Any) -> ConfigError:
         status = rpc_status.from_call(error)

@@ -3,6 +3,8 @@
 import json
 import os
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +17,8 @@ from rich.table import Table
 from songcore.errors import ConfigError
 
 if TYPE_CHECKING:
+    from datetime import tzinfo
+
     from songserve.archive.recordings import FoundRecording
     from songserve.archive.run import RunSummary
     from songserve.archive.worker import Job, Outcome
@@ -24,6 +28,7 @@ __all__ = ["classify"]
 EXIT_SOME_FAILED = 3
 DEFAULT_FORMATS = "csv,parquet,raven,audacity"
 MAX_TYPES_SHOWN = 25
+MAX_NAMES_SHOWN = 3
 
 
 class Device(StrEnum):
@@ -46,6 +51,12 @@ def classify(  # noqa: PLR0913, PLR0917 - one argument per option of the command
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: one per core]")] = None,
     formats: Annotated[str, typer.Option("--format", help="Any of csv,parquet,raven,audacity.")] = DEFAULT_FORMATS,
     device: Annotated[Device, typer.Option(help="Where the encoder runs.")] = Device.auto,
+    timezone: Annotated[
+        str | None,
+        typer.Option(
+            help="What times in names mean that tell no zone: Europe/Berlin or +02:00, say.", show_default=False
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Skip what an earlier run into --out has finished.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one line of JSON.")] = False,
 ) -> None:
@@ -57,7 +68,11 @@ def classify(  # noqa: PLR0913, PLR0917 - one argument per option of the command
 
     Stop it and start it again as you like: recordings that are finished are skipped while file, bundle and channel
     are the same. A recording that cannot be read is listed in failed.csv and the others go on; of one that breaks off,
-    the songs before the break are kept. AudioMoth's file names (YYYYMMDD_HHMMSS.WAV) give each song its UTC time.
+    the songs before the break are kept.
+
+    Where a recording says when it began, each song has its UTC time: by AudioMoth's comment, by GUANO metadata, or by the
+    file's name (YYYYMMDD_HHMMSS.WAV of an AudioMoth, PREFIX_YYYYMMDD_HHMMSS.wav of a Song Meter, whose zone is --timezone).
+    docs/classify.md describes the tables.
 
     Exit status: 0 all recordings were classified; 1 the run could not be done (bundle, output folder); 2 wrong
     usage; 3 done, but some recordings failed.
@@ -66,21 +81,20 @@ def classify(  # noqa: PLR0913, PLR0917 - one argument per option of the command
     from songserve.archive.worker import Job
 
     began = time.monotonic()
-    chosen = _formats(formats)
+    chosen, zone = _formats(formats), _zone(timezone)
     recordings = find_recordings(paths)
     job = Job(bundle, out, channel, device.value)
     console = Console(stderr=True)
-    summary = _run(job, recordings, workers or len(os.sched_getaffinity(0)), chosen, resume=resume, console=console)
+    n_workers = workers or len(os.sched_getaffinity(0))
+    summary = _run(job, recordings, n_workers, chosen, zone, resume=resume, console=console)
     wall_s = time.monotonic() - began
     if as_json:
         print(json.dumps(_as_json(summary, out, wall_s)))
     else:
         _print(summary, out, wall_s)
-    for outcome in summary.failed:
-        if outcome.problem is not None:
-            console.print(
-                f"[red]failed[/] {outcome.recording.name}: {outcome.problem.message} [{outcome.problem.reason}]"
-            )
+    for style, lines in (("yellow", _remarks(summary)), ("red", _failures(summary))):
+        for line in lines:
+            console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
     if summary.failed:
         raise typer.Exit(EXIT_SOME_FAILED)
 
@@ -97,11 +111,21 @@ def _formats(text: str) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
+def _zone(text: str | None) -> "tzinfo | None":
+    from songcore.recorders import read_timezone
+
+    try:
+        return None if text is None else read_timezone(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--timezone") from error
+
+
 def _run(
     job: "Job",
     recordings: "list[FoundRecording]",
     n_workers: int,
     formats: list[str],
+    zone: "tzinfo | None",
     *,
     resume: bool,
     console: Console,
@@ -132,7 +156,9 @@ def _run(
             bar.update(task, advance=1, speed=speed, failed=f"[red]{n_failed} failed[/]" if n_failed else "")
 
         try:
-            return classify_archive(job, recordings, n_workers=n_workers, formats=formats, resume=resume, report=report)
+            return classify_archive(
+                job, recordings, n_workers=n_workers, formats=formats, resume=resume, report=report, zone=zone
+            )
         except KeyboardInterrupt:
             raise ConfigError(
                 f"stopped; what was finished is kept in {job.out}, the same command goes on from there",
@@ -158,11 +184,57 @@ def _as_json(summary: "RunSummary", out: Path, wall_s: float) -> dict[str, objec
         "n_noise": summary.n_noise,
         "qualities": dict(summary.qualities.most_common()),
         "types": dict(summary.types.most_common()),
+        "n_zone_unknown": summary.n_zone_unknown,
+        "older_tables": summary.older_tables,
     }
+
+
+def _remarks(summary: "RunSummary") -> list[str]:
+    """Return what else there is to say."""
+    remarks = []
+    if summary.n_zone_unknown:
+        remarks.append(
+            f"recordings with a time of unknown zone: {summary.n_zone_unknown:,}, without UTC times of songs. Say which "
+            "it is with --timezone Europe/Berlin or --timezone +02:00, for example; nothing is classified again for it"
+        )
+    if older := summary.older_tables:
+        remarks.append(f"tables of earlier runs that are not of these results: {len(older):,}; {_some(older)}")
+    return remarks
+
+
+def _failures(summary: "RunSummary") -> list[str]:
+    """Return a line for each problem, which may be that of many recordings."""
+    by_problem: defaultdict[str, list[str]] = defaultdict(list)
+    for outcome in summary.failed:
+        if outcome.problem is not None:
+            by_problem[f"{outcome.problem.message} [{outcome.problem.reason}]"].append(outcome.recording.name)
+    return [
+        f"failed {f'{len(names):,} recordings, ' if len(names) > 1 else ''}{_some(names)}: {problem}"
+        for problem, names in by_problem.items()
+    ]
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:MAX_NAMES_SHOWN]) + (", …" if len(names) > MAX_NAMES_SHOWN else "")
+    # File names may hold bytes that no terminal takes.
+    return os.fsencode(shown).decode("utf-8", "replace")
 
 
 def _print(summary: "RunSummary", out: Path, wall_s: float) -> None:
     console = Console()
+    if not summary.n_recordings:
+        console.print("Nothing could be read.")
+        return
+    if summary.types:
+        console.print(_types_table(summary))
+    songs = f"{summary.n_songs:,} songs in {summary.audio_s / 3600:,.2f} h of {summary.n_recordings:,} recordings"
+    console.print(f"{songs}: {_kinds(summary)}." if summary.n_songs else f"{songs}.")
+    speed = f", {summary.heard_s / wall_s:,.0f} × real time on {summary.facts.provider}" if summary.heard_s else ""
+    resumed = f", {summary.n_resumed:,} recordings taken from an earlier run" if summary.n_resumed else ""
+    console.print(f"{wall_s:.1f} s{speed}{resumed}. Tables in {out}")
+
+
+def _types_table(summary: "RunSummary") -> Table:
     table = Table(title=f"Song types by {summary.facts.name}")
     for heading in ("type", "songs", "share", "mean similarity"):
         table.add_column(heading, justify="left" if heading == "type" else "right")
@@ -175,13 +247,13 @@ def _print(summary: "RunSummary", out: Path, wall_s: float) -> None:
     if len(summary.types) > MAX_TYPES_SHOWN:
         rest = len(summary.types) - MAX_TYPES_SHOWN
         table.caption = f"and {rest} rarer types, in the tables"
-    console.print(table)
-    console.print(
-        f"{summary.n_songs:,} songs in {summary.audio_s / 3600:,.2f} h of {summary.n_recordings:,} recordings: "
-        f"{n_named:,} of {len(summary.types):,} known types, {summary.n_uncertain:,} of them uncertain, "
-        f"{summary.n_novel:,} novel, {summary.n_noise:,} known noise; {summary.qualities['good']:,} of good quality."
-    )
-    resumed = f", {summary.n_resumed:,} recordings taken from an earlier run" if summary.n_resumed else ""
-    console.print(
-        f"{wall_s:.1f} s, {summary.heard_s / wall_s:,.0f} × real time on {summary.facts.provider}{resumed}. Tables in {out}"
+    return table
+
+
+def _kinds(summary: "RunSummary") -> str:
+    n_named, n_types = sum(summary.types.values()), len(summary.types)
+    known = f"{n_named:,} of {n_types:,} known types" if n_named else "none of a known type"
+    return (
+        f"{known}, {summary.n_uncertain:,} of them uncertain, {summary.n_novel:,} novel, {summary.n_noise:,} known noise; "
+        f"{summary.qualities['good']:,} of good quality"
     )

@@ -50,7 +50,7 @@ def list_models(context: typer.Context, *, as_json: Json = False) -> None:
     with _asking(context) as client:
         bundles = client.list()
     if as_json:
-        print(json.dumps([_plain(bundle) for bundle in bundles]))
+        _print_json([_plain(bundle) for bundle in bundles])
         return
     table = Table("digest", "name", "state", "types", "made", "parent", "findings")
     for bundle in bundles:
@@ -71,9 +71,15 @@ def show(context: typer.Context, which: Which, *, as_json: Json = False) -> None
 
 @models.command()
 def validate(context: typer.Context, which: Which, *, as_json: Json = False) -> None:
-    """Let the server load a bundle and look at all that an activation would look at; exit code 1 when something is found."""
+    """Let the server load a bundle and look at all that an activation would look at.
+
+    Prints READY (ACTIVE for the active one), or what stands in the way; exit code 1 when something does.
+    """
     with _asking(context) as client:
         bundle = client.validate(client.find(which))
+    if not as_json:
+        reasons = ", ".join(finding.reason for finding in bundle.findings)
+        print(f"NOT READY: {reasons}" if reasons else type(bundle).State.Name(bundle.state))
     _tell(bundle, as_json=as_json)
     raise typer.Exit(bool(bundle.findings))
 
@@ -116,11 +122,12 @@ def history(
     with _asking(context) as client:
         events = client.events(last)
     if as_json:
-        print(json.dumps([_plain(event) for event in events]))
+        _print_json([_plain(event) for event in events])
         return
     table = Table("when", "what", "bundle", "who", "detail")
     for event in events:
-        detail = json.dumps(_fields(event.detail))
+        fields = _fields(event.detail)
+        detail = json.dumps(fields, sort_keys=True) if fields else ""
         when = f"{event.event_time.ToDatetime():%Y-%m-%d %H:%M:%SZ}"
         table.add_row(when, event.kind, event.model_bundle.rpartition("/")[2][:12], event.who, detail)
     Console().print(table)
@@ -166,13 +173,18 @@ def _plain(message: Any) -> dict[str, Any]:
 def _tell(message: Any, *, as_json: bool) -> None:
     plain = _plain(message)
     if as_json:
-        print(json.dumps(plain))
+        _print_json(plain)
         return
     table = Table(show_header=False)
-    for name, value in plain.items():
+    for name, value in sorted(plain.items(), key=lambda one: message.DESCRIPTOR.fields_by_name[one[0]].index):
         if value not in ("", [], {}):
-            table.add_row(name, value if isinstance(value, str) else json.dumps(value))
+            table.add_row(name, value if isinstance(value, str) else json.dumps(value, sort_keys=True))
     Console().print(table)
+
+
+def _print_json(value: Any) -> None:
+    # Protobuf puts fields without a value last, whichever they are.
+    print(json.dumps(value, sort_keys=True))
 
 
 def _fields(message: Any, **options: Any) -> dict[str, Any]:

@@ -1,14 +1,16 @@
-"""The options of commands that ask a running server: given once, before the sub-command."""
+"""What commands that ask a running server share: its options, given once, before the sub-command, and their JSON."""
 
+import json
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from songserve.clients.connection import Connection
 
-__all__ = ["add_connection", "connect"]
+__all__ = ["add_connection", "connect", "plain_json", "print_json"]
 
 
 def add_connection(commands: typer.Typer) -> None:
@@ -21,6 +23,20 @@ def connect(context: typer.Context) -> "Connection":
     from songserve.clients.connection import Connection, Server
 
     return Connection(context.ensure_object(Server))
+
+
+def plain_json(value: dict[str, Any]) -> str:
+    """Return a JSON object on one line, times to the millisecond."""
+    return json.dumps(value, default=_plain)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print a JSON object on one line."""
+    print(plain_json(value))
+
+
+def _plain(value: datetime) -> str:
+    return value.isoformat(timespec="milliseconds")
 
 
 def _options(

@@ -80,6 +80,8 @@ def repertoire(  # noqa: PLR0913, PLR0917 - one parameter per option
         print(json.dumps({**facts, "repertoires": [summary(one) for one in found], "files": [str(f) for f in files]}))
         return
     Console().print(_table(found))
+    if not found[0].n_songs:
+        print(f"no song has a type yet, so nothing can be estimated; novel songs: {found[0].n_novel:,}")
     print(f"{len(files)} files in {out}")
 
 
@@ -122,16 +124,18 @@ def _shown(store: str) -> str:
 
 
 def _table(found: "list[Repertoire]") -> Table:
-    table = Table("station", "period", "songs", "types", "coverage", "Chao1 (95 %)", "Zipf (p)")
+    table = Table("station", "period", "songs", "novel", "types", "coverage", "Chao1 (95 %)", "Zipf (p)")
     for one in found:
         size = one.size
         table.add_row(
             one.station or "all",
             one.period or "all",
             f"{one.n_songs:,}",
+            f"{one.n_novel:,}",
             str(size.n_heard),
-            f"{one.coverage:.3f}",
-            f"{size.estimate:.1f} ({size.low:.1f}-{size.high:.1f})",
-            f"{one.zipf.exponent:.2f} ({one.zipf.p_value:.2f})",
+            f"{one.coverage:.3f}" if one.n_songs else "–",
+            f"{size.estimate:.1f} ({size.low:.1f}-{size.high:.1f})" if one.n_songs else "–",
+            # Of one type there are no ranks.
+            f"{one.zipf.exponent:.2f} ({one.zipf.p_value:.2f})" if size.n_heard > 1 else "–",
         )
     return table

@@ -1,11 +1,8 @@
 """``songstream types``: look at the song types of a running server, and decide about them."""
 
 import getpass
-import json
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from songserve.commands.remote import add_connection, connect
+from songserve.commands.remote import add_connection, connect, print_json
 
 if TYPE_CHECKING:
-    from songserve.clients.catalogue import CatalogueClient, DecisionRow, SongRow, TypeRow
+    from songserve.clients.catalogue import CatalogueClient, DecisionRow, TypeRow
+    from songserve.clients.songs import SongClient, SongRow
 
 __all__ = ["types"]
 
@@ -53,15 +51,20 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 @types.command("list")
 def list_types(context: typer.Context, *, as_json: Json = False) -> None:
     """List the types: those of the model and those that people made, with how many songs of each are stored."""
+    from songserve.clients.songs import SongClient
+
     with connect(context) as connection:
         found = _client(connection).types()
+        n_novel = sum(SongClient(connection).novel_by_station().values())
     if as_json:
-        _print_json({"types": [asdict(one) for one in found]})
+        print_json({"types": [asdict(one) for one in found], "n_novel": n_novel})
         return
     table = Table("type", "name", "kind", "songs", "", title=f"{len(found)} song types")
     for one in found:
         table.add_row(one.id, one.name, one.kind, f"{one.n_songs:,}", _origin(one))
     Console().print(table)
+    more = "; `songstream songs list --novel` shows them" if n_novel else ""
+    print(f"novel songs, of no type yet: {n_novel:,}{more}")
 
 
 @types.command()
@@ -77,14 +80,17 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show one type: its typical songs, what people decided about it, and its latest songs whose sound is kept."""
+    from songserve.clients.songs import SongClient, Wanted
+
     with connect(context) as connection:
-        client = _client(connection)
+        client, song_client = _client(connection), SongClient(connection)
         one = client.type(type_id)
-        songs = client.songs(one.id, n_songs, only_with_clip=True) if n_songs else []
+        latest = song_client.songs(Wanted(types=(one.id,), only_with_clip=True), newest_first=True, limit=n_songs)
+        songs = list(latest) if n_songs else []
         decisions = list(client.history(one.id))
-        files = [_save(client, song, clips) for song in songs] if clips else []
+        files = [_save(song_client, song, clips) for song in songs] if clips else []
     if as_json:
-        _print_json(
+        print_json(
             {
                 "type": asdict(one),
                 "decisions": [asdict(decision) for decision in decisions],
@@ -184,7 +190,7 @@ def undo(
     with connect(context) as connection:
         done = _client(connection, by).undo(number)
     if as_json:
-        _print_json({"decision": asdict(done)})
+        print_json({"decision": asdict(done)})
     else:
         print(f"decision {done.number}: {done.by} undid decision {done.detail}")
 
@@ -201,7 +207,7 @@ def history(
     with connect(context) as connection:
         found = list(islice(_client(connection).history(type_id), limit))
     if as_json:
-        _print_json({"decisions": [asdict(one) for one in found]})
+        print_json({"decisions": [asdict(one) for one in found]})
     else:
         Console().print(_history_table(found, "Decisions"))
 
@@ -219,7 +225,7 @@ def _login() -> str:
         return ""
 
 
-def _save(client: "CatalogueClient", one: "SongRow", folder: Path) -> Path:
+def _save(client: "SongClient", one: "SongRow", folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{one.type}_{one.start:%Y%m%d_%H%M%S}_{one.station}_{one.uid}.flac"
     file.write_bytes(client.clip(one.uid))
@@ -246,7 +252,7 @@ def _print_type(one: "TypeRow") -> None:
 
 def _print_changed(one: "TypeRow", *, as_json: bool) -> None:
     if as_json:
-        _print_json({"type": asdict(one)})
+        print_json({"type": asdict(one)})
     else:
         _print_type(one)
 
@@ -273,12 +279,3 @@ def _history_table(decisions: Iterable["DecisionRow"], title: str) -> Table:
         undone = "undone" if one.undone else ""
         table.add_row(str(one.number), f"{one.time:%Y-%m-%d %H:%M:%S}", one.by, one.type, words[one.action], undone)
     return table
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    json.dump(value, sys.stdout, default=_plain)
-    print()
-
-
-def _plain(value: datetime) -> str:
-    return value.isoformat(timespec="milliseconds")

@@ -92,8 +92,12 @@ def _curve(counts: Sequence[int]) -> Curve:
 
 
 def summary(one: Repertoire) -> dict[str, Any]:
-    """Return its single numbers by name; ``all`` stands for all stations and the whole time."""
+    """Return its single numbers by name; ``all`` stands for all stations and the whole time.
+
+    None for what nothing is known of: estimates without a song that has a type, Zipf's law with fewer than two types.
+    """
     numbers = list(one.counts.values())
+    has_songs, has_ranks = len(numbers) > 0, len(numbers) > 1
     return {
         "station": one.station or "all",
         "period": one.period or "all",
@@ -105,9 +109,9 @@ def summary(one: Repertoire) -> dict[str, Any]:
         "n_types": one.size.n_heard,
         "n_types_once": numbers.count(1),
         "n_types_twice": numbers.count(2),
-        "coverage": one.coverage,
-        "chao1": one.size.estimate,
-        "chao1_low": one.size.low,
-        "chao1_high": one.size.high,
-        **{f"zipf_{name}": value for name, value in asdict(one.zipf).items()},
+        "coverage": one.coverage if has_songs else None,
+        "chao1": one.size.estimate if has_songs else None,
+        "chao1_low": one.size.low if has_songs else None,
+        "chao1_high": one.size.high if has_songs else None,
+        **{f"zipf_{name}": value if has_ranks else None for name, value in asdict(one.zipf).items()},
     }

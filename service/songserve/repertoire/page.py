@@ -63,12 +63,13 @@ def _part(whole: Repertoire, periods: Sequence[Repertoire], season: Season) -> d
 
 def _tiles(one: Repertoire) -> list[tuple[str, str]]:
     size = one.size
+    chao1 = (f"{size.estimate:.1f}", f"types, Chao1 ({size.low:.1f} to {size.high:.1f})")
     return [
         (f"{one.n_songs:,}", "songs with a type"),
         (f"{one.hours:,.1f}", "hours recorded"),
         (f"{size.n_heard}", "types heard"),
-        (f"{size.estimate:.1f}", f"types, Chao1 ({size.low:.1f} to {size.high:.1f})"),
-        (f"{one.coverage:.1%}", "coverage"),
+        chao1 if one.n_songs else ("–", "types, Chao1"),
+        (f"{one.coverage:.1%}" if one.n_songs else "–", "coverage"),
         (f"{list(one.counts.values()).count(1)}", "types heard once"),
         (f"{one.n_novel:,}", "novel songs"),
     ]

@@ -2,16 +2,45 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from songcore.zipf import ZipfFit
 from songserve.repertoire.measures import Repertoire, summary
 from songserve.repertoire.season import Season
 
 __all__ = ["write_json", "write_tables"]
 
 Row = dict[str, Any]
+
+_PLACE = {"station": str, "period": str}
+COLUMNS: dict[str, dict[str, type]] = {
+    "summary": {
+        **_PLACE,
+        "recorded_hours": float,
+        "n_songs": int,
+        "songs_per_hour": float,
+        **dict.fromkeys(("n_novel", "n_noise", "n_types", "n_types_once", "n_types_twice"), int),
+        **dict.fromkeys(("coverage", "chao1", "chao1_low", "chao1_high"), float),
+        **{f"zipf_{field.name}": float for field in fields(ZipfFit)},
+    },
+    "types": {
+        **_PLACE,
+        "rank": int,
+        "song_type": str,
+        "name": str,
+        "n_songs": int,
+        "share": float,
+        "songs_per_hour": float,
+    },
+    "accumulation": {**_PLACE, "n_songs": int, "n_types": float, "n_types_low": float, "n_types_high": float},
+    "transitions": {**_PLACE, "song_type": str, "followed_by": str, "n": int, "probability": float},
+    "days": {"station": str, "day": str, "song_type": str, "n_songs": int},
+    "effort": {"station": str, "day": str, "recorded_hours": float, "n_songs": int, "n_novel": int, "n_noise": int},
+}
+"""Of each table, also of one without rows."""
 
 
 def write_tables(folder: Path, season: Season, found: Sequence[Repertoire]) -> list[Path]:
@@ -26,7 +55,9 @@ def write_tables(folder: Path, season: Season, found: Sequence[Repertoire]) -> l
     }
     files = []
     for name, rows in tables.items():
-        files += [_write_csv(folder / f"{name}.csv", rows), _write_parquet(folder / f"{name}.parquet", rows)]
+        columns = COLUMNS[name]
+        files.append(_write_csv(folder / f"{name}.csv", columns, rows))
+        files.append(_write_parquet(folder / f"{name}.parquet", columns, rows))
     return files
 
 
@@ -94,17 +125,19 @@ def _effort(season: Season) -> Iterator[Row]:
         }
 
 
-def _write_csv(file: Path, rows: Sequence[Row]) -> Path:
+def _write_csv(file: Path, columns: Mapping[str, type], rows: Sequence[Row]) -> Path:
     with file.open("w", newline="") as opened:
-        writer = csv.DictWriter(opened, list(rows[0]) if rows else [])
+        writer = csv.DictWriter(opened, list(columns))
         writer.writeheader()
         writer.writerows(rows)
     return file
 
 
-def _write_parquet(file: Path, rows: Sequence[Row]) -> Path:
+def _write_parquet(file: Path, columns: Mapping[str, type], rows: Sequence[Row]) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.Table.from_pylist(list(rows)), file)
+    types = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), file)
     return file

@@ -1,0 +1,448 @@
+"""``songstream songs``: list the songs that a running server has stored, follow new ones, and export them."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from songcore.durable import replace_file
+from songcore.errors import ConfigError, InputError
+from songserve.commands.remote import add_connection, connect, plain_json
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from songserve.clients.connection import Connection
+    from songserve.clients.songs import Seen, SongRow, Wanted
+    from songserve.exporting import ClipFile, ClipOutcome
+
+__all__ = ["songs"]
+
+SHOWN = 100
+PIPE_WIDTH = 200
+"""Columns of a table that no terminal shows: enough that none is cut."""
+AGAIN_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+"""Pauses of a watch before it asks again, the last one for ever."""
+AGAIN = {"SERVER_UNREACHABLE", "DRAINING", "IDLE", "OVERLOADED", "STREAM_LIMIT", "STORE_UNAVAILABLE"}
+
+songs = typer.Typer(
+    name="songs",
+    help=(
+        "List the songs that a running server has stored, follow new ones, and export them as tables and clips. Types are "
+        "those of people's decisions (`songstream types`); times are UTC."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+add_connection(songs)
+
+Stations = Annotated[
+    list[str] | None, typer.Option("--station", help="Only of this station; once for each.", show_default=False)
+]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="TIME", help="Only songs from 2026-05-01 or 2026-05-01T04:30 on, UTC.", show_default=False
+    ),
+]
+To = Annotated[str | None, typer.Option("--to", metavar="TIME", help="Only songs before this.", show_default=False)]
+Types = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--type",
+        metavar="ID|NAME",
+        help="Only of this type; once for each. With --novel or --pool: those to which it is the nearest.",
+        show_default=False,
+    ),
+]
+Novel = Annotated[bool, typer.Option("--novel", help="Only novel songs, which are of no type yet.")]
+Pool = Annotated[
+    bool, typer.Option("--pool", help="Only songs that new types come from: novel or uncertain, of good quality.")
+]
+Noise = Annotated[bool, typer.Option("--noise", help="Sounds of types that are noise, too.")]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The filters as they were given."""
+
+    stations: list[str] | None
+    types: list[str] | None
+    start: datetime | None
+    end: datetime | None
+    novel: bool
+    pool: bool
+    noise: bool
+
+
+@songs.command("list")
+def list_songs(  # noqa: PLR0913 - one parameter per option
+    context: typer.Context,
+    stations: Stations = None,
+    since: From = None,
+    until: To = None,
+    types: Types = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help=f"At most so many, the newest.  [default: {SHOWN} in a table, else all]", show_default=False
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False,
+            metavar="FILE",
+            help="With --watch: keep in this file what was seen, and go on from there the next time.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    novel: Novel = False,
+    pool: Pool = False,
+    noise: Noise = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow the songs that come in, one a line, until Ctrl-C.")
+    ] = False,
+    uids: Annotated[
+        bool,
+        typer.Option("--uids", help="Print uids only, one a line, as `songstream types split --from -` takes them."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line, one for each song.")] = False,
+) -> None:
+    """List stored songs, the newest first.
+
+    *type* is what people's decisions make of a song, *model* what the model said where that differs; of a novel song it is
+    the nearest type. *similarity* is to that type, *p* the share of known songs that are at least as strange.
+
+    `--watch` shows songs as they are stored, also those of a backlog with old times; it comes back by itself when the server
+    was away, and misses none.
+    """
+    asked = _Asked(stations, types, _time(since, "--from"), _time(until, "--to"), novel, pool, noise)
+    _check(asked, limit, resume, watch=watch, one_form=not (uids and as_json))
+    with connect(context) as connection:
+        if watch:
+            _watch(connection, asked, resume, uids=uids, as_json=as_json)
+            return
+        from songserve.clients.songs import SongClient
+
+        names = _names(connection)
+        most = limit or (SHOWN if not (uids or as_json) else None)
+        # One more tells whether there are more.
+        found = SongClient(connection).songs(_stored(connection, asked), newest_first=True, limit=most and most + 1)
+        if uids or as_json:
+            for one in islice(found, most):
+                print(one.uid if uids else _as_json(one, names))
+            return
+        rows = list(found)
+    _print_table(rows, names, most or len(rows))
+
+
+@songs.command()
+def export(  # noqa: PLR0913, PLR0917 - one parameter per option
+    context: typer.Context,
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for tables and clips; made when missing.", show_default=False)
+    ],
+    stations: Stations = None,
+    since: From = None,
+    until: To = None,
+    types: Types = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many, the newest.  [default: all]", show_default=False)
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="csv, raven or audacity; once for each.  [default: csv]", show_default=False),
+    ] = None,
+    *,
+    novel: Novel = False,
+    pool: Pool = False,
+    noise: Noise = False,
+    clips: Annotated[bool, typer.Option("--clips", help="Fetch the sound of the songs, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as one JSON object.")] = False,
+) -> None:
+    """Write stored songs as tables, and their sound as clips.
+
+    `csv`: *songs.csv*, every song with all that is known of it; onset and offset as UTC and in seconds from the start of the
+    session.
+
+    `audacity`: *audacity/STATION/START_SESSION.labels.txt*, one label track for each session, from its start.
+
+    `--clips`: *clips/STATION/YYYYMMDD/HHMMSS_UID.flac*, each song with some sound around it.
+
+    `raven`, with --clips: *clips.selections.txt*, one selection table over all clips, which Raven Pro opens together with them
+    (File, Open Sound Selection Table). It names them by their full paths: export again after moving the folder.
+
+    Stop it and start it again as you like: clips that are there are not fetched again. Songs whose clip the server has deleted
+    or never kept are counted, and their column *clip* is empty.
+    """
+    asked = _Asked(stations, types, _time(since, "--from"), _time(until, "--to"), novel, pool, noise)
+    chosen = _formats(formats or ["csv"], clips=clips)
+    _check(asked, limit, None, watch=False, one_form=True)
+    from songserve.archive.results import create_folder
+    from songserve.exporting import write_tables
+
+    # Before anything is fetched for it.
+    create_folder(out)
+    with connect(context) as connection, _stopped_by_ctrl_c(out):
+        names, wanted = _names(connection), _stored(connection, asked)
+        rows, kept, outcomes = _fetch(connection, wanted, limit, out if clips else None)
+        files = write_tables(out, rows, kept, names, chosen)
+    _tell(out, rows, outcomes, files, as_json=as_json)
+
+
+def _time(text: str | None, option: str) -> datetime | None:
+    """Return the time that an option says; without a zone it is UTC."""
+    if text is None:
+        return None
+    try:
+        given = datetime.fromisoformat(text)
+        return given.replace(tzinfo=UTC) if given.tzinfo is None else given.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise typer.BadParameter(
+            f"{text!r} is no time; expected for example 2026-05-01 or 2026-05-01T04:30, UTC", param_hint=option
+        ) from error
+
+
+def _check(asked: _Asked, limit: int | None, resume: Path | None, *, watch: bool, one_form: bool) -> None:
+    """Refuse options that do not go together."""
+    if asked.start and asked.end and asked.start >= asked.end:
+        raise typer.BadParameter(
+            f"--from {asked.start:%Y-%m-%dT%H:%M:%SZ} is not before --to {asked.end:%Y-%m-%dT%H:%M:%SZ}"
+        )
+    if watch and (asked.start or asked.end or limit):
+        raise typer.BadParameter("--watch shows what comes in; --from, --to and --limit are for stored songs")
+    if resume and not watch:
+        raise typer.BadParameter("--resume goes with --watch only")
+    if not one_form:
+        raise typer.BadParameter("--uids or --json, not both")
+
+
+def _formats(given: Sequence[str], *, clips: bool) -> list[str]:
+    from songserve.exporting import FORMATS
+
+    chosen = [name.strip().lower() for text in given for name in text.split(",") if name.strip()]
+    unknown = [name for name in chosen if name not in FORMATS]
+    if unknown or not chosen:
+        raise typer.BadParameter(f"unknown format {', '.join(unknown)!r}; expected any of {', '.join(FORMATS)}")
+    if "raven" in chosen and not clips:
+        raise typer.BadParameter("a Raven table is one over sound files; give --clips, too, for --format raven")
+    return list(dict.fromkeys(chosen))
+
+
+def _names(connection: "Connection") -> dict[str, str]:
+    """Return the names of types by id, of those that have one."""
+    from songserve.clients.catalogue import CatalogueClient
+
+    return {one.id: one.name for one in CatalogueClient(connection).types() if one.name}
+
+
+def _wanted(connection: "Connection", asked: _Asked) -> "Wanted":
+    """Return which songs these are; raises InputError TYPE_UNKNOWN."""
+    from songserve.clients.catalogue import CatalogueClient
+    from songserve.clients.songs import Wanted
+
+    catalogue = CatalogueClient(connection)
+    return Wanted(
+        stations=tuple(dict.fromkeys(asked.stations or ())),
+        types=tuple(dict.fromkeys(catalogue.find(text).id for text in asked.types or ())),
+        start=asked.start,
+        end=asked.end,
+        only_novel=asked.novel,
+        only_pool=asked.pool,
+        include_noise=asked.noise,
+    )
+
+
+def _stored(connection: "Connection", asked: _Asked) -> "Wanted":
+    """Return which songs these are; also raises InputError STATION_UNKNOWN, for there are none."""
+    if unheard := _unheard(connection, asked.stations):
+        raise InputError(unheard, reason="STATION_UNKNOWN")
+    return _wanted(connection, asked)
+
+
+def _unheard(connection: "Connection", stations: Sequence[str] | None) -> str:
+    """Return what to say of a station that the server has nothing of; empty when there is none such."""
+    from songserve.clients.songs import SongClient
+
+    known = SongClient(connection).novel_by_station() if stations else {}
+    unheard = next((name for name in stations or () if name not in known), None)
+    there = ", ".join(sorted(known)) or "no station yet"
+    return "" if unheard is None else f"the server has nothing of a station {unheard!r}; it has heard {there}"
+
+
+def _as_json(one: "SongRow", names: Mapping[str, str]) -> str:
+    return plain_json({**asdict(one), "type_name": names.get(one.type, "")})
+
+
+def _kind_of_song(one: "SongRow", names: Mapping[str, str]) -> str:
+    """Return what a song is, for people."""
+    said = " ".join(filter(None, (one.type, names.get(one.type, ""))))
+    said = f"novel, near {said}" if one.is_novel else said
+    notes = ["noise"] if one.kind == "noise" else []
+    notes += [f"model: {one.model_type}"] if one.by_people else []
+    return f"{said} ({', '.join(notes)})" if notes else said
+
+
+def _cells(one: "SongRow", names: Mapping[str, str]) -> list[str]:
+    figures = f"{one.similarity:.3f}", f"{one.p_value:.3f}", one.novelty, one.quality, f"{one.duration_s:.2f}"
+    return [f"{one.start:%Y-%m-%d %H:%M:%S}", one.station, _kind_of_song(one, names), *figures, one.uid]
+
+
+def _print_table(rows: "Sequence[SongRow]", names: Mapping[str, str], most: int) -> None:
+    shown = rows[:most]
+    table = Table(
+        "start, UTC", "station", "type", "similarity", "p", "novelty", "quality", "s", title=f"{len(shown)} songs"
+    )
+    table.add_column("song", no_wrap=True)
+    for one in shown:
+        # What people called a type may look like rich's markup.
+        table.add_row(*map(escape, _cells(one, names)))
+    if len(rows) > most:
+        table.caption = f"the newest {most}; --limit for more, `songs export` for all"
+    console = Console()
+    (console if console.is_terminal else Console(width=max(console.width, PIPE_WIDTH))).print(table)
+
+
+def _watch(connection: "Connection", asked: _Asked, resume: Path | None, *, uids: bool, as_json: bool) -> None:
+    """Print songs as they come in, until Ctrl-C."""
+    names: dict[str, str] = {}
+    last_decision: str | None = None
+    # A station may begin tonight.
+    if unheard := _unheard(connection, asked.stations):
+        print(f"songstream: {unheard}; waiting for it", file=sys.stderr)
+    try:
+        for seen in _followed(connection, asked, resume):
+            if seen.last_decision != last_decision:
+                names, last_decision = _names(connection), seen.last_decision
+            for one in seen.songs:
+                line = _as_json(one, names) if as_json else "  ".join(_cells(one, names))
+                print(one.uid if uids else line)
+            sys.stdout.flush()
+            if resume is not None:
+                _keep(resume, seen.token)
+    except KeyboardInterrupt:
+        return
+
+
+def _followed(connection: "Connection", asked: _Asked, resume: Path | None) -> "Iterator[Seen]":
+    """Give what a watch brings, for ever; once it was connected, it waits for a server that is away."""
+    from songserve.clients.songs import SongClient
+
+    client, token, n_tries = SongClient(connection), _kept(resume), 0
+    connected = False
+    while True:
+        try:
+            wanted, last_decision = _wanted(connection, asked), None
+            for seen in client.watch(wanted, token):
+                yield seen
+                token, n_tries, connected = seen.token, 0, True
+                # What people decided may have merged a type that is asked for.
+                if last_decision not in {None, seen.last_decision}:
+                    break
+                last_decision = seen.last_decision
+        except ConfigError as error:
+            if error.reason == "RESUME_TOKEN_INVALID" and resume is not None:
+                raise ConfigError(
+                    f"{resume} is of another store, or of one that was put back since; delete it to begin anew, and see what "
+                    "may be missing with `songs list --from`",
+                    reason=error.reason,
+                ) from error
+            if not connected or error.reason not in AGAIN:
+                raise
+            pause_s = AGAIN_S[min(n_tries, len(AGAIN_S) - 1)]
+            # On one line, as libraries' messages may have several.
+            said = " ".join(str(error).split())
+            print(f"songstream: {said} [{error.reason}]; again in {pause_s:.0f} s", file=sys.stderr)
+            time.sleep(pause_s)
+            n_tries += 1
+
+
+def _kept(resume: Path | None) -> str:
+    try:
+        return resume.read_text().strip() if resume else ""
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{resume} cannot be read ({error})", reason="NOT_READABLE") from error
+
+
+def _keep(resume: Path, token: str) -> None:
+    try:
+        replace_file(resume, f"{token}\n".encode(), mode=0o644)
+    except OSError as error:
+        raise ConfigError(f"{resume} cannot be written ({error.strerror})", reason="OUTPUT_NOT_WRITABLE") from error
+
+
+@contextmanager
+def _stopped_by_ctrl_c(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise ConfigError(
+            f"stopped; the clips that were fetched are kept in {out}, the same command goes on from there",
+            reason="INTERRUPTED",
+        ) from None
+
+
+def _fetch(
+    connection: "Connection", wanted: "Wanted", limit: int | None, out: Path | None
+) -> "tuple[list[SongRow], dict[str, ClipFile], Counter[ClipOutcome] | None]":
+    """Return the songs in order of time and, where a folder is given for them, their clips and how many came how."""
+    from songserve.clients.songs import SongClient
+    from songserve.exporting import fetch_clips
+
+    client = SongClient(connection)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        listing = bar.add_task("songs", total=None)
+        # The newest where there is a limit, as with `list`; in order of time in either case.
+        rows = []
+        for one in client.songs(wanted, newest_first=limit is not None, limit=limit):
+            rows.append(one)
+            bar.update(listing, advance=1)
+        bar.update(listing, total=len(rows))
+        rows.sort(key=lambda one: (one.start, one.uid))
+        if out is None:
+            return rows, {}, None
+        fetching = bar.add_task("clips", total=len(rows))
+        kept, outcomes = fetch_clips(out, rows, client.clip, lambda _: bar.update(fetching, advance=1))
+    return rows, kept, outcomes
+
+
+_SAID = {
+    "fetched": "fetched",
+    "there": "there from an earlier run",
+    "gone": "not kept by the server, or deleted since",
+    "elsewhere": "on another server of the same store: export from that one, too",
+    "damaged": "no sound file, as the server sent them: `songstream db check` there",
+}
+
+
+def _tell(
+    out: Path, rows: Sequence[Any], outcomes: "Counter[ClipOutcome] | None", files: Iterable[Path], *, as_json: bool
+) -> None:
+    written = [str(file) for file in files]
+    counts: dict[str, int] = {name: outcomes[name] for name in outcomes} if outcomes is not None else {}
+    if as_json:
+        clips = None if outcomes is None else {name: counts.get(name, 0) for name in _SAID}
+        print(json.dumps({"out": str(out), "n_songs": len(rows), "clips": clips, "files": written}))
+        return
+    print(f"{len(rows):,} songs in {out}: {len(written)} {'table' if len(written) == 1 else 'tables'}")
+    for name, said in _SAID.items():
+        if counts.get(name):
+            print(f"{counts[name]:,} clips {said}")

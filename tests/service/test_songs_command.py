@@ -1,0 +1,442 @@
+"""`songstream songs` against a real server: what it lists, follows and exports is what the server has stored."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from bundles import soundscape
+from serving import START_MS, ServerThread, session_name, setup, stream_all
+from songcore.annotations import read_songs_csv
+from songcore.audacity import read_audacity
+from songcore.bundle import Bundle
+from songcore.raven import read_raven
+from songserve.commands.songs import songs
+from songserve.commands.types import types
+from songserve.exporting import fetch_clips
+from tokens import add_token
+
+RATE = 24_000
+DAY_MS = 86_400_000
+NORTH, SOUTH = soundscape([0, 1, 2, 3, 4, 0, 0], 31)[0], soundscape([5, 0, 1, 5], 33)[0]
+SONGSTREAM = str(Path(sys.executable).with_name("songstream"))
+
+
+def fill(server: ServerThread) -> ServerThread:
+    """Stream seven known songs of a station and, from a day later, two known and two novel ones of another."""
+    stream_all(server.channel, NORTH, [RATE], setup(session_name("north", 1)))
+    stream_all(server.channel, SOUTH, [RATE], setup(session_name("south", 2), start_ms=START_MS + DAY_MS))
+    return server
+
+
+@pytest.fixture(scope="module")
+def filled(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
+    """Return a server with eleven songs, for tests that change nothing."""
+    with ServerThread(bundle, tmp_path_factory.mktemp("filled")) as server:
+        yield fill(server)
+
+
+@pytest.fixture
+def heard(server: ServerThread) -> ServerThread:
+    """Return a server with the same songs, for tests that decide."""
+    return fill(server)
+
+
+def invoke(server: ServerThread, *arguments: str, options: tuple[str, ...] = (), command: Any = songs) -> Any:
+    """Run a sub-command."""
+    return CliRunner().invoke(
+        command, ["--server", server.addresses.grpc, *options, *arguments], env={"COLUMNS": "200"}
+    )
+
+
+def said(server: ServerThread, *arguments: str, **more: Any) -> str:
+    """Run a sub-command and return what it prints."""
+    result = invoke(server, *arguments, **more)
+    assert result.exit_code == 0, result.output
+    text: str = result.stdout
+    return text
+
+
+def listed(server: ServerThread, *arguments: str) -> list[dict[str, Any]]:
+    """List songs as a program does."""
+    return [json.loads(line) for line in said(server, "list", *arguments, "--json").splitlines()]
+
+
+def exported(server: ServerThread, out: Path, *arguments: str) -> dict[str, Any]:
+    """Export songs and return what the command says of it."""
+    told: dict[str, Any] = json.loads(said(server, "export", "--out", str(out), *arguments, "--json"))
+    return told
+
+
+def refused(server: ServerThread, *arguments: str) -> str:
+    """Run a sub-command and return the reason why it fails."""
+    error = invoke(server, *arguments).exception
+    return str(getattr(error, "reason", repr(error)))
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    """Return the rows of an export's songs.csv."""
+    with (out / "songs.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_songs_are_listed_newest_first(filled: ServerThread) -> None:
+    """A line a song holds all that is known of it; times are UTC and fit the seconds from the session's start."""
+    found = listed(filled)
+    assert [one["station"] for one in found] == ["south"] * 4 + ["north"] * 7
+    starts = [datetime.fromisoformat(one["start"]) for one in found]
+    assert starts == sorted(starts, reverse=True)
+    for one, start in zip(found, starts, strict=True):
+        session_start = datetime.fromtimestamp(START_MS / 1000 + (one["station"] == "south") * 86_400, UTC)
+        assert datetime.fromisoformat(one["session_start"]) == session_start
+        assert abs(session_start + timedelta(seconds=one["onset_s"]) - start) <= timedelta(milliseconds=1)
+        assert one["offset_s"] - one["onset_s"] == one["duration_s"] > 1
+    assert [one["is_novel"] for one in found] == [True, False, False, True] + [False] * 7
+    assert {one["quality"] for one in found} == {"good"}
+
+
+def test_filters_choose_songs(filled: ServerThread) -> None:
+    """Stations, times, types, novelty and the pool narrow the list, several stations and types widen it."""
+    everything = listed(filled)
+
+    def uids(*arguments: str) -> list[str]:
+        return [one["uid"] for one in listed(filled, *arguments)]
+
+    def expected(keep: Any) -> list[str]:
+        return [one["uid"] for one in everything if keep(one)]
+
+    assert uids("--station", "north") == expected(lambda one: one["station"] == "north")
+    assert uids("--station", "north", "--station", "south", "--station", "north") == expected(lambda _: True)
+    assert uids("--type", "t0001") == expected(lambda one: one["type"] == "T0001") != []
+    two = expected(lambda one: one["type"] in {"T0001", "T0003"} and not one["is_novel"])
+    assert uids("--type", "T0001", "--type", "T0003") == two
+    novel = expected(lambda one: one["is_novel"])
+    assert uids("--novel") == novel == uids("--pool")
+    near = everything[0]["type"]
+    assert uids("--novel", "--type", near) == expected(lambda one: one["is_novel"] and one["type"] == near) != []
+    assert uids("--novel", "--type", "T0001") == []
+    north = expected(lambda one: one["station"] == "north")
+    assert uids("--to", "2026-05-29") == north
+    assert uids("--from", "2026-05-28T22:26:40+02:00", "--to", "2026-05-29T00:00:00Z") == north
+    assert uids("--from", "2026-05-29T00:00") == expected(lambda one: one["station"] == "south")
+    assert uids("--limit", "3") == expected(lambda _: True)[:3]
+    assert said(filled, "list", "--novel", "--uids").split() == novel
+
+
+def test_people_read_a_table(filled: ServerThread) -> None:
+    """A table says when, where, what and how sure, in full uids, and that there is more than it shows."""
+    text = said(filled, "list", "--limit", "4")
+    first, *_ = listed(filled)
+    assert first["uid"] in text
+    assert f"novel, near {first['type']}" in text
+    assert "the newest 4" in text
+    assert text.count("2026-05-29") == 4
+    assert "the newest" not in said(filled, "list")
+
+
+def test_novel_songs_are_split_off_and_found_again(heard: ServerThread) -> None:
+    """The list's uids go into a split; then the songs are of that type, by its name too, and the model's word stands."""
+    (near,) = {one["type"] for one in listed(heard, "--novel")}
+    assert "novel songs, of no type yet: 2" in said(heard, "list", command=types)
+    uids = said(heard, "list", "--novel", "--type", near, "--uids")
+    address = ["--server", heard.addresses.grpc]
+    split = CliRunner().invoke(types, [*address, "split", near.lower(), "--from", "-", "--by", "ada"], input=uids)
+    assert split.exit_code == 0, split.output
+    said(heard, "name", "p0001", "[red] whistle", "--by", "ada", command=types)
+    assert "novel songs, of no type yet: 0" in said(heard, "list", command=types)
+    assert listed(heard, "--novel") == []
+    found = listed(heard, "--type", "[RED] Whistle")
+    assert sorted(one["uid"] for one in found) == sorted(uids.split())
+    assert [(one["type"], one["type_name"], one["is_novel"], one["by_people"]) for one in found] == [
+        ("P0001", "[red] whistle", False, True)
+    ] * 2
+    assert [(one["model_type"], one["novelty"]) for one in found] == [(near, "novel")] * 2
+    assert f"P0001 [red] whistle (model: {near})" in said(heard, "list")
+    said(heard, "merge", "P0001", "--into", "T0001", "--by", "ada", command=types)
+    assert listed(heard, "--type", "P0001") == listed(heard, "--type", "T0001")
+    before = len(listed(heard))
+    said(heard, "noise", "T0001", "--by", "ada", command=types)
+    assert len(listed(heard)) == before - len(listed(heard, "--type", "T0001")) < before
+    assert len(listed(heard, "--noise")) == before
+    assert "(noise, model: T0001)" in said(heard, "list", "--noise")
+
+
+def test_novel_is_no_type(filled: ServerThread) -> None:
+    """Who asks for the type *novel* is told where such songs are."""
+    for command, arguments in ((types, ("show", "novel")), (songs, ("list", "--type", "novel"))):
+        error = invoke(filled, *arguments, command=command).exception
+        assert error.reason == "TYPE_UNKNOWN"
+        assert "songs list --novel" in str(error)
+
+
+def test_an_export_has_all_that_is_known(filled: ServerThread, tmp_path: Path) -> None:
+    """songs.csv holds each song once, in order of time, with the values that the list has, and the project reads it."""
+    out = tmp_path / "new" / "folder"
+    told = exported(filled, out)
+    assert (told["n_songs"], told["clips"], told["files"]) == (11, None, [str(out / "songs.csv")])
+    expected = list(reversed(listed(filled)))
+    found = rows(out)
+    assert [row["uid"] for row in found] == [one["uid"] for one in expected]
+    for row, one in zip(found, expected, strict=True):
+        assert datetime.fromisoformat(row["onset_utc"]) == datetime.fromisoformat(one["start"])
+        assert datetime.fromisoformat(row["offset_utc"]) == datetime.fromisoformat(one["end"])
+        figures = ("onset_s", "offset_s", "similarity", "novelty_score", "p_value", "snr_db")
+        assert [float(row[name]) for name in figures] == pytest.approx([one[name] for name in figures], abs=1e-6)
+        words = ("station", "session", "kind", "novelty", "quality", "bundle")
+        assert [row[name] for name in words] == [one[name] for name in words]
+        assert (row["type_id"], row["model_type_id"]) == (one["type"], one["model_type"])
+        assert (row["novel"], row["label"]) == (("true", "novel") if one["is_novel"] else ("false", one["type"]))
+        assert (row["forced_cut"], row["by_people"], row["clip"]) == ("false", "false", "")
+    with (out / "songs.csv").open(newline="") as file:
+        assert [song.label for song in read_songs_csv(file)] == [row["label"] for row in found]
+    assert exported(filled, out, "--novel", "--limit", "1")["n_songs"] == 1
+    assert [row["uid"] for row in rows(out)] == [expected[-1]["uid"]]
+
+
+def test_raven_opens_each_clip_at_its_song(filled: ServerThread, tmp_path: Path) -> None:
+    """One table over all clips: by path and offset each selection is its song's sound, by accumulated time too."""
+    out = tmp_path / "two  blanks"
+    told = exported(filled, out, "--format", "csv,raven", "--clips")
+    assert told["clips"] == {"fetched": 11, "there": 0, "gone": 0, "elsewhere": 0, "damaged": 0}
+    with (out / "clips.selections.txt").open(newline="") as file:
+        table = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        file.seek(0)
+        selections = read_raven(file)
+    by_uid = {row["uid"]: row for row in rows(out)}
+    sounds = {"north": NORTH, "south": SOUTH}
+    assert {one.more["uid"] for one in selections} == set(by_uid)
+    passed_s = 0.0
+    for line, one in zip(table, selections, strict=True):
+        row = by_uid[one.more["uid"]]
+        start = datetime.fromisoformat(row["onset_utc"])
+        assert row["clip"] == f"clips/{row['station']}/{start:%Y%m%d}/{start:%H%M%S}_{row['uid']}.flac"
+        assert one.recording == str(out / row["clip"])
+        assert one.label == row["label"]
+        assert (one.low_hz, one.high_hz) == (0, RATE / 2)
+        samples, rate = soundfile.read(one.recording, dtype="float32")
+        first, last = round(one.onset_s * rate), round(one.offset_s * rate)
+        sung = sounds[row["station"]][round(float(row["onset_s"]) * rate) :][: last - first]
+        np.testing.assert_allclose(samples[first:last], sung, atol=1 / 30_000)
+        assert float(line["Begin Time (s)"]) == pytest.approx(passed_s + one.onset_s, abs=1e-5)
+        passed_s += len(samples) / rate
+    assert [one.recording for one in selections] == sorted(one.recording for one in selections)
+
+
+def test_audacity_has_a_track_for_each_session(filled: ServerThread, tmp_path: Path) -> None:
+    """Labels count from the session's start, with or without clips."""
+    told = exported(filled, tmp_path, "--format", "audacity")
+    assert (
+        told["files"] == [str(tmp_path / "audacity" / name) for name in ("north", "south")] or len(told["files"]) == 2
+    )
+    expected = list(reversed(listed(filled)))
+    for file, station, day in zip(sorted(told["files"]), ("north", "south"), (28, 29), strict=True):
+        session = next(one["session"] for one in expected if one["station"] == station)
+        assert Path(file) == tmp_path / "audacity" / station / f"202605{day}_202640_{session}.labels.txt"
+        with Path(file).open() as track:
+            labels = [(one.onset_s, one.offset_s, one.label) for one in read_audacity(track)]
+        assert labels == [
+            (one["onset_s"], one["offset_s"], "novel" if one["is_novel"] else one["type"])
+            for one in expected
+            if one["station"] == station
+        ]
+    assert not (tmp_path / "songs.csv").exists()
+
+
+def test_an_export_goes_on_and_counts_what_retention_took(bundle: Bundle, tmp_path: Path) -> None:
+    """What is there is not fetched again, a damaged file is; clips that the server has deleted since are counted."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    with ServerThread(bundle, data) as server:
+        fill(server)
+        assert exported(server, out, "--clips", "--limit", "3")["clips"]["fetched"] == 3
+        kept = sorted(out.glob("clips/*/*/*.flac"))
+        times = [file.stat().st_mtime_ns for file in kept]
+        kept[0].write_bytes(b"half a clip")
+        assert exported(server, out, "--clips", "--limit", "4")["clips"] == {
+            "fetched": 2,
+            "there": 2,
+            "gone": 0,
+            "elsewhere": 0,
+            "damaged": 0,
+        }
+        assert [file.stat().st_mtime_ns == before for file, before in zip(kept, times, strict=True)] == [
+            False,
+            True,
+            True,
+        ]
+    with ServerThread(bundle, data, clip_days=1) as server:
+        deadline = time.monotonic() + 30
+        while list(data.glob("clips/*/*/*.flac")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert exported(server, out, "--clips")["clips"] == {
+            "fetched": 0,
+            "there": 4,
+            "gone": 7,
+            "elsewhere": 0,
+            "damaged": 0,
+        }
+        text = said(server, "export", "--out", str(out), "--clips", "--format", "raven")
+    assert "7 clips not kept by the server, or deleted since" in text
+    assert "4 clips there from an earlier run" in text
+    assert sum(bool(row["clip"]) for row in rows(out)) == 4
+    with (out / "clips.selections.txt").open() as file:
+        assert len(read_raven(file)) == 4
+
+
+def test_what_is_no_clip_is_counted(filled: ServerThread, tmp_path: Path) -> None:
+    """Bytes that are no sound file are kept nowhere."""
+    from songserve.clients.connection import Connection, Server
+    from songserve.clients.songs import SongClient, Wanted
+
+    with Connection(Server(filled.addresses.grpc)) as connection:
+        found = list(SongClient(connection).songs(Wanted(stations=("south",))))
+    seen: list[str] = []
+    clips, outcomes = fetch_clips(tmp_path, found, lambda _: b"fLaC but no more", seen.append)
+    assert (clips, dict(outcomes), seen) == ({}, {"damaged": 4}, ["damaged"] * 4)
+    assert list(tmp_path.rglob("*.flac")) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("list", "--station", "nort"), "STATION_UNKNOWN"),
+        (("list", "--type", "T0999"), "TYPE_UNKNOWN"),
+        (("list", "--type", "no such name"), "TYPE_UNKNOWN"),
+        (("export", "--out", "OUT", "--station", "nort"), "STATION_UNKNOWN"),
+        (("export", "--out", "/proc/songs"), "OUTPUT_NOT_WRITABLE"),
+        (("list", "--watch", "--resume", "/proc/songs"), "OUTPUT_NOT_WRITABLE"),
+    ],
+)
+def test_what_cannot_be_done_has_a_reason(
+    filled: ServerThread, tmp_path: Path, arguments: tuple[str, ...], reason: str
+) -> None:
+    """Unknown stations and types, and places that take no files, end with their reason."""
+    assert refused(filled, *(str(tmp_path) if one == "OUT" else one for one in arguments)) == reason
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("list", "--from", "yesterday"), "is no time"),
+        (("list", "--to", "0001-01-01T00:00+14:00"), "is no time"),
+        (("list", "--from", "2026-05-02", "--to", "2026-05-02"), "is not before"),
+        (("list", "--watch", "--limit", "3"), "stored songs"),
+        (("list", "--resume", "token"), "--watch only"),
+        (("list", "--uids", "--json"), "not both"),
+        (("export", "--out", "OUT", "--format", "csv,xls"), "unknown format 'xls'"),
+        (("export", "--out", "OUT", "--format", ","), "expected any of csv"),
+        (("export", "--out", "OUT", "--format", "raven"), "give --clips"),
+        (("export",), "--out"),
+    ],
+)
+def test_wrong_usage_is_explained(filled: ServerThread, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    """Options that make no sense end with exit code 2, before the server is asked or a folder made."""
+    out = tmp_path / "out"
+    result = invoke(filled, *(str(out) if one == "OUT" else one for one in arguments))
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert not out.exists()
+
+
+def test_without_a_server_or_a_right_there_is_a_reason(start_server: Any, tmp_path: Path) -> None:
+    """A port where nobody listens and a token of another role end with one line; a reader may export."""
+    for arguments in (["list"], ["list", "--watch"], ["export", "--out", str(tmp_path / "out")]):
+        result = CliRunner().invoke(songs, ["--server", "127.0.0.1:1", *arguments])
+        assert getattr(result.exception, "reason", None) == "SERVER_UNREACHABLE"
+    book = tmp_path / "tokens.json"
+    options = {}
+    for name, role in (("rita", "read"), ("north", "ingest")):
+        file = tmp_path / name
+        file.write_text(add_token(book, name, role))
+        file.chmod(0o600)
+        options[name] = ("--token-file", str(file))
+    server = start_server(token_file=book)
+    denied = invoke(server, "list", options=options["north"]).exception
+    assert getattr(denied, "reason", None) == "ROLE_MISSING"
+    assert said(server, "list", "--json", options=options["rita"]) == ""
+    assert "0 songs" in said(server, "export", "--out", str(tmp_path / "out"), options=options["rita"])
+    assert rows(tmp_path / "out") == []
+
+
+class Watch:
+    """``songstream songs list --watch --json`` as a process; its lines and how it ends at Ctrl-C."""
+
+    def __init__(self, address: str, *arguments: str) -> None:
+        command = [SONGSTREAM, "songs", "--server", address, "list", "--watch", "--json", *arguments]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ})
+
+    def read(self, n: int) -> list[str]:
+        """Return the uids of the next songs."""
+        assert self.process.stdout
+        return [json.loads(self.process.stdout.readline())["uid"] for _ in range(n)]
+
+    def end(self) -> tuple[str, str]:
+        """Press Ctrl-C and return what else was printed, and the errors."""
+        self.process.send_signal(signal.SIGINT)
+        rest, errors = self.process.communicate(timeout=30)
+        assert self.process.returncode == 0, errors
+        return rest, errors
+
+
+def wait_for(file: Path) -> str:
+    """Return the content of a file, once it is there."""
+    deadline = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return file.read_text()
+
+
+def test_a_watch_survives_server_and_itself(bundle: Bundle, tmp_path: Path) -> None:
+    """Each song comes once, over a restart of the server and one of the watch; filters hold."""
+    data, token = tmp_path / "data", tmp_path / "seen"
+    later = setup(session_name("north", 3), start_ms=START_MS + 2 * DAY_MS)
+    latest = setup(session_name("north", 4), start_ms=START_MS + 3 * DAY_MS)
+    with ServerThread(bundle, data) as server:
+        address = server.addresses.grpc
+        watch = Watch(address, "--station", "north", "--resume", str(token))
+        wait_for(token)
+        fill(server)
+        seen = watch.read(7)
+    with ServerThread(bundle, data, listen=address) as server:
+        stream_all(server.channel, NORTH, [RATE], later)
+        seen += watch.read(7)
+        first, *errors = watch.end()[1].splitlines()
+        assert "nothing of a station 'north'; it has heard no station yet; waiting" in first
+        assert errors
+        assert all("again in" in line for line in errors)
+        stream_all(server.channel, NORTH, [RATE], latest)
+        again = Watch(address, "--station", "north", "--resume", str(token))
+        seen += again.read(7)
+        assert again.end() == ("", "")
+        expected = [one["uid"] for one in reversed(listed(server, "--station", "north"))]
+    assert seen == expected
+    with ServerThread(bundle, tmp_path / "another", listen=address) as server:
+        error = invoke(server, "list", "--watch", "--resume", str(token)).exception
+    assert getattr(error, "reason", None) == "RESUME_TOKEN_INVALID"
+    assert "delete it" in str(error)
+
+
+def test_a_watch_follows_decisions(heard: ServerThread, tmp_path: Path) -> None:
+    """A type that is watched goes on being watched when people merge it into another."""
+    token = tmp_path / "seen"
+    watch = Watch(heard.addresses.grpc, "--type", "T0001", "--resume", str(token))
+    wait_for(token)
+    said(heard, "merge", "T0001", "--into", "T0002", "--by", "ada", command=types)
+    stream_all(heard.channel, NORTH, [RATE], setup(session_name("north", 3), start_ms=START_MS + 2 * DAY_MS))
+    seen = watch.read(4)
+    assert watch.end() == ("", "")
+    since = listed(heard, "--type", "T0002", "--from", "2026-05-30")
+    assert seen == [one["uid"] for one in reversed(since)]
+    assert {one["model_type"] for one in since} == {"T0001", "T0002"}
