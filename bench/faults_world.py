@@ -32,6 +32,8 @@ _STATION = {
     "first_retry_s": 0.05,
     "longest_retry_s": 0.5,
     "device_retry_s": 0.05,
+    # When the sound is over the pipe is silent, however long the server then takes to start.
+    "device_silent_s": PATIENCE_S,
     "stop_grace_s": PATIENCE_S,
     "clock_limit_s": CLOCK_LIMIT_S,
     "min_free_disk_mb": 0,

@@ -84,7 +84,13 @@ class FieldStation:
             for task in beside:
                 if task.done():
                     task.result()
-            await capturing
+            try:
+                await capturing
+            except SongError as error:
+                # What the sound system holds on to keeps nothing from being sent when the station is stopped.
+                if error.reason == STUCK and stop.is_set():
+                    await self._finish(stop)
+                raise
             await self._finish(stop)
         finally:
             for task in (capturing, *beside):

@@ -1,8 +1,11 @@
 """The field station with a real server, real files and real outages: captured = committed, declared lost, or still spooled."""
 
 import asyncio
+import contextlib
 import os
 import socket
+import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -338,6 +341,47 @@ def test_a_pipe_whose_writer_hangs_is_a_device_that_went(bundle: Bundle, tmp_pat
     assert lost_s[LossReason.DEVICE_LOST] >= 0.5
     first, second = (spool.totals(uuid).captured for uuid in spool.sessions)
     assert first + second == 8_000 + round(lost_s[LossReason.DEVICE_LOST] * 8_000)
+
+
+def test_a_stop_while_the_sound_system_hangs_still_sends_the_rest(bundle: Bundle, tmp_path: Path) -> None:
+    """The device is gone, to open it again hangs, and the server comes back after the stop: it gets all within the grace."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    released, servers = threading.Event(), list[ServerThread]()
+
+    def lost() -> None:
+        raise ConfigError("the device is gone", reason="DEVICE_LOST")
+
+    left = iter([Scripted([8_000, lost])])
+
+    def open_source() -> Source:
+        device = next(left, None)
+        if device is None:
+            released.wait(60)
+            raise ConfigError("no device", reason="DEVICE_MISSING")
+        return device
+
+    async def stop_while_it_hangs(station: FieldStation, stop: asyncio.Event) -> None:
+        while station.account.captured_s < 1 or station.picture().device:  # noqa: ASYNC110 - a picture
+            await asyncio.sleep(0.01)
+        stop.set()
+        await asyncio.sleep(0.5)
+        servers.append(await asyncio.to_thread(ServerThread(bundle, tmp_path / "data", listen=address).__enter__))
+
+    directory = tmp_path / "spool"
+    try:
+        with pytest.raises(ConfigError) as caught:
+            run_station(address, directory, open_source, during=stop_while_it_hangs)
+        assert caught.value.reason == "DEVICE_STUCK"
+    finally:
+        released.set()
+        for server in servers:
+            server.__exit__(None, None, None)
+    with contextlib.closing(sqlite3.connect(tmp_path / "data" / "songs.sqlite")) as database:
+        ((committed, finished),) = database.execute("SELECT committed_sample, finished FROM sessions").fetchall()
+    assert committed > 8_000
+    assert finished
 
 
 def test_no_second_is_missing_when_a_station_starts_anew(bundle: Bundle, tmp_path: Path) -> None:
