@@ -7,7 +7,8 @@
 # give the same reason, or fail where SONGSTREAM_REQUIRE_TOOLS is set.
 set -u
 
-PACKAGES="libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils prometheus postgresql docker-compose systemd mount e2fsprogs"
+PACKAGES="libportaudio2 libasound2-plugins pulseaudio pulseaudio-utils prometheus postgresql docker-compose"
+PACKAGES="$PACKAGES systemd mount e2fsprogs"
 
 missing=""
 for package in $PACKAGES; do

@@ -19,6 +19,7 @@ MAY_BE_SKIPPED = (
     "this machine may have a GPU",
     # What a container may forbid, or its file system not know.
     "a file system can be mounted by root alone, and not in every container",
+    "only root can restore for somebody else",
     "only root can make a file immutable, and not on every file system",
     "this file system takes UTF-8 names only",
     # Another system than Debian.

@@ -114,7 +114,7 @@ FIELD = Board(
         ),
         Panel(
             "Microphones, by the stations' own pages",
-            "1 while a device gives sound; the alert CaptureStopped waits 5 minutes.",
+            "1 while a device gives sound; the alert CaptureStopped waits 5 minutes, 10 where a device hangs.",
             [Query("min by (instance) (songstream_field_device_present)", "{{instance}}")],
             unit="none",
             width=8,

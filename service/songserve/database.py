@@ -205,7 +205,9 @@ def lock_directory(path: Path) -> Any:
     """Return the open lock of a data directory, made if missing; raises ConfigError DATA_DIR_UNWRITABLE, DATA_DIR_LOCKED."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        file = (path / "lock").open("w")
+        # Root restores here, too: a link that the directory's owner put in the way would lead it to any file.
+        opened = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        file = os.fdopen(opened, "r+")
     except OSError as error:
         raise _unwritable(path, error) from error
     try:

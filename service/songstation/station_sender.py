@@ -121,7 +121,9 @@ class Sender:
 
     async def _keep_carrying(self, uuid: UUID, outbox: LiveOutbox, link: Link) -> None:
         while not outbox.finished:
-            await asyncio.sleep(self._refused_for_s(uuid))
+            # Not in one go: an earlier session may be let in meanwhile, and then this one may be, too.
+            while left_s := self._refused_for_s(uuid):
+                await asyncio.sleep(min(left_s, _IDLE_S))
             try:
                 await self._carry(outbox, link)
             except RefusedError as error:

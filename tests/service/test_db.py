@@ -164,8 +164,7 @@ def test_the_database_before_a_restore_is_kept(tmp_path: Path) -> None:
 def test_root_restores_for_the_owner_of_the_directory(tmp_path: Path, before: str) -> None:
     """The files of a restore are the directory's owner's, who can serve them; a link in the way gives nothing away."""
     place = Place(tmp_path / "data", None)
-    for parent in (tmp_path, *list(tmp_path.parents)[:3]):
-        parent.chmod(0o755)
+    let_pass(tmp_path)
     assert place.run("backup", str(tmp_path / "copy")).exit_code == 0
     for path in (place.path, *place.path.rglob("*")):
         os.chown(path, 65534, 65534)
@@ -179,11 +178,13 @@ def test_root_restores_for_the_owner_of_the_directory(tmp_path: Path, before: st
     with as_somebody():
         assert len(place.songs()) == 32
     foreign = tmp_path / "foreign"
-    foreign.touch()
+    foreign.write_text("root's")
     (place.path / "lock").unlink()
     (place.path / "lock").symlink_to(foreign)
-    assert place.run("upgrade").exit_code == 0
-    assert foreign.stat().st_uid == 0
+    refused = place.run("upgrade")
+    assert isinstance(refused.exception, ConfigError)
+    assert refused.exception.reason == "DATA_DIR_UNWRITABLE"
+    assert (foreign.stat().st_uid, foreign.read_text()) == (0, "root's")
 
 
 def test_the_drill_is_of_the_shipped_unit() -> None:
@@ -278,14 +279,19 @@ def test_a_store_that_cannot_be_written_is_explained_and_can_be_read(tmp_path: P
     for path in (place.path, *place.path.rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o666)
     (place.path / DATABASE_NAME).chmod(0o444)
-    for parent in list(tmp_path.parents)[:3]:
-        parent.chmod(0o755)
-    tmp_path.chmod(0o755)
+    let_pass(tmp_path)
     with as_somebody(), pytest.raises(ConfigError) as refused:
         DataDirectory(place.path)
     assert refused.value.reason == "DATABASE_READ_ONLY"
     with as_somebody():
         assert place.check()["problems"] == []
+
+
+def let_pass(path: Path) -> None:
+    """Let everybody reach what lies in a folder that pytest made for one."""
+    for folder in (path, *path.parents):
+        if folder.owner() == path.owner() and "pytest" in str(folder):
+            folder.chmod(folder.stat().st_mode | 0o055)
 
 
 @contextmanager
