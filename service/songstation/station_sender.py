@@ -122,7 +122,7 @@ class Sender:
     async def _keep_carrying(self, uuid: UUID, outbox: LiveOutbox, link: Link) -> None:
         while not outbox.finished:
             # Not in one go: an earlier session may be let in meanwhile, and then this one may be, too.
-            while left_s := self._refused_for_s(uuid):
+            while left_s := self._refused_for_s(uuid):  # noqa: ASYNC110 - a time
                 await asyncio.sleep(min(left_s, _IDLE_S))
             try:
                 await self._carry(outbox, link)
