@@ -38,6 +38,8 @@ from faults_run import Run
 from faults_world import Tools
 
 ROOT = Path(__file__).resolve().parent.parent
+MAX_WORDS = 600
+"""Of a line about what differs: rows have vectors."""
 
 
 @dataclass
@@ -88,10 +90,15 @@ async def play(plan: Plan, tools: Tools, reference: Reference, total: Total, *, 
     total.n_sessions += len(books.sessions)
     total.faults += ended.faults
     total.seconds += ended.seconds
-    _tell(plan, verdict, ended.problems, ended.seconds, total)
+    losses = [
+        f"{kept.uuid}: {place} was lost: {reason}"
+        for kept in books.sessions.values()
+        for place, reason in kept.losses.items()
+    ]
+    _tell(plan, verdict, ended.problems, losses, ended.seconds, total)
 
 
-def _tell(plan: Plan, verdict: Verdict, problems: list[str], seconds: float, total: Total) -> None:
+def _tell(plan: Plan, verdict: Verdict, problems: list[str], losses: list[str], seconds: float, total: Total) -> None:
     is_well = verdict.rows_equal and not problems and not (verdict.lost or verdict.duplicated or verdict.unexpected)
     kinds = ", ".join(f"{fault.kind}@{fault.at_s:.1f}" for fault in plan.faults)
     print(
@@ -101,8 +108,8 @@ def _tell(plan: Plan, verdict: Verdict, problems: list[str], seconds: float, tot
     )
     if not is_well:
         total.failed.append(plan.seed)
-        for problem in problems:
-            print(f"  {problem}", file=sys.stderr)
+        for words in [*problems, *verdict.differences, *losses]:
+            print(f"  {words[:MAX_WORDS]}", file=sys.stderr)
         print(f"  again: python bench/faults.py --seed {plan.seed} --keep DIR", file=sys.stderr, flush=True)
 
 

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
@@ -17,6 +17,7 @@ from songserve.v1 import ingest_pb2, ingest_pb2_grpc
 __all__ = ["Reference", "Tables", "Verdict", "compare", "judge"]
 
 _CHUNK_SAMPLES = 65_536
+N_TOLD = 6
 _TOUCH_S = 1.0
 """A song that begins so soon behind a gap, or ends so shortly before it, may be another one, or none, because of it."""
 _SONGS = """
@@ -41,6 +42,8 @@ class Verdict:
     """Stored, and sung over a song of the fault-free run that is another."""
     unexpected: int
     """Stored, where the fault-free run has no song."""
+    differences: list[str] = field(default_factory=list, kw_only=True, compare=False, repr=False)
+    """The first few, in words."""
     rows_equal: bool
     """Of songs and their embeddings, of what is counted by type, hour and recorded seconds, and of how far sessions are."""
 
@@ -128,7 +131,25 @@ def compare(wanted: Tables, stored: Tables, n_absent: int) -> Verdict:
         duplicated=duplicated,
         unexpected=len(beyond) - duplicated,
         rows_equal=wanted == stored,
+        differences=_differences(wanted, stored)[:N_TOLD],
     )
+
+
+def _differences(wanted: Tables, stored: Tables) -> list[str]:
+    told = []
+    for name in ("songs", "sessions"):
+        here, there = getattr(stored, name), getattr(wanted, name)
+        for key in sorted(here.keys() | there.keys()):
+            a, b = here.get(key), there.get(key)
+            if a is None or b is None:
+                told.append(f"{name} {key} is {'missing' if a is None else 'beyond the fault-free run'}: {a or b}")
+            elif columns := [column for column in a if a[column] != b[column]]:
+                told.append(f"{name} {key}: " + ", ".join(f"{one} {a[one]!r}, not {b[one]!r}" for one in columns))
+    if wanted.buckets != stored.buckets:
+        told.append(f"counts: {stored.buckets}, not {wanted.buckets}")
+    if wanted.declared_s != stored.declared_s:
+        told.append(f"declared lost: {stored.declared_s} s, not {wanted.declared_s} s")
+    return told
 
 
 def _is_among(song: Row, others: list[Row]) -> bool:
