@@ -1,7 +1,7 @@
 """Stored songs as files: ``songs.csv``, clips, one Raven table over the clips, Audacity labels for each session."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -51,6 +51,8 @@ _MORE = (
     "clip",
 )
 """Columns of ``songs.csv`` and of Raven's table after their own."""
+
+Annotated = Callable[[Iterable[SongRow]], Iterator[Annotation]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,17 +142,26 @@ def write_tables(
     Each appears whole or not at all; raises ConfigError OUTPUT_NOT_WRITABLE.
     """
     create_folder(out)
-    annotations = [_annotation(one, clips.get(one.uid), names) for one in songs]
+
+    def annotated(some: Iterable[SongRow]) -> Iterator[Annotation]:
+        # One at a time: with all its cells a song takes several times the memory of its row.
+        return (_annotation(one, clips.get(one.uid), names) for one in some)
+
     files: list[Path] = []
     if "csv" in formats:
         files.append(out / "songs.csv")
         with atomic_file(files[-1]) as file:
-            write_songs_csv(file, annotations, more=_MORE)
+            write_songs_csv(file, annotated(songs), more=_MORE)
     if "raven" in formats:
-        files.append(_write_raven(out, annotations, clips))
+        files.append(_write_raven(out, songs, clips, annotated))
     if "audacity" in formats:
-        files += _write_audacity(out, annotations)
+        files += _write_audacity(out, songs, annotated)
     return files
+
+
+def _recording(one: SongRow) -> str:
+    """Return what tables call the recording: a session is one, cut into chunks; named so that it sorts by time."""
+    return f"{one.station}/{one.session_start:%Y%m%d_%H%M%S}_{one.session}"
 
 
 def _annotation(one: SongRow, clip: ClipFile | None, names: Mapping[str, str]) -> Annotation:
@@ -176,49 +187,43 @@ def _annotation(one: SongRow, clip: ClipFile | None, names: Mapping[str, str]) -
         "uid": one.uid,
         "clip": clip.path if clip else "",
     }
-    # A session is one recording, cut into chunks; named so that it sorts by time.
-    recording = f"{one.station}/{one.session_start:%Y%m%d_%H%M%S}_{one.session}"
     more = {column: cell(value) for column, value in cells.items()}
-    return Annotation(recording, one.onset_s, one.offset_s, song_label(one, names), more=more)
+    return Annotation(_recording(one), one.onset_s, one.offset_s, song_label(one, names), more=more)
 
 
-def _write_raven(out: Path, annotations: Sequence[Annotation], clips: Mapping[str, ClipFile]) -> Path:
+def _write_raven(out: Path, songs: Sequence[SongRow], clips: Mapping[str, ClipFile], annotated: Annotated) -> Path:
     # In the order of their paths, in which Raven lists files, so that the accumulated times fit those of the clips opened
     # together.
-    kept = sorted((clips[one.more["uid"]].path, one) for one in annotations if one.more["uid"] in clips)
-    selections, durations_s = [], {}
-    for path, one in kept:
-        clip = clips[one.more["uid"]]
+    kept = sorted((one for one in songs if one.uid in clips), key=lambda one: clips[one.uid].path)
+
+    def place(clip: ClipFile) -> str:
         # Absolute, as Raven opens clips by it.
-        recording = str((out / path).absolute())
-        durations_s[recording] = clip.duration_s
-        # A clip may begin or end within its song, where the link broke.
-        onset_s = min(max(0.0, one.onset_s - clip.start_s), clip.duration_s)
-        offset_s = max(onset_s, min(one.offset_s - clip.start_s, clip.duration_s))
-        selections.append(
-            replace(
-                one,
-                recording=recording,
-                onset_s=onset_s,
-                offset_s=offset_s,
-                low_hz=0.0,
-                high_hz=clip.sample_rate_hz / 2,
-            )
-        )
+        return str((out / clip.path).absolute())
+
+    def selections() -> Iterator[Annotation]:
+        for one in annotated(kept):
+            clip = clips[one.more["uid"]]
+            # A clip may begin or end within its song, where the link broke.
+            onset_s = min(max(0.0, one.onset_s - clip.start_s), clip.duration_s)
+            offset_s = max(onset_s, min(one.offset_s - clip.start_s, clip.duration_s))
+            high_hz = clip.sample_rate_hz / 2
+            yield replace(one, recording=place(clip), onset_s=onset_s, offset_s=offset_s, low_hz=0.0, high_hz=high_hz)
+
+    durations_s = {place(clip): clip.duration_s for clip in (clips[one.uid] for one in kept)}
     table = out / "clips.selections.txt"
     with atomic_file(table) as file:
-        write_raven(file, selections, durations_s=durations_s, band_hz=(0.0, 0.0), more=_MORE)
+        write_raven(file, selections(), durations_s=durations_s, band_hz=(0.0, 0.0), more=_MORE)
     return table
 
 
-def _write_audacity(out: Path, annotations: Sequence[Annotation]) -> list[Path]:
-    sessions: dict[str, list[Annotation]] = {}
-    for one in annotations:
-        sessions.setdefault(one.recording, []).append(one)
+def _write_audacity(out: Path, songs: Sequence[SongRow], annotated: Annotated) -> list[Path]:
+    sessions: dict[str, list[SongRow]] = {}
+    for one in songs:
+        sessions.setdefault(_recording(one), []).append(one)
     files = []
-    for recording, songs in sessions.items():
+    for recording, sung in sessions.items():
         files.append(out / "audacity" / f"{recording}.labels.txt")
         create_folder(files[-1].parent)
         with atomic_file(files[-1]) as file:
-            write_audacity(file, songs)
+            write_audacity(file, annotated(sung))
     return files

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TextIO
 
 import pytest
+import soundfile
 
+from bundles import soundscape
 from songcore.errors import ConfigError, InputError
 from songcore.recorders import start_time_in_name
 from songserve.archive.pool import WorkerPool
 from songserve.archive.recordings import FoundRecording, find_recordings
 from songserve.archive.results import FoundSong, Journal, Problem, RecordingResult, atomic_file
-from songserve.archive.worker import Job, Outcome
+from songserve.archive.worker import Job, Outcome, classify_recording, describe_bundle
 
 
 def _touch(path: Path) -> Path:
@@ -137,6 +139,29 @@ def test_one_run_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
     assert caught.value.reason == "OUTPUT_IN_USE"
     with second.locked():
         pass
+
+
+def test_metadata_that_cannot_be_read_cost_no_songs(
+    bundle_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the disk fails at a recording's metadata, after the songs were found, these are kept; the name tells the start."""
+    samples, truth = soundscape([0, 1], 31)
+    path = tmp_path / "20260501_033000.wav"
+    soundfile.write(path, samples, 24_000)
+
+    def fail(_: object) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("songserve.archive.worker.read_guano", fail)
+    (recording,) = find_recordings([path])
+    outcome = classify_recording(Job(bundle_dir, tmp_path / "out", None, "cpu"), recording)
+    assert (outcome.n_songs, outcome.problem, outcome.kept) == (len(truth), None, True)
+    journal = Journal(
+        tmp_path / "out", bundle=describe_bundle(Job(bundle_dir, tmp_path, None, "cpu")).digest, channel=None
+    )
+    result = journal.load(recording)
+    assert result is not None
+    assert result.start == datetime(2026, 5, 1, 3, 30, tzinfo=UTC)
 
 
 def classify_or_die(job: Job, recording: FoundRecording) -> Outcome:

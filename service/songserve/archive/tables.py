@@ -97,8 +97,9 @@ def write_tables(
     Return the tables of earlier runs that are left in ``out``, by their paths below it: of recordings that are not among
     the results, or in formats that are not asked for. ``zone`` is that of starts which tell none.
 
-    Results are taken one at a time, so an archive of any size needs the memory of one recording. Each table appears
-    whole or not at all; raises ConfigError OUTPUT_NOT_WRITABLE.
+    Results are taken one at a time, so an archive of any size needs the memory of one recording, of the `ROWS_PER_GROUP`
+    songs that Parquet writes together, and of the names of its tables. Each table appears whole or not at all; raises
+    ConfigError OUTPUT_NOT_WRITABLE.
     """
     with ExitStack() as stack:
         effort = csv.writer(stack.enter_context(atomic_file(out / "recordings.csv")), lineterminator="\n")

@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from songcore.audio import Recording, open_recording
 from songcore.errors import BundleError, ConfigError, InputError
@@ -130,10 +130,18 @@ def _hear(bundle: "Bundle", channel: int | None, found: FoundRecording) -> Recor
             bundle_rate_hz=bundle.manifest.frontend.sample_rate_hz,
             n_channels=recording.n_channels,
             n_samples=n_samples,
-            start=stated_start(found.name, comment=recording.comment, guano=read_guano(file)),
+            start=stated_start(found.name, comment=recording.comment, guano=_guano(file)),
             songs=tuple(songs),
             problem=problem,
         )
+
+
+def _guano(file: BinaryIO) -> str:
+    try:
+        return read_guano(file)
+    except OSError:
+        # A part of the disk that cannot be read there must not cost the songs, which were found by now.
+        return ""
 
 
 def _songs(bundle: "Bundle", recording: Recording) -> tuple[int, list[FoundSong], Problem | None]:

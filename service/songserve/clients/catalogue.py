@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from songcore.errors import InputError
+from songcore.errors import ConfigError, InputError
 from songcore.lineage import TYPE_ID_PATTERN
 from songserve.clients.connection import Connection
 from songserve.clients.names import KIND_NUMBERS, KINDS, short_id, type_name
@@ -83,8 +83,11 @@ class CatalogueClient:
     def find(self, text: str) -> TypeRow:
         """Return the type of an id or of a name, each in any case; of one that was merged, what it was merged into.
 
-        Raises InputError TYPE_UNKNOWN.
+        Raises InputError NAME_INVALID, TYPE_UNKNOWN.
         """
+        if not text.strip():
+            # Types without a name are called nothing.
+            raise InputError("the name of the type is empty; give its id or name", reason="NAME_INVALID")
         id_asked = short_id(type_name(text))
         types = self.types()
         found = [one for one in types if one.id == id_asked]
@@ -101,6 +104,40 @@ class CatalogueClient:
             f"no song type has the id or name {text!r}; `songstream types list` shows those there are",
             reason="TYPE_UNKNOWN",
         )
+
+    def find_id(self, text: str) -> str:
+        """Return the id that an id or a name means, for good: of a type that was merged, its own; raises as `find`."""
+        one, id_asked = self.find(text), short_id(type_name(text))
+        return id_asked if id_asked in one.merged else one.id
+
+    def current_ids(self, type_ids: Sequence[str]) -> tuple[tuple[str, ...], str]:
+        """Return the ids under which the songs of types count, each once, and the last decision, after which that is so.
+
+        The decision is named as in responses of a watch, empty when there is none. A type that the server does not know, as
+        after a swap to an older bundle, keeps its id.
+        """
+        decision = self.last_decision()
+        while True:
+            found = tuple(dict.fromkeys(map(self._current_id, type_ids)))
+            # Somebody may decide between two questions.
+            before, decision = decision, self.last_decision()
+            if decision == before:
+                return found, decision
+
+    def last_decision(self) -> str:
+        """Return the resource name of the last decision, empty when there is none."""
+        request = catalogue_pb2.ListDecisionsRequest(page_size=1)
+        found = self._connection.call(self._catalogue.ListDecisions, request).decisions
+        return found[0].name if found else ""
+
+    def _current_id(self, type_id: str) -> str:
+        try:
+            one = self.type(type_id)
+        except ConfigError as error:
+            if error.reason != "TYPE_UNKNOWN":
+                raise
+            return type_id
+        return one.merged_into or one.id
 
     def name(self, type_id: str, name: str, *, etag: str) -> TypeRow:
         """Give a type a name."""

@@ -34,11 +34,14 @@ class Server:
 class Connection:
     """A context manager; inside it `call` asks the server.
 
+    While something is asked, a connection from which nothing came for ``keepalive_s``, and no answer to a ping in half of
+    that, is given up, and the next question opens another. A server does not take pings more often than every 10 s.
+
     Raises ConfigError SETTING_INVALID for an address that is not host:port, TLS_UNREADABLE, TLS_UNWANTED, TOKEN_UNREADABLE or
     TOKEN_EXPOSED.
     """
 
-    def __init__(self, server: Server, *, timeout_s: float = 60.0) -> None:
+    def __init__(self, server: Server, *, timeout_s: float = 60.0, keepalive_s: float = 20.0) -> None:
         self._address, self._timeout_s = server.address, timeout_s
         self._credentials = credentials_for(
             server.address,
@@ -49,11 +52,12 @@ class Connection:
             insecure=server.insecure,
         )
         tls = self._credentials.tls
+        options = _channel_options(keepalive_s)
         if tls is None:
-            self._channel = grpc.insecure_channel(server.address)
+            self._channel = grpc.insecure_channel(server.address, options=options)
         else:
             secure = grpc.ssl_channel_credentials(tls.ca, tls.key, tls.certificate)
-            self._channel = grpc.secure_channel(server.address, secure)
+            self._channel = grpc.secure_channel(server.address, secure, options=options)
 
     def __enter__(self) -> Self:
         return self
@@ -99,3 +103,16 @@ class Connection:
             "started with the same kind of encryption, and of this version?",
             reason="SERVER_UNREACHABLE",
         )
+
+
+def _channel_options(keepalive_s: float) -> list[tuple[str, int]]:
+    ping_ms = round(1000 * keepalive_s)
+    return [
+        ("grpc.keepalive_time_ms", ping_ms),
+        ("grpc.keepalive_timeout_ms", ping_ms // 2),
+        # Who watches sends nothing for hours, and after two pings without data gRPC would send no more of them in time.
+        ("grpc.http2.max_pings_without_data", 0),
+        # Pings of other kinds wait a minute for their answer, and the keepalive's with them.
+        ("grpc.http2.ping_timeout_ms", ping_ms // 2),
+        ("grpc.http2.bdp_probe", 0),
+    ]

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from songserve.clients.connection import Connection
-from songserve.clients.names import KINDS, short_id, type_name
+from songserve.clients.names import KINDS, short_id, station_in, type_name, uuid_in
 from songserve.v1 import songs_pb2, types_pb2
 from songserve.v1.songs_pb2_grpc import SongServiceStub
 
@@ -16,7 +16,7 @@ __all__ = ["Seen", "SongClient", "SongRow", "Wanted"]
 
 MAX_PAGE = 1000
 WATCH_TIMEOUT_S = 600.0
-"""A watch is begun anew so often, as the end of a connection that broke off silently is told to nobody."""
+"""A watch is begun anew so often, so that its program hears what a new bundle calls the types."""
 
 _NOVELTY = {types_pb2.NOVELTY_UNCERTAIN: "uncertain", types_pb2.NOVELTY_NOVEL: "novel"}
 _QUALITY = {
@@ -103,7 +103,7 @@ class Seen:
 
 
 class SongClient:
-    """Questions about songs; each raises what `Connection.call` raises."""
+    """Questions about songs; each raises what `Connection.call` raises, and NAME_INVALID for a song with no proper names."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection, self._stub = connection, connection.stub(SongServiceStub)
@@ -182,9 +182,9 @@ def _song_row(message: types_pb2.Song) -> SongRow:
     # As the service dates songs by it, so that all songs of a session give the same start.
     since_start = timedelta(milliseconds=round(message.onset_sample * 1000 / message.sample_rate_hz))
     return SongRow(
-        uid=short_id(message.name),
-        station=short_id(message.station),
-        session=short_id(message.session),
+        uid=uuid_in(message.name),
+        station=station_in(message.station),
+        session=uuid_in(message.session),
         session_start=start - since_start,
         start=start,
         end=message.end_time.ToDatetime(UTC),

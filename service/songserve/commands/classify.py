@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from songcore.errors import ConfigError
+from songserve.cells import chosen_formats
 
 if TYPE_CHECKING:
     from datetime import tzinfo
@@ -102,13 +103,10 @@ def classify(  # noqa: PLR0913, PLR0917 - one argument per option of the command
 def _formats(text: str) -> list[str]:
     from songserve.archive.tables import FORMATS
 
-    chosen = [name.strip().lower() for name in text.split(",") if name.strip()]
-    unknown = [name for name in chosen if name not in FORMATS]
-    if unknown:
-        raise typer.BadParameter(f"unknown format {', '.join(unknown)}; expected any of {', '.join(FORMATS)}")
-    if not chosen:
-        raise typer.BadParameter(f"no format is named; expected any of {', '.join(FORMATS)}")
-    return list(dict.fromkeys(chosen))
+    try:
+        return chosen_formats([text], FORMATS)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--format") from error
 
 
 def _zone(text: str | None) -> "tzinfo | None":

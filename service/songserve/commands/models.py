@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from songserve.commands.remote import add_connection, connect
+from songserve.commands.remote import add_connection, connect, print_json
 
 if TYPE_CHECKING:
     from songserve.clients.bundles import BundleClient
@@ -50,11 +50,11 @@ def list_models(context: typer.Context, *, as_json: Json = False) -> None:
     with _asking(context) as client:
         bundles = client.list()
     if as_json:
-        _print_json([_plain(bundle) for bundle in bundles])
+        print_json([_plain(bundle) for bundle in bundles], sort_keys=True)
         return
     table = Table("digest", "name", "state", "types", "made", "parent", "findings")
     for bundle in bundles:
-        parent = bundle.parent.rpartition("/")[2][:12] or "none"
+        parent = _short_digest(bundle.parent) or "none"
         made = f"{bundle.create_time.ToDatetime():%Y-%m-%d %H:%MZ}" if bundle.HasField("create_time") else ""
         state = type(bundle).State.Name(bundle.state).lower()
         reasons = ", ".join(finding.reason for finding in bundle.findings)
@@ -122,14 +122,14 @@ def history(
     with _asking(context) as client:
         events = client.events(last)
     if as_json:
-        _print_json([_plain(event) for event in events])
+        print_json([_plain(event) for event in events], sort_keys=True)
         return
     table = Table("when", "what", "bundle", "who", "detail")
     for event in events:
         fields = _fields(event.detail)
         detail = json.dumps(fields, sort_keys=True) if fields else ""
         when = f"{event.event_time.ToDatetime():%Y-%m-%d %H:%M:%SZ}"
-        table.add_row(when, event.kind, event.model_bundle.rpartition("/")[2][:12], event.who, detail)
+        table.add_row(when, event.kind, _short_digest(event.model_bundle), event.who, detail)
     Console().print(table)
 
 
@@ -173,7 +173,8 @@ def _plain(message: Any) -> dict[str, Any]:
 def _tell(message: Any, *, as_json: bool) -> None:
     plain = _plain(message)
     if as_json:
-        _print_json(plain)
+        # Protobuf puts fields without a value last, whichever they are.
+        print_json(plain, sort_keys=True)
         return
     table = Table(show_header=False)
     for name, value in sorted(plain.items(), key=lambda one: message.DESCRIPTOR.fields_by_name[one[0]].index):
@@ -182,9 +183,10 @@ def _tell(message: Any, *, as_json: bool) -> None:
     Console().print(table)
 
 
-def _print_json(value: Any) -> None:
-    # Protobuf puts fields without a value last, whichever they are.
-    print(json.dumps(value, sort_keys=True))
+def _short_digest(name: str) -> str:
+    from songserve.clients.names import short_id
+
+    return short_id(name)[:12]
 
 
 def _fields(message: Any, **options: Any) -> dict[str, Any]:

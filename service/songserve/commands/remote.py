@@ -25,14 +25,14 @@ def connect(context: typer.Context) -> "Connection":
     return Connection(context.ensure_object(Server))
 
 
-def plain_json(value: dict[str, Any]) -> str:
-    """Return a JSON object on one line, times to the millisecond."""
-    return json.dumps(value, default=_plain)
+def plain_json(value: Any, *, sort_keys: bool = False) -> str:
+    """Return a value as JSON on one line, times to the millisecond."""
+    return json.dumps(value, default=_plain, sort_keys=sort_keys)
 
 
-def print_json(value: dict[str, Any]) -> None:
-    """Print a JSON object on one line."""
-    print(plain_json(value))
+def print_json(value: Any, *, sort_keys: bool = False) -> None:
+    """Print a value as JSON on one line."""
+    print(plain_json(value, sort_keys=sort_keys))
 
 
 def _plain(value: datetime) -> str:

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from songcore.durable import replace_file
 from songcore.errors import ConfigError, InputError
+from songserve.cells import chosen_formats
 from songserve.commands.remote import add_connection, connect, plain_json
 
 if TYPE_CHECKING:
@@ -235,13 +236,13 @@ def _check(asked: _Asked, limit: int | None, resume: Path | None, *, watch: bool
 def _formats(given: Sequence[str], *, clips: bool) -> list[str]:
     from songserve.exporting import FORMATS
 
-    chosen = [name.strip().lower() for text in given for name in text.split(",") if name.strip()]
-    unknown = [name for name in chosen if name not in FORMATS]
-    if unknown or not chosen:
-        raise typer.BadParameter(f"unknown format {', '.join(unknown)!r}; expected any of {', '.join(FORMATS)}")
+    try:
+        chosen = chosen_formats(given, FORMATS)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--format") from error
     if "raven" in chosen and not clips:
         raise typer.BadParameter("a Raven table is one over sound files; give --clips, too, for --format raven")
-    return list(dict.fromkeys(chosen))
+    return chosen
 
 
 def _names(connection: "Connection") -> dict[str, str]:
@@ -251,15 +252,13 @@ def _names(connection: "Connection") -> dict[str, str]:
     return {one.id: one.name for one in CatalogueClient(connection).types() if one.name}
 
 
-def _wanted(connection: "Connection", asked: _Asked) -> "Wanted":
-    """Return which songs these are; raises InputError TYPE_UNKNOWN."""
-    from songserve.clients.catalogue import CatalogueClient
+def _wanted(asked: _Asked, type_ids: Iterable[str]) -> "Wanted":
+    """Return which songs these are; the ids are those of the types that are asked for, as they stand."""
     from songserve.clients.songs import Wanted
 
-    catalogue = CatalogueClient(connection)
     return Wanted(
         stations=tuple(dict.fromkeys(asked.stations or ())),
-        types=tuple(dict.fromkeys(catalogue.find(text).id for text in asked.types or ())),
+        types=tuple(dict.fromkeys(type_ids)),
         start=asked.start,
         end=asked.end,
         only_novel=asked.novel,
@@ -269,10 +268,13 @@ def _wanted(connection: "Connection", asked: _Asked) -> "Wanted":
 
 
 def _stored(connection: "Connection", asked: _Asked) -> "Wanted":
-    """Return which songs these are; also raises InputError STATION_UNKNOWN, for there are none."""
+    """Return which stored songs these are; raises InputError STATION_UNKNOWN, NAME_INVALID or TYPE_UNKNOWN."""
+    from songserve.clients.catalogue import CatalogueClient
+
     if unheard := _unheard(connection, asked.stations):
         raise InputError(unheard, reason="STATION_UNKNOWN")
-    return _wanted(connection, asked)
+    catalogue = CatalogueClient(connection)
+    return _wanted(asked, [catalogue.find(text).id for text in asked.types or ()])
 
 
 def _unheard(connection: "Connection", stations: Sequence[str] | None) -> str:
@@ -320,15 +322,11 @@ def _print_table(rows: "Sequence[SongRow]", names: Mapping[str, str], most: int)
 
 def _watch(connection: "Connection", asked: _Asked, resume: Path | None, *, uids: bool, as_json: bool) -> None:
     """Print songs as they come in, until Ctrl-C."""
-    names: dict[str, str] = {}
-    last_decision: str | None = None
     # A station may begin tonight.
     if unheard := _unheard(connection, asked.stations):
         print(f"songstream: {unheard}; waiting for it", file=sys.stderr)
     try:
-        for seen in _followed(connection, asked, resume):
-            if seen.last_decision != last_decision:
-                names, last_decision = _names(connection), seen.last_decision
+        for seen, names in _followed(connection, asked, resume):
             for one in seen.songs:
                 line = _as_json(one, names) if as_json else "  ".join(_cells(one, names))
                 print(one.uid if uids else line)
@@ -339,22 +337,33 @@ def _watch(connection: "Connection", asked: _Asked, resume: Path | None, *, uids
         return
 
 
-def _followed(connection: "Connection", asked: _Asked, resume: Path | None) -> "Iterator[Seen]":
-    """Give what a watch brings, for ever; once it was connected, it waits for a server that is away."""
+def _followed(
+    connection: "Connection", asked: _Asked, resume: Path | None
+) -> "Iterator[tuple[Seen, Mapping[str, str]]]":
+    """Give what a watch brings, and the names of types, for ever; once it was connected, it waits for a server that is away.
+
+    A name that is asked for is that of the type which has it at the beginning. Raises InputError NAME_INVALID, TYPE_UNKNOWN.
+    """
+    from songserve.clients.catalogue import CatalogueClient
     from songserve.clients.songs import SongClient
 
-    client, token, n_tries = SongClient(connection), _kept(resume), 0
-    connected = False
+    client, catalogue = SongClient(connection), CatalogueClient(connection)
+    token, n_tries, connected = _kept(resume), 0, False
+    ids = [catalogue.find_id(text) for text in asked.types or ()]
     while True:
         try:
-            wanted, last_decision = _wanted(connection, asked), None
-            for seen in client.watch(wanted, token):
-                yield seen
-                token, n_tries, connected = seen.token, 0, True
-                # What people decided may have merged a type that is asked for.
-                if last_decision not in {None, seen.last_decision}:
+            current, decided = catalogue.current_ids(ids) if ids else ((), None)
+            names: dict[str, str] = {}
+            named: str | None = None
+            for seen in client.watch(_wanted(asked, current), token):
+                connected = True
+                # Its songs were chosen by ids from before this decision, or after: they are asked for again.
+                if decided not in {None, seen.last_decision}:
                     break
-                last_decision = seen.last_decision
+                if named != seen.last_decision:
+                    names, named = _names(connection), seen.last_decision
+                yield seen, names
+                token, n_tries = seen.token, 0
         except ConfigError as error:
             if error.reason == "RESUME_TOKEN_INVALID" and resume is not None:
                 raise ConfigError(
