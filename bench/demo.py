@@ -135,6 +135,8 @@ def stream(out: Path, recordings: list[Path], speed: float) -> tuple[dict[str, l
                 station,
                 "--speed",
                 f"{speed:g}",
+                "--start",
+                "now",
             ]
             console.print(f"[dim]$ songstream {' '.join(words)}")
             stations.append(subprocess.Popen([SONGSTREAM, *words, "--json"], stdout=subprocess.DEVNULL))

@@ -249,7 +249,7 @@ class World:
     def send(self) -> None:
         """Put the station's next message on the way."""
         item = self.outbox.next()
-        if item is not None:
+        if isinstance(item, Sound | Loss | End):  # a station's session is left by nobody
             self._to_server.append(item)
 
     def deliver(self) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import BinaryIO
 from zoneinfo import ZoneInfo
 
-__all__ = ["read_guano", "read_timezone", "start_time_in_name", "stated_start", "utc_start"]
+__all__ = ["read_guano", "read_timezone", "stated_start", "utc_start"]
 
 # The T marks a recording started by a trigger. These names are UTC, and of no other recorder.
 _AUDIOMOTH = re.compile(r"(\d{8})_(\d{6})T?\.wav", re.IGNORECASE)
@@ -48,14 +48,6 @@ def utc_start(start: datetime | None, zone: tzinfo | None) -> datetime | None:
     if start is None or (start.tzinfo is None and zone is None):
         return None
     return (start if start.tzinfo is not None else start.replace(tzinfo=zone)).astimezone(UTC)
-
-
-def start_time_in_name(name: str) -> datetime | None:
-    """Return the UTC time of the first sample that a file name states, or None where it states no zone.
-
-    AudioMoth's ``YYYYMMDD_HHMMSS.WAV`` is UTC; other names, ``PREFIX_YYYYMMDD_HHMMSS+0200.wav``, say it.
-    """
-    return utc_start(_name_time(name), None)
 
 
 def read_timezone(text: str) -> tzinfo:

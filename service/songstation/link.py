@@ -17,7 +17,7 @@ from songserve.v1.ingest_pb2_grpc import IngestServiceStub
 from songserve.v1.songs_pb2_grpc import SongServiceStub
 from songstation.channel import Channel
 from songstation.endings import ending, failure, quietly
-from songstation.outbox import Outbox, SessionBrokenError
+from songstation.outbox import Leave, Outbox, SessionBrokenError
 from songstation.recovery import Action, Backoff, Failure, action_for
 from songstation.wire import (
     Acknowledged,
@@ -41,6 +41,7 @@ __all__ = ["Link", "LinkSettings", "RefusedError"]
 
 _REMEMBERED_SONGS = 1_000
 _FENCED_AGAIN_S = 60.0
+_STREAM_ENDED = "STREAM_ENDED"
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,8 @@ class Link:
 
     ``on_song`` gets every song once. ``on_trouble`` gets how a stream ended and the seconds until the next one.
     ``on_notice`` gets what the server has to say about the sound or the clock, ``on_guess`` guesses at the song that is being
-    sung. ``on_open`` is called whenever the server lets a stream in. ``pulse`` says how the station is.
+    sung. ``on_open`` is called whenever the server lets a stream in. ``pulse`` says how the station is. ``new_name`` makes the
+    name of the session that follows one that cannot go on; without it none follows.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators, each by name
@@ -93,7 +95,7 @@ class Link:
         *,
         backoff: Backoff,
         settings: LinkSettings,
-        new_name: Callable[[], str],
+        new_name: Callable[[], str] | None,
         now: Callable[[], datetime],
         on_song: Callable[[HeardSong], None],
         on_trouble: Callable[[Failure, float], None],
@@ -115,6 +117,8 @@ class Link:
         self._writing = asyncio.Lock()
         self.room = asyncio.Event()
         """Set whenever something was committed, so that a full outbox may have room again."""
+        self.reached = asyncio.Event()
+        """Set once a server has let a stream in."""
         self._refused_number = 0
         self._fenced_s = -inf
         self._retry_after_s = 0.0
@@ -136,9 +140,10 @@ class Link:
         self._changed.set()
 
     async def run(self) -> None:
-        """Return when the server has committed the whole session; raises RefusedError when trying again soon cannot help.
+        """Return when the server has committed the whole session, or what it could of one that is left open.
 
-        It may be called again then, and goes on with the session.
+        Raises RefusedError when trying again soon cannot help; it may be called again then, and goes on with the session.
+        Raises SessionBrokenError when the session cannot go on and none may follow it.
         """
         while not self.outbox.finished:
             self._retry_after_s = 0.0
@@ -146,11 +151,12 @@ class Link:
                 failure = await self._stream()
             except SessionBrokenError as error:
                 failure = Failure("", error.reason, str(error))
+            has_left = self.outbox.left and failure.reason == _STREAM_ENDED
             self.outbox.closed()
             # A call of gRPC that ends at the moment it is cancelled tells of its end, and the cancellation is forgotten.
             if (task := asyncio.current_task()) and task.cancelling():
                 raise asyncio.CancelledError
-            if self.outbox.finished:
+            if self.outbox.finished or has_left:
                 return
             await self._recover(failure)
 
@@ -159,6 +165,12 @@ class Link:
         if action in {Action.ASK_LATER, Action.STOP} or (action is Action.RETAKE and self._is_fenced_again()):
             raise RefusedError(failure)
         if action is Action.NEW_SESSION:
+            if self._new_name is None:
+                # What is played again under one name counts once; under another it would count twice.
+                raise SessionBrokenError(
+                    f"the session cannot go on: {failure.message}; play the recording again, it goes on where the server is",
+                    reason=failure.reason,
+                )
             shift = self.outbox.begin_new_session()
             self._n_before += shift
             start = self.session.start + timedelta(seconds=shift / self.session.sample_rate_hz)
@@ -208,7 +220,7 @@ class Link:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return Failure("", "STREAM_ENDED", "the server ended the stream")
+        return Failure("", _STREAM_ENDED, "the server ended the stream")
 
     async def _explained(self, failed: Failure) -> Failure:
         """Return how a stream failed, having asked where only gRPC can tell, and does not.
@@ -261,6 +273,11 @@ class Link:
             finished=opened.finished,
         )
         self._resume_token = opened.resume_token or self._resume_token
+        if self.outbox.joins and not self.reached.is_set():
+            # Songs of before were told to whoever played it then.
+            before_s = opened.committed_sample / self.session.sample_rate_hz
+            self._last_start = self.session.start + timedelta(seconds=before_s)
+        self.reached.set()
         self.room.set()
 
     def _acknowledge(self, ack: Acknowledged) -> None:
@@ -322,8 +339,16 @@ class Link:
         while True:
             self._changed.clear()
             while (item := self.outbox.next()) is not None:
+                if isinstance(item, Leave):
+                    await self._leave(call)
+                    return
                 await self._write(call, item_request(item, self.session))
             await self._changed.wait()
+
+    async def _leave(self, call: Call) -> None:
+        """Say that nothing follows on this stream: the server commits what it can and ends it."""
+        async with self._writing:
+            await call.done_writing()
 
     async def _write(self, call: Call, request: Request) -> None:
         # gRPC takes one message at a time, and two tasks write.

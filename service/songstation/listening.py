@@ -14,7 +14,7 @@ from songstation.channel import Channel
 from songstation.link import Link, LinkSettings, RefusedError
 from songstation.outbox import LossReason, Outbox
 from songstation.recovery import Backoff, Failure, asking_delay_s
-from songstation.sources import Lost, Source
+from songstation.sources import Lost, Playback, Source
 from songstation.wire import HeardSong, SessionInfo
 
 __all__ = ["Account", "Station", "listen", "uuid7"]
@@ -49,6 +49,14 @@ class Account:
     """Songs by type id, novel ones and noise left out."""
     problem: str = ""
     """Why the source ended early."""
+    is_reached: bool = False
+    """A server has let a stream in."""
+    had_s: float = 0.0
+    """That the server had of this recording from an earlier run; part of captured and committed."""
+    had_all: bool = False
+    """The server had the whole recording, and nothing was sent."""
+    is_left: bool = False
+    """A recording was stopped in its middle, and goes on from there when it is played again."""
     is_stuck: bool = False
     """The sound system holds on to the device, and to this program if it is let."""
 
@@ -75,15 +83,23 @@ async def listen(  # noqa: PLR0913 - collaborators, each by name
     """Stream the source until it ends or ``stop`` is set, and return when the server has committed everything.
 
     A server that is away is waited for, however long; one that does not let the station in is asked again every few minutes.
-    Raises ConfigError when it refuses what the station sends.
+    When none has let it in by the time of the stop, nothing is waited for. A recording of known start has one session: it goes
+    on where the server is with it, and is left open by a stop. Raises ConfigError when the server refuses what the station
+    sends, SessionBrokenError when a recording's session cannot go on for now.
     """
 
     def new_name() -> str:
         return f"stations/{station.name}/sessions/{uuid7(now(), rng)}"
 
     account = Account()
-    outbox = Outbox(max_bytes=station.buffer_bytes, max_loss_samples=MAX_LOSS_S * source.sample_rate_hz)
-    session = SessionInfo(new_name(), source.sample_rate_hz, source.begin(now), station.client)
+    playing = source.session(station.name) if isinstance(source, Playback) else None
+    outbox = Outbox(
+        max_bytes=station.buffer_bytes,
+        max_loss_samples=MAX_LOSS_S * source.sample_rate_hz,
+        joins=playing is not None,
+    )
+    name = new_name() if playing is None else f"stations/{station.name}/sessions/{playing}"
+    session = SessionInfo(name, source.sample_rate_hz, source.begin(now), station.client)
 
     def hear(song: HeardSong) -> None:
         account.count(song)
@@ -95,7 +111,7 @@ async def listen(  # noqa: PLR0913 - collaborators, each by name
         session,
         backoff=Backoff(rng, first_s=station.link.first_retry_s, longest_s=station.link.longest_retry_s),
         settings=station.link,
-        new_name=new_name,
+        new_name=new_name if playing is None else None,
         now=now,
         on_song=hear,
         on_trouble=on_trouble,
@@ -114,7 +130,7 @@ async def listen(  # noqa: PLR0913 - collaborators, each by name
 
     feeding = asyncio.create_task(_feed(source, link, stop))
     try:
-        await _run_beside(carry(), feeding)
+        await _run_beside(_until_unreached_stop(carry(), link, stop), feeding)
     finally:
         feeding.cancel()
         await asyncio.gather(feeding, return_exceptions=True)
@@ -123,6 +139,8 @@ async def listen(  # noqa: PLR0913 - collaborators, each by name
     rate = source.sample_rate_hz
     account.captured_s, account.committed_s = link.n_captured / rate, link.n_committed / rate
     account.lost_s, account.n_streams = outbox.n_lost / rate, link.n_streams
+    account.is_reached, account.had_s = link.reached.is_set(), (outbox.n_joined or 0) / rate
+    account.had_all, account.is_left = outbox.had_all, outbox.leaving
     return account
 
 
@@ -132,6 +150,18 @@ def _released(source: Source) -> bool:
     except SongError:
         return False
     return True
+
+
+async def _until_unreached_stop(carrying: Coroutine[Any, Any, None], link: Link, stop: asyncio.Event) -> None:
+    """Carry to the end, or to a stop before any server was reached: it would be waited for with nobody to wait for it."""
+    running = asyncio.create_task(carrying)
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done() or link.reached.is_set():
+            await running
+    finally:
+        await _cancel(running, stopping)
 
 
 async def _run_beside(carrying: Coroutine[Any, Any, None], feeding: "asyncio.Task[str]") -> None:
@@ -148,7 +178,10 @@ async def _run_beside(carrying: Coroutine[Any, Any, None], feeding: "asyncio.Tas
 
 
 async def _feed(source: Source, link: Link, stop: asyncio.Event) -> str:
-    """Put everything the source gives into the outbox, then its end; return why it ended, if not as it should."""
+    """Put everything the source gives into the outbox, then its end; return why it ended, if not as it should.
+
+    A session that was joined and is stopped before its end has none.
+    """
     capturing = asyncio.create_task(_capture(source, link))
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -157,6 +190,8 @@ async def _feed(source: Source, link: Link, stop: asyncio.Event) -> str:
             await _cancel(capturing)
             for chunk in source.finish():
                 _put(chunk, link.outbox)
+            if link.outbox.joins:
+                link.outbox.leave()
             return ""
         capturing.result()
     except SongError as error:
@@ -176,6 +211,11 @@ async def _cancel(*tasks: "asyncio.Task[Any]") -> None:
 
 
 async def _capture(source: Source, link: Link) -> None:
+    if link.outbox.joins and isinstance(source, Playback):
+        await link.reached.wait()
+        if link.outbox.had_all:
+            return
+        source.skip(link.outbox.n_captured)
     async for chunk in source.chunks():
         # A source that cannot wait is never left between a chunk and the outbox: stopping would lose the chunk.
         while not _put(chunk, link.outbox, can_wait=source.can_wait):

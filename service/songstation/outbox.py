@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from songcore.errors import SongError
 
-__all__ = ["End", "Loss", "LossReason", "Outbox", "SessionBrokenError", "Sound"]
+__all__ = ["End", "Leave", "Loss", "LossReason", "Outbox", "SessionBrokenError", "Sound"]
 
 
 class LossReason(StrEnum):
@@ -69,14 +69,28 @@ class End:
     n_samples: int
 
 
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Nothing follows on this stream; the session stays open."""
+
+
 class Outbox:
     """The chunks of one session between capture and commit, at most ``max_bytes`` of them.
 
-    A loss is declared in pieces of at most ``max_loss_samples``, the longest gap a server takes.
+    A loss is declared in pieces of at most ``max_loss_samples``, the longest gap a server takes. One that ``joins`` takes up a
+    session where the server is with it: nothing may be offered before the first `opened`, which sets ``n_captured``.
     """
 
-    def __init__(self, *, max_bytes: int, max_loss_samples: int) -> None:
-        self.max_bytes, self.max_loss_samples = max_bytes, max_loss_samples
+    def __init__(self, *, max_bytes: int, max_loss_samples: int, joins: bool = False) -> None:
+        self.max_bytes, self.max_loss_samples, self.joins = max_bytes, max_loss_samples, joins
+        self.n_joined: int | None = None
+        """Samples that the server had when the session was taken up; None before, and for one that does not join."""
+        self.had_all = False
+        """The server had finished the session when it was taken up."""
+        self.leaving = False
+        """Nothing more will be captured now, and the session is to stay open."""
+        self.left = False
+        """Everything captured was sent, and the stream is to end without an end of the session."""
         self.held_bytes = 0
         self.n_captured = 0
         """Samples offered and taken, and samples lost, in this session."""
@@ -137,14 +151,26 @@ class Outbox:
         self._declare()
         self._ended = True
 
+    def leave(self) -> None:
+        """Note that nothing more will be captured now, and that somebody will go on with the session another time."""
+        if not self._ended:
+            self.end()
+            self.leaving = True
+
     def opened(
         self, *, expected: int, committed_sample: int, window: int, window_bytes: int = 0, finished: bool = False
     ) -> None:
         """Begin sending where the server says, whatever was sent before; ``window_bytes`` 0 for any number of bytes.
 
-        What the server lost and the station no longer has becomes a gap. Raises SessionBrokenError when the server
-        knows more than was ever sent, or has finished a session that has not ended.
+        What the server lost and the station no longer has becomes a gap, but not where the session was joined: whoever plays
+        it has the sound. Raises SessionBrokenError then, and when the server knows more than was ever sent, or has finished a
+        session that has not ended.
         """
+        if self.joins and self.n_joined is None:
+            self._next_number, self._next_sample = expected, committed_sample
+            self.n_captured = self.n_joined = committed_sample
+            self.had_all = finished
+            self._ended, self.leaving = self._ended or finished, self.leaving and not finished
         if expected > self._next_number or (finished and not self._all_before(expected)):
             raise SessionBrokenError(
                 f"the server expects chunk {expected}, the next to be captured is {self._next_number}"
@@ -156,6 +182,7 @@ class Outbox:
             first < expected
             or (committed_sample < first_sample) != (first > expected)
             or committed_sample > first_sample
+            or (self.joins and first > expected)
         ):
             raise SessionBrokenError(
                 f"the server expects chunk {expected} at sample {committed_sample}, not {first_sample}"
@@ -191,9 +218,9 @@ class Outbox:
 
     def closed(self) -> None:
         """Note that the stream is gone; everything uncommitted is to be sent again."""
-        self._open = self._end_sent = False
+        self._open = self._end_sent = self.left = False
 
-    def next(self) -> Sound | Loss | End | None:
+    def next(self) -> Sound | Loss | End | Leave | None:
         """Return what to send now, each once per stream, or None while there is nothing or the window is full."""
         if not self._open or self._holding:
             return None
@@ -207,6 +234,9 @@ class Outbox:
             return item
         if self._ended and not self._end_sent:
             self._end_sent = True
+            if self.leaving:
+                self.left = True
+                return Leave()
             return End(self._next_number - 1, self._next_sample)
         return None
 

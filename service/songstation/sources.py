@@ -1,24 +1,29 @@
 """Where sound comes from: what a source is, and the one that plays a recording."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from math import inf
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
+from uuid import UUID, uuid5
 
 import numpy as np
 
 from songcore.arrays import FloatArray
 from songcore.audio import open_recording
-from songcore.recorders import start_time_in_name
+from songcore.recorders import read_guano, stated_start, utc_start
 from songstation.outbox import LossReason
 
 __all__ = ["Lost", "Playback", "Source", "chunk_samples", "next_chunk", "to_pcm16"]
 
 MAX_CHUNK_SAMPLES = 131_072
 """256 KiB, below any server's limit, at 384 kHz too."""
+HASHED_BYTES = 2**20
+"""Of a recording's file, how much of its begin and of its end tells it from others; all of a night would take minutes."""
+_RECORDINGS = UUID("3f0b5d0a-6d2e-5c43-9a53-9d5f7f1c2b86")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,28 +81,75 @@ def to_pcm16(samples: FloatArray) -> bytes:
 class Playback:
     """A recording, ``speed`` times as fast as it was made; ``inf`` is as fast as it is taken.
 
-    Raises InputError when it cannot be read; at the place where it breaks off when it is damaged there.
+    ``start`` is when it began: a time with its zone, what the file's header, its GUANO metadata or its name state, in ``zone``
+    where they tell none, or now, when it is played. Raises InputError when it cannot be read; at the place where it breaks
+    off when it is damaged there.
     """
 
     can_wait = True
 
-    def __init__(self, path: Path, *, channel: int | None = None, speed: float = 1.0, chunk_s: float = 0.5) -> None:
-        self._path, self._speed = path, speed
+    def __init__(
+        self,
+        path: Path,
+        *,
+        channel: int | None = None,
+        speed: float = 1.0,
+        chunk_s: float = 0.5,
+        start: datetime | Literal["stated", "now"] = "stated",
+        zone: tzinfo | None = None,
+    ) -> None:
+        self._path, self._speed, self._channel = path, speed, channel
         self._recording = open_recording(path, channel=channel)
         self.sample_rate_hz = self._recording.sample_rate_hz
         self._n_chunk = chunk_samples(chunk_s, self.sample_rate_hz)
+        self._n_skipped = 0
         self.n_samples = self._recording.n_samples
         """That the file announces."""
+        self.stated = start if isinstance(start, datetime) else None if start == "now" else self._stated()
+        """When it began, as far as that is known: naive when its zone is not."""
+        self.start = utc_start(self.stated, zone)
+        """UTC time of the first sample; None where that is not known."""
+
+    def _stated(self) -> datetime | None:
+        with self._path.open("rb") as file:
+            return stated_start(self._path.name, comment=self._recording.comment, guano=read_guano(file))
 
     def begin(self, now: Callable[[], datetime]) -> datetime:
-        """Return the time that the file name states, or now."""
-        return start_time_in_name(self._path.name) or now()
+        """Return when the recording began, or now where that is not known."""
+        return self.start or now()
+
+    def session(self, station: str) -> UUID | None:
+        """Return the UUID of the session that this recording is for a station, the same each time that it is played.
+
+        None where its start is not known. What the UUID stands for: station, channel, sample rate, start, and the file by its
+        size and its first and last `HASHED_BYTES`.
+        """
+        if self.start is None:
+            return None
+        size = self._path.stat().st_size
+        with self._path.open("rb") as file:
+            content = hashlib.sha256(file.read(HASHED_BYTES))
+            file.seek(max(0, size - HASHED_BYTES))
+            content.update(file.read(HASHED_BYTES))
+        facts = (station, self._channel or 0, self.sample_rate_hz, self.start.astimezone(UTC).isoformat(), size)
+        return uuid5(_RECORDINGS, " ".join(map(str, (*facts, content.hexdigest()))))
+
+    def skip(self, n_samples: int) -> None:
+        """Begin to play behind the first so many samples."""
+        self._n_skipped = n_samples
 
     async def chunks(self) -> AsyncIterator[bytes | Lost]:
         """Yield a chunk when its last sample would have been heard."""
         loop = asyncio.get_running_loop()
+        n_left = self._n_skipped
         began_s, n_played = loop.time(), 0
-        for samples in self._recording.blocks(self._n_chunk / self.sample_rate_hz):
+        for block in self._recording.blocks(self._n_chunk / self.sample_rate_hz):
+            # Decoded and dropped: not every format can be entered in its middle to the sample.
+            samples, n_left = block[n_left:], max(0, n_left - len(block))
+            if not len(samples):
+                await asyncio.sleep(0)
+                began_s = loop.time()
+                continue
             n_played += len(samples)
             due_s = began_s + n_played / self.sample_rate_hz / self._speed if self._speed < inf else 0.0
             # Also when late, so that sending has its turn.

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from songstation.outbox import End, Loss, LossReason, Outbox, Sound
+from songstation.outbox import End, Leave, Loss, LossReason, Outbox, Sound
 from songstation.spool import Spool
 from songstation.spool_sessions import SpooledSound
 
@@ -99,7 +99,7 @@ class SpoolOutbox(Outbox):
         super().acknowledged(received=received, committed=committed, **answer)
         self._note_committed(committed)
 
-    def next(self) -> Sound | Loss | End | None:
+    def next(self) -> Sound | Loss | End | Leave | None:
         """Return what to send now, a chunk with its data from the file; where that is damaged, a loss in its place."""
         item = super().next()
         if not isinstance(item, SpooledSound):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from songcore.audio import open_recording
-from songcore.recorders import MAX_CHUNKS, read_guano, read_timezone, start_time_in_name, stated_start, utc_start
+from songcore.recorders import MAX_CHUNKS, read_guano, read_timezone, stated_start, utc_start
 
 EVENING = datetime(2026, 5, 1, 21, 30)  # noqa: DTZ001 - local time of a zone that nobody tells
 SUMMER = timezone(timedelta(hours=2))
@@ -64,7 +64,6 @@ def test_names_state_times(name: str, time: datetime | None) -> None:
     found = stated_start(name)
     assert found == time
     assert (found is None) or (found.utcoffset() == (time and time.utcoffset()))
-    assert start_time_in_name(name) == utc_start(time, None)
 
 
 @pytest.mark.parametrize(

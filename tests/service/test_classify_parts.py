@@ -12,7 +12,7 @@ import soundfile
 
 from bundles import soundscape
 from songcore.errors import ConfigError, InputError
-from songcore.recorders import start_time_in_name
+from songcore.recorders import stated_start, utc_start
 from songserve.archive.pool import WorkerPool
 from songserve.archive.recordings import FoundRecording, find_recordings
 from songserve.archive.results import FoundSong, Journal, Problem, RecordingResult, atomic_file
@@ -77,7 +77,7 @@ def test_nothing_to_do_is_an_input_error(tmp_path: Path, name: str) -> None:
 )
 def test_audiomoth_names_state_utc(name: str, time: datetime | None) -> None:
     """AudioMoth's names give the UTC start; other recorders' names, in local time, and impossible dates give none."""
-    assert start_time_in_name(name) == time
+    assert utc_start(stated_start(name), None) == time
 
 
 def _result(recording: FoundRecording, bundle: str = "b1", channel: int | None = None) -> RecordingResult:

@@ -284,16 +284,9 @@ def test_a_stop_sends_what_the_microphone_still_holds(bundle: Bundle, recording:
 def test_ctrl_c_ends_the_session_in_order(bundle_dir: Path, recording: Any, tmp_path: Path) -> None:
     """An interrupted station commits what it has captured, prints its account and ends with status 0."""
     with ServerProcess(bundle_dir, tmp_path / "data") as server:
-        command = [
-            SONGSTREAM,
-            "listen",
-            str(recording.path),
-            "--server",
-            server.ready["address"],
-            "--speed",
-            "2",
-            "--json",
-        ]
+        command = [SONGSTREAM, "listen", str(recording.path), "--server", server.ready["address"], "--speed", "2"]
+        # As if it were sung now: one with a time of its own is left open, to go on when it is played again.
+        command += ["--start", "now", "--json"]
         station = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert station.stdout
         first = json.loads(station.stdout.readline())
@@ -351,6 +344,11 @@ def test_a_station_that_is_refused_stops(bundle: Bundle, recording: Any, tmp_pat
         (["good.wav", "--speed", "0"], 2, "speed"),
         (["good.wav", "--speed", "fast"], 2, "speed"),
         (["good.wav", "--station", "North Pole"], 2, "station"),
+        (["good.wav", "--start", "yesterday"], 2, "yesterday"),
+        (["good.wav", "--start", "2026-05-01T21:30"], 2, "--timezone"),
+        (["good.wav", "--start", "0001-01-01T00:00+02:00"], 2, "0001"),
+        (["good.wav", "--timezone", "Nowhere/Land"], 2, "Nowhere/Land"),
+        (["--start", "now"], 2, "--start"),
         (["good.wav", "--channel", "2"], 1, "CHANNEL_MISSING"),
         (["--device", "no such microphone"], 1, "DEVICE_MISSING"),
     ],

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from songstation import spool as spool_module
 from songstation import spool_outbox as outbox_module
-from songstation.outbox import End, Loss, LossReason, SessionBrokenError, Sound
+from songstation.outbox import End, Leave, Loss, LossReason, SessionBrokenError, Sound
 from songstation.spool import Spool
 from songstation.spool_index import SpoolLimits
 from songstation.spool_outbox import SpoolOutbox
@@ -30,8 +30,9 @@ class ModelServer:
         self.number, self.sound, self.finished = 0, b"", False
         self.commits: list[tuple[int, bytes]] = [(0, b"")]
 
-    def take(self, item: Sound | Loss | End) -> None:
+    def take(self, item: Sound | Loss | End | Leave) -> None:
         """Take in one item, strictly."""
+        assert not isinstance(item, Leave)
         if isinstance(item, End):
             assert (item.last_number, 2 * item.n_samples) == (self.number, len(self.sound))
             self.finished = True

@@ -6,12 +6,12 @@ import os
 import signal
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from importlib.metadata import version
 from math import inf
 from pathlib import Path
 from random import SystemRandom
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from songcore.credentials import Credentials
     from songstation.listening import Account, Station
     from songstation.recovery import Failure
-    from songstation.sources import Source
+    from songstation.sources import Playback, Source
     from songstation.wire import HeardSong
 
 __all__ = ["listen"]
@@ -41,6 +41,18 @@ def listen(  # noqa: PLR0913, PLR0917 - one argument per option of the command
     rate: Annotated[int | None, typer.Option(min=8_000, max=384_000, help="Microphone's sample rate, Hz.")] = None,
     channel: Annotated[int | None, typer.Option(min=1, help="Listen to this channel, from 1.")] = None,
     speed: Annotated[str, typer.Option(help="Play a recording so many times as fast, or max.")] = "1",
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="When the recording began, 2026-05-01T21:30:00+02:00 say, or now: as if sung now.  "
+            "[default: what the recording says]",
+            show_default=False,
+        ),
+    ] = None,
+    timezone: Annotated[
+        str | None,
+        typer.Option(help="What times mean that tell no zone: Europe/Berlin or +02:00, say.", show_default=False),
+    ] = None,
     chunk_s: Annotated[float, typer.Option(min=0.05, max=5, help="Seconds of sound in one message.")] = 0.5,
     buffer_mb: Annotated[int, typer.Option(min=1, help="Memory for sound that is not committed yet, MB.")] = 64,
     ca: Annotated[
@@ -69,10 +81,17 @@ def listen(  # noqa: PLR0913, PLR0917 - one argument per option of the command
     A server on another machine is spoken to over TLS, and proves itself by a certificate of the public authorities or of
     --ca. Its operator gives each station a token.
 
-    Several channels are played as their mean, and a microphone is opened with one, unless --channel chooses. A
-    recording named by AudioMoth (YYYYMMDD_HHMMSS.WAV) brings its own time. Ctrl-C ends the session in order.
+    Several channels are played as their mean, and a microphone is opened with one, unless --channel chooses.
 
-    Exit status: 0 everything was committed; 1 the source or the server ended it before; 2 wrong usage.
+    A recording brings its own time: by AudioMoth's comment, GUANO metadata or its name, as `classify` reads them, or by
+    --start. For one station it then is one session: played again, it goes on where the server is with it, and a
+    recording that the server has is not sent again. A recording that tells no time counts as sung now, each time.
+
+    Ctrl-C ends the session in order, or leaves that of a recording open, to go on when it is played again; it ends at
+    once when no server has been reached.
+
+    Exit status: 0 everything was committed, or a recording was stopped; 1 the source or the server ended it before, or
+    no server was reached; 2 wrong usage.
     """
     from songcore.credentials import credentials_for
     from songstation.link import LinkSettings
@@ -89,19 +108,31 @@ def listen(  # noqa: PLR0913, PLR0917 - one argument per option of the command
         server, ca=ca, certificate=certificate, key=key, token_file=token_file, insecure=insecure
     )
     source: Source
+    printer = _Printer(as_json=as_json)
+    zone = _zone(timezone)
+    began = _start(start, zone)
     if recording is not None:
-        source = Playback(recording, channel=channel, speed=playing_speed, chunk_s=chunk_s)
+        source = Playback(recording, channel=channel, speed=playing_speed, chunk_s=chunk_s, start=began, zone=zone)
+        if began == "stated":
+            _warn_of_now(source, playing_speed, printer)
+    elif start is not None or timezone is not None:
+        raise typer.BadParameter("--start and --timezone say when a recording began; none is given")
     else:
         source = Microphone(device, sample_rate_hz=rate, channel=channel, chunk_s=chunk_s)
     settings = LinkSettings(metadata=credentials.metadata)
     who = Station(station, f"songstream {version('songstream')}", buffer_mb * 10**6, settings)
-    account = asyncio.run(_listen(server, credentials, source, who, _Printer(as_json=as_json)))
+    account = asyncio.run(_listen(server, credentials, source, who, printer))
     _print_account(account, as_json=as_json)
     if account.is_stuck:
         sys.stdout.flush()
-        os._exit(1 if account.problem else 0)  # PortAudio would wait for its threads
+        os._exit(1 if account.problem or not account.is_reached else 0)  # PortAudio would wait for its threads
     if account.problem:
         raise ConfigError(f"stopped early: {account.problem}", reason="SOURCE_ENDED")
+    if not account.is_reached:
+        raise ConfigError(
+            f"stopped before {server} was reached; {account.captured_s:.1f} s of sound were given up",
+            reason="SERVER_UNREACHABLE",
+        )
 
 
 async def _listen(
@@ -175,6 +206,51 @@ def _speed(text: str) -> float:
     return speed
 
 
+def _zone(text: str | None) -> tzinfo | None:
+    from songcore.recorders import read_timezone
+
+    try:
+        return None if text is None else read_timezone(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--timezone") from error
+
+
+def _start(text: str | None, zone: tzinfo | None) -> datetime | Literal["stated", "now"]:
+    """Return what --start says, a time in UTC; raises BadParameter."""
+    from songcore.recorders import utc_start
+
+    if text is None:
+        return "stated"
+    if text == "now":
+        return "now"
+    try:
+        # Near the ends of the calendar some times are none in UTC.
+        time = utc_start(datetime.fromisoformat(text), zone)
+    except (ValueError, OverflowError):
+        time = None
+    if time is None:
+        raise typer.BadParameter(
+            f"start {text!r}; expected now, or a time such as 2026-05-01T21:30:00+02:00, with --timezone if it tells no zone"
+        )
+    return time
+
+
+def _warn_of_now(recording: "Playback", speed: float, printer: "_Printer") -> None:
+    """Say that a recording's songs will be stored as sung now, where that is likely not meant."""
+    if recording.start is not None or (recording.stated is None and speed <= 1):
+        return
+    found = (
+        "it tells no time"
+        if recording.stated is None
+        else f"its time {recording.stated:%Y-%m-%d %H:%M:%S} tells no zone: say --timezone"
+    )
+    future = ", with times that run ahead of the clock" if speed > 1 else ""
+    printer.note(
+        f"{found}; its songs are stored as sung now{future}, and again each time that it is played. "
+        "Say when it began with --start, or --start now if that is meant"
+    )
+
+
 def _check_station(name: str) -> None:
     import re
 
@@ -200,11 +276,18 @@ def _print_account(account: "Account", *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"account": {**asdict(account), "types": dict(account.types.most_common())}}), flush=True)
         return
+    if account.had_all:
+        print(f"the server has this recording already, {account.had_s:.1f} s of it; nothing was sent")
+        return
     types = ", ".join(f"{type_id} {n_songs}" for type_id, n_songs in account.types.most_common(20))
     print(
         f"{account.n_songs} songs ({account.n_novel} novel, {account.n_noise} noise) in {account.captured_s:.1f} s: "
         f"{account.committed_s:.1f} s committed, of which {account.lost_s:.1f} s declared lost; "
         f"{account.n_streams - 1} reconnects"
     )
+    if account.had_s:
+        print(f"the first {account.had_s:.1f} s were sent before, and their songs are not among these")
+    if account.is_left:
+        print("stopped in its middle; played again, it goes on from there")
     if types:
         print(f"types: {types}")
