@@ -58,7 +58,7 @@ def stored(channel: grpc.Channel) -> tuple[list[tuple[Any, ...]], list[tuple[str
         for song in page.songs
     ]  # fmt: skip
     # The sum of what the commits add, in whatever parts.
-    return sorted(songs), [(bucket.station, round(bucket.recorded_s, 6)) for bucket in buckets]
+    return sorted(songs), [(bucket.station, round(bucket.recorded_s, 3)) for bucket in buckets]
 
 
 @pytest.fixture(scope="module")
