@@ -1,5 +1,6 @@
 """Several workers of one training run: what they compute together, and that they never drift apart."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from ray_marks import ray_marks
 from songcore.errors import ConfigError
 from songcore.stream import StreamConfig
-from songtrain.cluster import cores_per_worker, ray_session
+from songtrain import cluster
+from songtrain.cluster import cores_per_worker, ray_session, store_room
 from songtrain.datasets.songs import SongSet
 from songtrain.loop.schedule import plan_epochs
 from songtrain.loop.world import World
@@ -135,3 +137,11 @@ def test_workers_that_fit_no_node_are_refused() -> None:
         with pytest.raises(ConfigError, match="do not fit") as caught:
             cores_per_worker(n_workers, asked)
         assert caught.value.reason == "WORKERS_DO_NOT_FIT"
+
+
+def test_the_store_of_shared_objects_grows_with_the_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A sixth of the memory where that can be shared, and half a gigabyte at least, as in a container that shares nothing."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 2**29 <= store_room() <= max(2**29, memory // 6)
+    monkeypatch.setattr(cluster, "SHARED_MEMORY", tmp_path / "absent")
+    assert store_room() == 2**29

@@ -1,9 +1,11 @@
 """Ray, started quietly on this machine or joined at an address; and a board on which workers post their progress."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from threading import Event, Thread, current_thread, main_thread
 from typing import Any
 
@@ -13,9 +15,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from songcore.errors import ConfigError
 
-__all__ = ["cores_per_worker", "n_local_cores", "posted_events", "ray_session"]
+__all__ = ["cores_per_worker", "n_local_cores", "posted_events", "ray_session", "store_room"]
 
-STORE_BYTES = 512 * 2**20
+MIN_STORE_BYTES = 512 * 2**20
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing is written there, Ray does
 POLL_S = 0.3
 LAST_WORDS_S = 3.0
 """Waited for when this process is told to stop; Ray's may have been told, too, and be gone."""
@@ -56,9 +59,22 @@ def cores_per_worker(n_workers: int, asked: int | None = None) -> int:
     return threads
 
 
+def store_room() -> int:
+    """Return the bytes that Ray's store of shared objects may take: a sixth of the memory, if that much can be shared.
+
+    Images of some thousand songs are a gigabyte. A store that cannot hold what two tasks work on lets one of them wait.
+    """
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # In a container there may be little, and Ray then takes the disk in its place.
+    shared = shutil.disk_usage(SHARED_MEMORY).free // 2 if SHARED_MEMORY.is_dir() else 0
+    return max(MIN_STORE_BYTES, min(memory // 6, shared))
+
+
 @contextmanager
-def ray_session(address: str | None = None, *, store_bytes: int = STORE_BYTES) -> Iterator[None]:
+def ray_session(address: str | None = None, *, store_bytes: int | None = None) -> Iterator[None]:
     """Hold a connection to Ray: the cluster at ``address``, or one of this machine alone that ends with the block.
+
+    ``store_bytes`` is the most that objects shared by the processes of this machine may take, `store_room` if not given.
 
     A connection that is open already is used and left open. A handler of SIGTERM or Ctrl-C that this process has holds inside
     the block, too, and all is as before after it. Raises ConfigError when the cluster cannot be reached.
@@ -70,7 +86,8 @@ def ray_session(address: str | None = None, *, store_bytes: int = STORE_BYTES) -
     options["runtime_env"] = {"env_vars": _LOCAL_ENVIRONMENT if address is None else _WORKER_ENVIRONMENT}
     if address is None:
         options["_node_ip_address"] = LOOPBACK
-        options |= {"num_cpus": max(2, n_local_cores()), "include_dashboard": False, "object_store_memory": store_bytes}
+        options |= {"num_cpus": max(2, n_local_cores()), "include_dashboard": False}
+        options["object_store_memory"] = store_bytes or store_room()
         # Ray would run a task that needs more memory than there is again for ever.
         options["_system_config"] = {"task_oom_retries": 2}
     with _kept_handlers() as handlers_again:
