@@ -93,6 +93,10 @@ class Books:
         self.read()
         if stored is None:
             return
+        for uuid, sample in stored.committed.items():
+            if uuid in self.sessions and not self.sessions[uuid].held:
+                # Captured, committed and deleted since the spool was last read.
+                self.sessions[uuid].end = max(self.sessions[uuid].end, sample)
         for uuid, sample in believed.items():
             if sample > stored.committed.get(uuid, 0):
                 self._wrong(f"{uuid}: acknowledged to {sample}, stored to {stored.committed.get(uuid, 0)}")

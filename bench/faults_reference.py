@@ -26,7 +26,7 @@ _SONGS = """
 """
 _SESSIONS = """
     SELECT uuid, sample_rate_hz, n_channels, capture_start_ms, committed_sample, input_sample, finished
-    FROM sessions WHERE station = ?
+    FROM sessions WHERE station = ? AND committed_sample > 0
 """
 Request = ingest_pb2.StreamAudioRequest
 Row = Mapping[str, Any]
