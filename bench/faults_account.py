@@ -93,10 +93,7 @@ class Books:
         self.read()
         if stored is None:
             return
-        for uuid, sample in stored.committed.items():
-            if uuid in self.sessions and not self.sessions[uuid].held:
-                # Captured, committed and deleted since the spool was last read.
-                self.sessions[uuid].end = max(self.sessions[uuid].end, sample)
+        self._take_deleted(stored)
         for uuid, sample in believed.items():
             if sample > stored.committed.get(uuid, 0):
                 self._wrong(f"{uuid}: acknowledged to {sample}, stored to {stored.committed.get(uuid, 0)}")
@@ -205,6 +202,12 @@ class Books:
         finally:
             database.close()
         return _Stored({row[0]: row[1] for row in rows}, {row[0]: bool(row[2]) for row in rows}, effort, songs)
+
+    def _take_deleted(self, stored: _Stored) -> None:
+        """Take in what was captured, committed and deleted since the spool was last read."""
+        for uuid, sample in stored.committed.items():
+            if uuid in self.sessions and not self.sessions[uuid].held:
+                self.sessions[uuid].end = max(self.sessions[uuid].end, sample)
 
     def _check_spooled(self) -> None:
         """Find captured sound that is neither committed nor in the spool, which was read before this looks at the store."""
