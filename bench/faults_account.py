@@ -150,6 +150,8 @@ class Books:
 
     def _take(self, content: bytes) -> None:
         found = list(scan(content))
+        if not found or (not found[0].intact and found[0].end >= len(content)):
+            return  # being begun
         if not found or found[0].record.kind is not Kind.SESSION or not found[0].intact:
             self._wrong("a file of the spool does not begin with its session")
             return
