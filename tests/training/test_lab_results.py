@@ -25,6 +25,7 @@ from songtrain.lab.parts import chain_of, describe
 from songtrain.lab.report import write_lab_report
 from songtrain.lab.results import OF_DISTANCES, Row, newest, read_rows, write_rows
 from songtrain.lab.scoring import agreement_with_labels, stability
+from songtrain.lab.sections import networks, reconstructions
 from songtrain.lab.systems import SYSTEMS, System, part
 from songtrain.lab.tasks import failed
 from songtrain.lab.trial import Points, cluster_points, place_songs
@@ -184,3 +185,17 @@ def test_songs_without_labels_give_a_page_without_a_winner(tmp_path: Path) -> No
     page = write_lab_report(tmp_path, datetime(2026, 5, 1, tzinfo=UTC)).read_text()
     assert "nothing here says which system is best" in page
     assert page.index("<td>a</td>") < page.index("<td>b</td>")
+
+
+def test_systems_that_share_a_network_share_its_pictures(tmp_path: Path) -> None:
+    """Those that differ in the clusterer alone have one line and one picture between them; others have their own."""
+    course = ({"loss": 2.0}, {"loss": 1.0})
+    rows = [replace(made_row(name, 0), history=course) for name in ("ae-kmeans", "ae-louvain")]
+    page = networks([*rows, replace(made_row("vae", 0), history=({"loss": 3.0},))])
+    assert "ae-kmeans, ae-louvain" in page
+    assert "vae" in page
+    for name, seed in (("ae-kmeans", 0), ("ae-louvain", 0), ("vae", 1)):
+        images = np.random.default_rng(seed).random((2, 3, 10, 4)).astype(np.float32)
+        points = Points(np.zeros((3, 2), np.float32), ("a", "b", "c"), 1.0, 1.0, reconstructions=images)
+        keep_points(tmp_path, name, points)
+    assert list(reconstructions(tmp_path, ["ae-kmeans", "ae-louvain", "vae"])) == ["ae-kmeans, ae-louvain", "vae"]

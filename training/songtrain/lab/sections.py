@@ -126,19 +126,29 @@ def _over_k(points: FloatArray, truth: IntArray) -> str:
 
 
 def networks(rows: Sequence[Row]) -> str:
-    """Return the course of every network that was trained, its first seed; empty when none was."""
-    histories = {row.system: row.history for row in rows if row.history and not row.seed and not row.parameters}
+    """Return the course of every network that was trained, its first seed; empty when none was.
+
+    Systems that differ in the clusterer alone share a network, and its line.
+    """
+    sharing: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.history and not row.seed and not row.parameters:
+            sharing[repr(row.history)].append(row)
+    histories = {", ".join(row.system for row in same): same[0].history for same in sharing.values()}
     return svg(history_figure(histories)) if histories else ""
 
 
 def reconstructions(folder: Path, systems: Sequence[str]) -> dict[str, str]:
-    """Return the picture of what every autoencoder gave back, by system."""
-    pictures = {}
+    """Return the picture of what every autoencoder gave back, by the systems that share it."""
+    sharing: dict[bytes, list[str]] = defaultdict(list)
+    images: dict[bytes, FloatArray] = {}
     for system in systems:
         kept = read_points(folder, system)
         if kept is not None and kept.reconstructions is not None:
-            pictures[system] = _embedded(png(reconstructions_figure(kept.reconstructions)))
-    return pictures
+            key = kept.reconstructions.tobytes()
+            sharing[key].append(system)
+            images[key] = kept.reconstructions
+    return {", ".join(names): _embedded(png(reconstructions_figure(images[key]))) for key, names in sharing.items()}
 
 
 @dataclass(frozen=True)
