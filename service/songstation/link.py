@@ -65,6 +65,10 @@ class LinkSettings:
     """A server that refuses is asked again after about so long: somebody may have changed his mind, or the token."""
 
 
+class _SendingFailedError(Exception):
+    """What is sent could not be made; the cause says why."""
+
+
 class RefusedError(ConfigError):
     """The server refuses: ``failure`` says how, ``is_shut_out`` that it is the station and not what it sends."""
 
@@ -212,6 +216,9 @@ class Link:
             return await self._explained(failure(error))
         except TimeoutError:
             return Failure("", "NO_ANSWER", f"the server was silent for {self._settings.answer_s:g} s")
+        except _SendingFailedError as error:
+            log.exception("sending failed, the stream is begun anew", exc_info=error.__cause__)
+            return Failure("", "SENDING_FAILED", repr(error.__cause__))
         except asyncio.InvalidStateError:
             # A write to a call that has ended; reading it would say why.
             return await ending(call)
@@ -238,11 +245,17 @@ class Link:
         except grpc.aio.AioRpcError as error:
             told = failure(error)
             return told if action_for(told) is Action.ASK_LATER else failed
+        except (grpc.aio.BaseError, asyncio.InvalidStateError):  # the connection is just being closed
+            return failed
         return failed
 
     async def _receive(self, call: Call, tasks: list[asyncio.Task[None]]) -> None:
         """Read the stream to its end; sending begins, as a task, with the server's answer to the setup."""
         while (response := await self._next_response(call)) is not grpc.aio.EOF:
+            for task in tasks:
+                # A stream that goes on reading and sends no more would look well for ever.
+                if task.done() and (error := task.exception()):
+                    raise _SendingFailedError from error
             message = read_response(response)
             match message:
                 case Opened():

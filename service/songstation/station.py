@@ -302,6 +302,9 @@ class FieldStation:
         while True:
             await asyncio.sleep(_TEND_S)
             await self._on_disk(self._spool.tend)
+            if self._live is not None and self._live.sending.done():
+                # It ends by itself when all is committed only; what else ended it ends the station, which is started again.
+                self._live.sending.result()
 
 
 def _microseconds(time: datetime) -> int:

@@ -17,7 +17,7 @@ from songserve.v1 import songs_pb2, songs_pb2_grpc
 from songstation.channel import Channel, open_channel
 from songstation.dialogue import HeardSong, SessionInfo, SessionNotice
 from songstation.link import Link, LinkSettings
-from songstation.outbox import Outbox
+from songstation.outbox import Outbox, Sound
 from songstation.recovery import Backoff, Failure
 
 RATE = 24_000
@@ -155,3 +155,47 @@ def test_a_session_that_was_taken_over_is_taken_back_once(server: ServerThread, 
             asyncio.run(run())
         assert refused.value.reason == "WRITER_FENCED"
     assert [failure.reason for failure in troubles] == ["WRITER_FENCED"]
+
+
+def test_a_stream_that_cannot_send_any_more_is_begun_anew(server: ServerThread) -> None:
+    """What goes wrong between the spool and the wire ends the stream, which would look well for ever; all is sent then."""
+
+    class Broken(Outbox):
+        n_asked = 0
+
+        def next(self) -> Any:
+            """Fail once in the middle, the chunk being taken."""
+            item = super().next()
+            self.n_asked += isinstance(item, Sound)
+            if self.n_asked == 3:
+                self.n_asked += 1
+                raise OSError("the disk did not answer")
+            return item
+
+    troubles: list[Failure] = []
+    samples, _ = soundscape([0, 1], 5)
+
+    async def run() -> Link:
+        outbox = Broken(max_bytes=2**26, max_loss_samples=3600 * RATE)
+        info = replace(INFO, name=session_name(number=40))
+        async with open_channel(server.addresses.grpc) as channel:
+            link = make_link(
+                channel,
+                outbox,
+                info,
+                lambda: datetime(2026, 5, 1, 5, tzinfo=UTC),
+                on_song=lambda _: None,
+                on_trouble=lambda failure, _: troubles.append(failure),
+            )
+            for begin in range(0, len(samples), RATE // 2):
+                data = pcm16(samples[begin : begin + RATE // 2])
+                outbox.offer(data, len(data) // 2)
+            outbox.end()
+            link.captured()
+            await asyncio.wait_for(link.run(), 60)
+        return link
+
+    link = asyncio.run(run())
+    assert [trouble.reason for trouble in troubles] == ["SENDING_FAILED"]
+    assert "the disk did not answer" in troubles[0].message
+    assert (link.n_streams, link.n_committed) == (2, len(samples))
