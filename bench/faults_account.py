@@ -12,6 +12,8 @@ from songstation.spool_records import HEADER_BYTES, Kind, scan
 
 __all__ = ["Books", "Kept", "Place"]
 
+_OPENING_BYTES = 1024
+"""More than the first record of a file has, which names its session."""
 _SLACK_S = 1e-3
 """Effort is a sum of floating-point seconds."""
 
@@ -150,7 +152,7 @@ class Books:
 
     def _take(self, content: bytes) -> None:
         found = list(scan(content))
-        if not found or (not found[0].intact and found[0].end >= len(content)):
+        if len(content) < _OPENING_BYTES and not (found and found[0].intact):
             return  # being begun
         if not found or found[0].record.kind is not Kind.SESSION or not found[0].intact:
             self._wrong("a file of the spool does not begin with its session")

@@ -130,7 +130,8 @@ async def listen(  # noqa: PLR0913 - collaborators, each by name
 
     feeding = asyncio.create_task(_feed(source, link, stop))
     try:
-        await _run_beside(_until_unreached_stop(carry(), link, stop), feeding)
+        patience_s = station.link.answer_s if playing else None
+        await _run_beside(_until_vain_stop(carry(), link, stop, patience_s), feeding)
     finally:
         feeding.cancel()
         await asyncio.gather(feeding, return_exceptions=True)
@@ -140,7 +141,7 @@ async def listen(  # noqa: PLR0913 - collaborators, each by name
     account.captured_s, account.committed_s = link.n_captured / rate, link.n_committed / rate
     account.lost_s, account.n_streams = outbox.n_lost / rate, link.n_streams
     account.is_reached, account.had_s = link.reached.is_set(), (outbox.n_joined or 0) / rate
-    account.had_all, account.is_left = outbox.had_all, outbox.leaving
+    account.had_all, account.is_left = outbox.had_all, outbox.leaving and account.is_reached
     return account
 
 
@@ -152,13 +153,20 @@ def _released(source: Source) -> bool:
     return True
 
 
-async def _until_unreached_stop(carrying: Coroutine[Any, Any, None], link: Link, stop: asyncio.Event) -> None:
-    """Carry to the end, or to a stop before any server was reached: it would be waited for with nobody to wait for it."""
+async def _until_vain_stop(
+    carrying: Coroutine[Any, Any, None], link: Link, stop: asyncio.Event, patience_s: float | None
+) -> None:
+    """Carry to the end, or to a stop before any server was reached: it would be waited for with nobody to wait for it.
+
+    After a stop a recording, which is played again another time, is carried no longer than ``patience_s``.
+    """
     running = asyncio.create_task(carrying)
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if running.done() or link.reached.is_set():
+        if link.reached.is_set():
+            await asyncio.wait({running}, timeout=patience_s)
+        if running.done():
             await running
     finally:
         await _cancel(running, stopping)
@@ -180,8 +188,9 @@ async def _run_beside(carrying: Coroutine[Any, Any, None], feeding: "asyncio.Tas
 async def _feed(source: Source, link: Link, stop: asyncio.Event) -> str:
     """Put everything the source gives into the outbox, then its end; return why it ended, if not as it should.
 
-    A session that was joined and is stopped before its end has none.
+    A session that was joined has none before the recording's: one that is stopped, or cannot be read on, may be played again.
     """
+    is_whole = False
     capturing = asyncio.create_task(_capture(source, link))
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -190,17 +199,19 @@ async def _feed(source: Source, link: Link, stop: asyncio.Event) -> str:
             await _cancel(capturing)
             for chunk in source.finish():
                 _put(chunk, link.outbox)
-            if link.outbox.joins:
-                link.outbox.leave()
             return ""
         capturing.result()
+        is_whole = True
     except SongError as error:
         return f"{error} [{error.reason}]"
     else:
         return ""
     finally:
         await _cancel(capturing, stopping)
-        link.outbox.end()
+        if is_whole or not link.outbox.joins:
+            link.outbox.end()
+        else:
+            link.outbox.leave()
         link.captured()
 
 

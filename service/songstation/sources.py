@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from math import inf
@@ -111,8 +112,11 @@ class Playback:
         """UTC time of the first sample; None where that is not known."""
 
     def _stated(self) -> datetime | None:
-        with self._path.open("rb") as file:
-            return stated_start(self._path.name, comment=self._recording.comment, guano=read_guano(file))
+        guano = ""
+        # What lies behind the sound may be what cannot be read.
+        with suppress(OSError), self._path.open("rb") as file:
+            guano = read_guano(file)
+        return stated_start(self._path.name, comment=self._recording.comment, guano=guano)
 
     def begin(self, now: Callable[[], datetime]) -> datetime:
         """Return when the recording began, or now where that is not known."""

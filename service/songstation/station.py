@@ -89,9 +89,9 @@ class FieldStation:
             except SongError as error:
                 # What the sound system holds on to keeps nothing from being sent when the station is stopped.
                 if error.reason == STUCK and stop.is_set():
-                    await self._finish(stop)
+                    await self._finish(stop, beside)
                 raise
-            await self._finish(stop)
+            await self._finish(stop, beside)
         finally:
             for task in (capturing, *beside):
                 task.cancel()
@@ -278,19 +278,26 @@ class FieldStation:
             self._live.outbox.keep(written)
             self._live.link.captured()
 
-    async def _finish(self, stop: asyncio.Event) -> None:
-        """End the session in order; a recording waits until the server has everything, a stop for its grace."""
+    async def _finish(self, stop: asyncio.Event, beside: list[asyncio.Task[None]]) -> None:
+        """End the session in order; a recording waits until the server has everything, a stop for its grace.
+
+        Raises what ended one of the tasks ``beside``, which never end by themselves.
+        """
         live = self._live
         if live is not None:
             await self._on_disk(self._spool.end)
             live.link.captured()
         waiting = asyncio.create_task(self._all_committed())
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait({waiting}, timeout=self._plan.stop_grace_s)
+        await asyncio.wait({waiting, stopping, *beside}, return_when=asyncio.FIRST_COMPLETED)
+        grace_s = self._plan.stop_grace_s
+        await asyncio.wait({waiting, *beside}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
         stopping.cancel()
         await asyncio.gather(waiting, stopping, return_exceptions=True)
+        for task in beside:
+            if task.done():
+                task.result()
 
     async def _all_committed(self) -> None:
         while self._spool.unfinished():

@@ -2,13 +2,15 @@
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from math import inf
 from pathlib import Path
@@ -22,12 +24,13 @@ import soundfile
 
 from serving import ServerProcess, ServerThread
 from songcore.bundle import Bundle
+from songcore.errors import InputError
 from songserve.v1 import songs_pb2, songs_pb2_grpc
 from songstation.channel import open_channel
 from songstation.link import LinkSettings
 from songstation.listening import Account, Station, listen
 from songstation.outbox import End, Leave, Outbox, SessionBrokenError, Sound
-from songstation.sources import HASHED_BYTES, Playback
+from songstation.sources import HASHED_BYTES, Lost, Playback
 from songstation.wire import HeardSong
 
 SONGSTREAM = str(Path(sys.executable).with_name("songstream"))
@@ -210,7 +213,11 @@ def test_without_a_server_a_stop_ends_at_once(recording: Any, options: list[str]
         closed.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{closed.getsockname()[1]}"
         station = subprocess.Popen(
-            command(recording.path, address, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command(recording.path, address, *options),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "COLUMNS": "500"},
         )
         assert station.stderr
         assert "trying again" in station.stderr.readline() + station.stderr.readline()
@@ -225,6 +232,50 @@ def test_without_a_server_a_stop_ends_at_once(recording: Any, options: list[str]
     assert (account["captured_s"] > 0) == bool(options)
 
 
+def test_a_recording_that_cannot_be_read_on_may_be_played_again(
+    bundle: Bundle, recording: Any, tmp_path: Path, undisturbed: Any
+) -> None:
+    """A disk that fails in the middle ends the run and not the session: read again, the rest is sent."""
+
+    class Failing(Playback):
+        async def chunks(self) -> AsyncIterator[bytes | Lost]:
+            """Fail at a third of the recording."""
+            n_left = self.n_samples // 3
+            async for chunk in super().chunks():
+                n_left -= len(chunk) // 2 if isinstance(chunk, bytes) else 0
+                if n_left < 0:
+                    raise InputError("the card did not answer", reason="TRUNCATED")
+                yield chunk
+
+    with ServerThread(bundle, tmp_path / "data") as server:
+        first, _ = run(server.addresses.grpc, Failing(recording.path, speed=inf))
+        second, _ = run(server.addresses.grpc, Playback(recording.path, speed=inf))
+        assert stored(server.channel) == undisturbed
+    assert "the card did not answer" in first.problem
+    assert first.is_left
+    assert not second.had_all
+    assert 0 < second.had_s == first.committed_s < recording.duration_s / 2
+    assert second.committed_s == pytest.approx(recording.duration_s)
+
+
+def test_a_stop_does_not_wait_for_a_server_that_went(bundle_dir: Path, recording: Any, tmp_path: Path) -> None:
+    """What is safe in a file keeps nobody waiting for a server that was there and is away."""
+    address = free_address()
+    server = ServerProcess(bundle_dir, tmp_path / "data", "--listen", address).__enter__()
+
+    def leave(songs: list[HeardSong], stop: asyncio.Event) -> None:
+        if len(songs) == 1:
+            server.process.kill()
+            asyncio.get_running_loop().call_later(1.0, stop.set)
+
+    began_s = time.monotonic()
+    account, _ = run(address, Playback(recording.path, speed=4), leave, link=replace(QUICK, answer_s=1.0))
+    assert time.monotonic() - began_s < recording.duration_s
+    server.process.communicate()
+    assert account.is_left
+    assert account.committed_s < account.captured_s < recording.duration_s
+
+
 def free_address() -> str:
     """Return an address that nobody listens on."""
     with socket.socket() as probe:
@@ -233,7 +284,11 @@ def free_address() -> str:
 
 
 def run(
-    address: str, source: Playback, during: Callable[[list[HeardSong], asyncio.Event], Any] = lambda *_: None
+    address: str,
+    source: Playback,
+    during: Callable[[list[HeardSong], asyncio.Event], Any] = lambda *_: None,
+    *,
+    link: LinkSettings = QUICK,
 ) -> tuple[Account, list[HeardSong]]:
     """Play a recording in this process; ``during`` is called at every song."""
     songs: list[HeardSong] = []
@@ -249,7 +304,7 @@ def run(
             playing = listen(
                 channel,
                 source,
-                Station("north", "test", 10**8, QUICK),
+                Station("north", "test", 10**8, link),
                 rng=Random(1),
                 now=lambda: datetime.now(UTC),
                 stop=stop,

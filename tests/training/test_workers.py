@@ -1,8 +1,9 @@
 """Several workers of one training run: what they compute together, and that they never drift apart."""
 
-import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -139,9 +140,16 @@ def test_workers_that_fit_no_node_are_refused() -> None:
         assert caught.value.reason == "WORKERS_DO_NOT_FIT"
 
 
-def test_the_store_of_shared_objects_grows_with_the_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A sixth of the memory where that can be shared, and half a gigabyte at least, as in a container that shares nothing."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 2**29 <= store_room() <= max(2**29, memory // 6)
-    monkeypatch.setattr(cluster, "SHARED_MEMORY", tmp_path / "absent")
-    assert store_room() == 2**29
+@pytest.mark.parametrize(
+    ("free", "shared", "store"),
+    [(40, 60, 10), (40, 6, 3), (1, 60, 0.5), (40, None, 0.5)],
+)
+def test_the_store_of_shared_objects_goes_by_what_is_free(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: float, shared: float | None, store: float
+) -> None:
+    """In GiB: a quarter of the free memory, no more than half of what can be shared, half a gigabyte at least."""
+    monkeypatch.setattr(cluster, "estimate_available_memory", lambda: round(free * 2**30))
+    monkeypatch.setattr(cluster, "SHARED_MEMORY", tmp_path if shared is not None else tmp_path / "absent")
+    usage = SimpleNamespace(free=round((shared or 0) * 2**30))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert store_room() == store * 2**30

@@ -10,6 +10,7 @@ from threading import Event, Thread, current_thread, main_thread
 from typing import Any
 
 import ray
+from ray._private.utils import estimate_available_memory  # knows the limits of containers; Ray itself reckons with it
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -60,14 +61,14 @@ def cores_per_worker(n_workers: int, asked: int | None = None) -> int:
 
 
 def store_room() -> int:
-    """Return the bytes that Ray's store of shared objects may take: a sixth of the memory, if that much can be shared.
+    """Return the bytes that Ray's store of shared objects may take: a quarter of the free memory, if that much can be shared.
 
     Images of some thousand songs are a gigabyte. A store that cannot hold what two tasks work on lets one of them wait.
     """
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    # In a container there may be little, and Ray then takes the disk in its place.
+    # In a container both may be little, and Ray takes the disk in the place of memory that cannot be shared.
     shared = shutil.disk_usage(SHARED_MEMORY).free // 2 if SHARED_MEMORY.is_dir() else 0
-    return max(MIN_STORE_BYTES, min(memory // 6, shared))
+    free = int(estimate_available_memory())  # type: ignore[no-untyped-call]  # Ray has no types here
+    return max(MIN_STORE_BYTES, min(free // 4, shared))
 
 
 @contextmanager

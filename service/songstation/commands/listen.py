@@ -129,10 +129,8 @@ def listen(  # noqa: PLR0913, PLR0917 - one argument per option of the command
     if account.problem:
         raise ConfigError(f"stopped early: {account.problem}", reason="SOURCE_ENDED")
     if not account.is_reached:
-        raise ConfigError(
-            f"stopped before {server} was reached; {account.captured_s:.1f} s of sound were given up",
-            reason="SERVER_UNREACHABLE",
-        )
+        lost = f"{account.captured_s:.1f} s of sound were given up" if recording is None else "nothing was sent"
+        raise ConfigError(f"stopped before {server} was reached; {lost}", reason="SERVER_UNREACHABLE")
 
 
 async def _listen(
