@@ -386,7 +386,15 @@ class Watch:
     def __init__(self, address: str, *arguments: str) -> None:
         command = [SONGSTREAM, "songs", "--server", address, "list", "--watch", "--json", *arguments]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env={**os.environ})
+        # Of what runs in a shell's background Ctrl-C is ignored, and whatever it starts inherits that.
+        self.process = subprocess.Popen(
+            command,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            env={**os.environ},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - nothing else is done there
+        )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._errors: list[str] = []
         self._readers = [threading.Thread(target=self._take_lines), threading.Thread(target=self._take_errors)]

@@ -33,6 +33,6 @@ def test_synth_names_its_default_preset_once(monkeypatch: pytest.MonkeyPatch) ->
     """The default is one of the presets that are listed, and the season it gives is that of the library's default."""
     default = inspect.signature(synth).parameters["preset"].default
     text = help_of(synth, monkeypatch)
-    assert f"demo, easy or hard. [default: {default}]" in text
+    assert f"demo, easy, hard, or default, which is {default}. [default: {default}]" in text
     assert default in {"demo", "easy", "hard"} <= set(PRESETS)
     assert season_config(default) == season_config()
