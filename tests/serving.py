@@ -4,11 +4,12 @@ import asyncio
 import json
 import queue
 import re
+import signal
 import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -265,3 +266,16 @@ def failure(error: grpc.RpcError) -> tuple[str, str, dict[str, str]]:
             assert info.domain == "songstream"
             return code, info.reason, dict(info.metadata)
     return code, "", {}
+
+
+def serve_and_drain(command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    """Run a command that serves until it says that it is ready, and end it in order by SIGTERM."""
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        ready = process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert ready.startswith("serving "), errors
+    assert process.returncode == 0, errors

@@ -144,7 +144,10 @@ def test_broken_chunks_state_no_time(content: bytes) -> None:
 def test_nothing_that_a_file_holds_is_an_error(content: bytes, comment: str, name: str) -> None:
     """Whatever stands in chunks, comment and name, the answer is a time or none, and UTC can be made of it."""
     guano = read_guano(io.BytesIO(riff(content))) + content.decode("latin-1")
-    utc_start(stated_start(name, comment=comment, guano=guano), read_timezone("+14:00"))
+    stated = stated_start(name, comment=comment, guano=guano)
+    start = utc_start(stated, read_timezone("+14:00"))
+    assert (start is None) == (stated is None)
+    assert start is None or start.tzinfo is UTC
 
 
 def test_zones() -> None:

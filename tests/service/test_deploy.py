@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 from fnmatch import fnmatch
@@ -16,7 +15,7 @@ import soundfile
 import yaml
 
 from bundles import soundscape
-from serving import ServerThread
+from serving import ServerThread, serve_and_drain
 from songserve.settings import ServeSettings
 from songstation.station_settings import ENVIRONMENT_PREFIX, StationSettings, load_settings
 
@@ -74,14 +73,7 @@ def test_the_unit_s_command_serves_and_drains(bundle_dir: Path, tmp_path: Path) 
     config.write_text(f'bundle = "{bundle_dir}"\nlisten = "127.0.0.1:0"\nmetrics_port = 0\ndevice = "cpu"\n')
     (line,) = unit_values("songstream-serve.service", "ExecStart")
     line = line.replace("/etc/songstream/serve.toml", str(config)).replace("/opt/songstream/bin", str(BIN))
-    command = shlex.split(line.replace("${STATE_DIRECTORY}", str(tmp_path / "state")))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        ready = process.stdout.readline()
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
-    assert ready.startswith("serving "), errors
-    assert process.returncode == 0, errors
+    serve_and_drain(shlex.split(line.replace("${STATE_DIRECTORY}", str(tmp_path / "state"))))
     assert (tmp_path / "state" / "songs.sqlite").is_file()
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import soundfile
 import yaml
 
 from bundles import soundscape
-from serving import ServerThread
+from serving import ServerThread, serve_and_drain
 from songcore.bundle import Bundle
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -106,15 +105,7 @@ def test_compose_s_server_serves_and_drains(bundle_dir: Path, tmp_path: Path) ->
     assert set(places) < set(serve["command"])
     command = [str(BIN / "songstream"), *(places.get(word, word) for word in serve["command"])]
     environment = os.environ | serve["environment"] | {"SONGSTREAM_SERVE_METRICS_PORT": "0"}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout
-        ready = process.stdout.readline()
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
-    assert ready.startswith("serving "), errors
-    assert process.returncode == 0, errors
+    serve_and_drain(command, environment)
     assert (tmp_path / "data" / "songs.sqlite").is_file()
 
 
