@@ -80,6 +80,10 @@ class CatalogueClient:
         request = catalogue_pb2.GetSongTypeRequest(name=type_name(type_id))
         return _type_row(self._connection.call(self._catalogue.GetSongType, request))
 
+    def names(self) -> dict[str, str]:
+        """Return the names of types by id, of those that have one."""
+        return {one.id: one.name for one in self.types() if one.name}
+
     def find(self, text: str) -> TypeRow:
         """Return the type of an id or of a name, each in any case; of one that was merged, what it was merged into.
 

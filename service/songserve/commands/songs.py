@@ -2,11 +2,11 @@
 
 import json
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +17,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from songcore.durable import replace_file
 from songcore.errors import ConfigError, InputError
 from songserve.cells import chosen_formats
 from songserve.commands.remote import add_connection, connect, plain_json
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from collections import Counter
 
     from songserve.clients.connection import Connection
-    from songserve.clients.songs import Seen, SongRow, Wanted
+    from songserve.clients.songs import SongRow, Wanted
     from songserve.exporting import ClipFile, ClipOutcome
 
 __all__ = ["songs"]
@@ -34,9 +33,6 @@ __all__ = ["songs"]
 SHOWN = 100
 PIPE_WIDTH = 200
 """Columns of a table that no terminal shows: enough that none is cut."""
-AGAIN_S = (1.0, 2.0, 5.0, 10.0, 30.0)
-"""Pauses of a watch before it asks again, the last one for ever."""
-AGAIN = {"SERVER_UNREACHABLE", "DRAINING", "IDLE", "OVERLOADED", "STREAM_LIMIT", "STORE_UNAVAILABLE"}
 
 songs = typer.Typer(
     name="songs",
@@ -138,9 +134,10 @@ def list_songs(  # noqa: PLR0913 - one parameter per option
         if watch:
             _watch(connection, asked, resume, uids=uids, as_json=as_json)
             return
+        from songserve.clients.catalogue import CatalogueClient
         from songserve.clients.songs import SongClient
 
-        names = _names(connection)
+        names = CatalogueClient(connection).names()
         most = limit or (SHOWN if not (uids or as_json) else None)
         # One more tells whether there are more.
         found = SongClient(connection).songs(_stored(connection, asked), newest_first=True, limit=most and most + 1)
@@ -195,12 +192,13 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter per option
     chosen = _formats(formats or ["csv"], clips=clips)
     _check(asked, limit, None, watch=False, one_form=True)
     from songserve.archive.results import create_folder
+    from songserve.clients.catalogue import CatalogueClient
     from songserve.exporting import write_tables
 
     # Before anything is fetched for it.
     create_folder(out)
     with connect(context) as connection, _stopped_by_ctrl_c(out):
-        names, wanted = _names(connection), _stored(connection, asked)
+        names, wanted = CatalogueClient(connection).names(), _stored(connection, asked)
         rows, kept, outcomes = _fetch(connection, wanted, limit, out if clips else None)
         files = write_tables(out, rows, kept, names, chosen)
     _tell(out, rows, outcomes, files, as_json=as_json)
@@ -243,13 +241,6 @@ def _formats(given: Sequence[str], *, clips: bool) -> list[str]:
     if "raven" in chosen and not clips:
         raise typer.BadParameter("a Raven table is one over sound files; give --clips, too, for --format raven")
     return chosen
-
-
-def _names(connection: "Connection") -> dict[str, str]:
-    """Return the names of types by id, of those that have one."""
-    from songserve.clients.catalogue import CatalogueClient
-
-    return {one.id: one.name for one in CatalogueClient(connection).types() if one.name}
 
 
 def _wanted(asked: _Asked, type_ids: Iterable[str]) -> "Wanted":
@@ -322,79 +313,21 @@ def _print_table(rows: "Sequence[SongRow]", names: Mapping[str, str], most: int)
 
 def _watch(connection: "Connection", asked: _Asked, resume: Path | None, *, uids: bool, as_json: bool) -> None:
     """Print songs as they come in, until Ctrl-C."""
+    from songserve.commands.songs_watch import followed, keep_token
+
     # A station may begin tonight.
     if unheard := _unheard(connection, asked.stations):
         print(f"songstream: {unheard}; waiting for it", file=sys.stderr)
     try:
-        for seen, names in _followed(connection, asked, resume):
+        for seen, names in followed(connection, asked.types or (), partial(_wanted, asked), resume):
             for one in seen.songs:
                 line = _as_json(one, names) if as_json else "  ".join(_cells(one, names))
                 print(one.uid if uids else line)
             sys.stdout.flush()
             if resume is not None:
-                _keep(resume, seen.token)
+                keep_token(resume, seen.token)
     except KeyboardInterrupt:
         return
-
-
-def _followed(
-    connection: "Connection", asked: _Asked, resume: Path | None
-) -> "Iterator[tuple[Seen, Mapping[str, str]]]":
-    """Give what a watch brings, and the names of types, for ever; once it was connected, it waits for a server that is away.
-
-    A name that is asked for is that of the type which has it at the beginning. Raises InputError NAME_INVALID, TYPE_UNKNOWN.
-    """
-    from songserve.clients.catalogue import CatalogueClient
-    from songserve.clients.songs import SongClient
-
-    client, catalogue = SongClient(connection), CatalogueClient(connection)
-    token, n_tries, connected = _kept(resume), 0, False
-    ids = [catalogue.find_id(text) for text in asked.types or ()]
-    while True:
-        try:
-            current, decided = catalogue.current_ids(ids) if ids else ((), None)
-            names: dict[str, str] = {}
-            named: str | None = None
-            for seen in client.watch(_wanted(asked, current), token):
-                connected = True
-                # Its songs were chosen by ids from before this decision, or after: they are asked for again.
-                if decided not in {None, seen.last_decision}:
-                    break
-                if named != seen.last_decision:
-                    names, named = _names(connection), seen.last_decision
-                yield seen, names
-                token, n_tries = seen.token, 0
-        except ConfigError as error:
-            if error.reason == "RESUME_TOKEN_INVALID" and resume is not None:
-                raise ConfigError(
-                    f"{resume} is of another store, or of one that was put back since; delete it to begin anew, and see what "
-                    "may be missing with `songs list --from`",
-                    reason=error.reason,
-                ) from error
-            if not connected or error.reason not in AGAIN:
-                raise
-            pause_s = AGAIN_S[min(n_tries, len(AGAIN_S) - 1)]
-            # On one line, as libraries' messages may have several.
-            said = " ".join(str(error).split())
-            print(f"songstream: {said} [{error.reason}]; again in {pause_s:.0f} s", file=sys.stderr)
-            time.sleep(pause_s)
-            n_tries += 1
-
-
-def _kept(resume: Path | None) -> str:
-    try:
-        return resume.read_text().strip() if resume else ""
-    except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{resume} cannot be read ({error})", reason="NOT_READABLE") from error
-
-
-def _keep(resume: Path, token: str) -> None:
-    try:
-        replace_file(resume, f"{token}\n".encode(), mode=0o644)
-    except OSError as error:
-        raise ConfigError(f"{resume} cannot be written ({error.strerror})", reason="OUTPUT_NOT_WRITABLE") from error
 
 
 @contextmanager
