@@ -25,7 +25,7 @@ demo: setup
 # two times two threads on two cores spend their time waiting for each other.
 test: setup
 	./deploy/install-test-tools.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -203,7 +203,8 @@ def _remarks(summary: "RunSummary") -> list[str]:
 def _failures(summary: "RunSummary") -> list[str]:
     """Return a line for each problem, which may be that of many recordings."""
     by_problem: defaultdict[str, list[str]] = defaultdict(list)
-    for outcome in summary.failed:
+    # By name: two are read at a time, and either may be done first.
+    for outcome in sorted(summary.failed, key=lambda outcome: outcome.recording.name):
         if outcome.problem is not None:
             by_problem[f"{outcome.problem.message} [{outcome.problem.reason}]"].append(outcome.recording.name)
     return [
