@@ -93,6 +93,8 @@ class Pipe:
 
 
 async def _is_set_within(event: asyncio.Event, limit_s: float) -> bool:
+    # Python 3.11's `wait_for` forgets that it was cancelled when the event came at that moment: a stop would wait for more.
     with suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), limit_s)
+        async with asyncio.timeout(limit_s):
+            await event.wait()
     return event.is_set()

@@ -66,11 +66,12 @@ async def next_chunk(chunks: AsyncIterator[bytes | Lost], stop: asyncio.Event) -
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        return coming.result() if coming.done() else None
     finally:
         coming.cancel()
         stopping.cancel()
         await asyncio.gather(coming, stopping, return_exceptions=True)
+    # One that came at the moment of the stop is taken as well.
+    return None if coming.cancelled() else coming.result()
 
 
 def to_pcm16(samples: FloatArray) -> bytes:

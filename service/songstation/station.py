@@ -159,7 +159,8 @@ class FieldStation:
             log.warning("%s; trying again every %g s", error, self._plan.device_retry_s)
         await self._declare_missing()
         with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), self._plan.device_retry_s)
+            async with asyncio.timeout(self._plan.device_retry_s):
+                await stop.wait()
         await self._declare_missing()
 
     async def _declare_missing(self) -> None:

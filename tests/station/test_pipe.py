@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from songcore.errors import ConfigError
 from songstation.pipe import Pipe
-from songstation.sources import Lost
+from songstation.sources import Lost, next_chunk
 
 RATE_HZ = 8_000
 
@@ -38,6 +39,41 @@ def test_samples_come_as_they_were_written(tmp_path: Path, n_odd: int) -> None:
     assert [len(chunk) for chunk in taken if isinstance(chunk, bytes)] == [1600, 1600, 1600, 200]
     assert b"".join(chunk for chunk in taken if isinstance(chunk, bytes)) == content
     source.close()
+
+
+@pytest.mark.parametrize("n_turns", range(8))
+@pytest.mark.parametrize("n_bytes", [400, 1_600])
+def test_a_stop_as_sound_comes_ends_at_once(tmp_path: Path, n_turns: int, n_bytes: int) -> None:
+    """Stopped so many turns of the event loop after sound has come, it neither waits for more nor loses that."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = os.open(path, os.O_RDWR)
+    os.write(writer, bytes(n_bytes))
+    source = Pipe(path, sample_rate_hz=RATE_HZ, chunk_s=0.1, silent_s=60.0)
+
+    async def listen() -> list[bytes | Lost]:
+        stop, chunks = asyncio.Event(), source.chunks()
+        taken: list[bytes | Lost] = []
+
+        async def stop_soon() -> None:
+            for _ in range(n_turns):
+                await asyncio.sleep(0)
+            stop.set()
+
+        stopping = asyncio.create_task(stop_soon())
+        async with asyncio.timeout(5):
+            while (chunk := await next_chunk(chunks, stop)) is not None:
+                taken.append(chunk)
+            await stopping
+        return [*taken, *source.finish()]
+
+    heard = b"".join(one for one in asyncio.run(listen()) if isinstance(one, bytes))
+    source.close()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        heard += os.read(writer, n_bytes)
+    os.close(writer)
+    assert heard == bytes(n_bytes)
 
 
 def test_what_is_no_pipe_is_no_device(tmp_path: Path) -> None:

@@ -125,9 +125,10 @@ def test_every_clusterer_finds_separate_groups(name: str) -> None:
         "dbscan": {"eps": 2.0},
         "optics": {"min_samples": 10},
         "meanshift": {"bandwidth": 4.0},
+        "temi": {"n_heads": 4},
     }
     told = name in {"kmeans", "spherical-kmeans", "agglomerative", "gmm", "temi"}
-    options: dict[str, float] = {count: 4} if told else extra.get(name, {})
+    options = extra.get(name, {}) | ({count: 4} if told else {})
     clusterer = build("clusterer", part(name, **options), seed=1)
     assert adjusted_rand_score(truth, clusterer.fit_predict(points)) == pytest.approx(1)
     assert n_clusters_asked(clusterer) == (4 if told else None)
