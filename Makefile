@@ -21,11 +21,15 @@ $(READY): pyproject.toml
 demo: setup
 	$(BIN)/python bench/demo.py --out demo-out
 
-# Two at a time, as most tests wait for a server, a cluster or a sound; a file's tests share what they set up. One thread each, as
-# two times two threads on two cores spend their time waiting for each other.
+# Several at a time: on two cores tests of training wait for Ray and for each other, and the others for a server or a sound
+# three quarters of their time. A file's tests share what they set up. One thread each, as two times two threads on two cores
+# spend their time waiting for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durations=15
+
 test: setup
 	./deploy/install-test-tools.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=30
+	$(PYTEST) -n 4 --ignore tests/training
+	$(PYTEST) -n 3 tests/training
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from songserve.database import DATABASE_NAME
+from songstation.commands.station_run import STATE_FILE
 from songstation.spool_records import HEADER_BYTES, Kind, scan
 
 __all__ = ["Books", "Kept", "Place"]
@@ -76,11 +77,14 @@ class Books:
     def n_withheld(self) -> int:
         """Return the samples lost to a full disk that the station declares with its next record, or when it is stopped."""
         try:
-            state = json.loads((self.spool / "state.json").read_text())
+            state = json.loads((self.spool / STATE_FILE).read_text())
         except (OSError, ValueError):
             return 0
-        kept = self.sessions.get(state["session"])
-        return max(0, state["captured_samples"] - kept.end) if kept else 0
+        if state["session"] not in self.sessions:
+            return 0
+        # The station counts all sessions that it has.
+        in_files = sum(kept.end for kept in self.sessions.values() if kept.held or kept.uuid == state["session"])
+        return max(0, state["captured_samples"] - in_files)
 
     @property
     def n_captured(self) -> int:

@@ -15,6 +15,7 @@ from faults_link import Proxy
 from faults_plan import Plan
 from faults_programs import Clock, Disk, Program, SoundPipe, songstream
 
+from songstation.commands.station_run import STATE_FILE
 from songstation.spool_records import Found, scan
 
 __all__ = ["CLOCK_LIMIT_S", "PATIENCE_S", "Tools", "World"]
@@ -183,6 +184,8 @@ class World:
         """Kill it; what it had not written is as if it had never been played."""
         self.gives.clear()
         await self.station.kill()
+        # What it said last is no more about the next one, which may take long to start.
+        (self.spool.path / STATE_FILE).unlink(missing_ok=True)
         self.pipe.drain()
 
     async def restart_station(self) -> None:
