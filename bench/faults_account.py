@@ -84,7 +84,7 @@ class Books:
             return 0
         # The station counts all sessions that it has.
         in_files = sum(kept.end for kept in self.sessions.values() if kept.held or kept.uuid == state["session"])
-        return max(0, state["captured_samples"] - in_files)
+        return max(0, int(state["captured_samples"]) - in_files)
 
     @property
     def n_captured(self) -> int:
