@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from pathlib import Path
-from uuid import UUID
 
 from faults_account import Place
 from faults_link import Weather
@@ -13,7 +12,8 @@ from faults_plan import Fault
 from faults_programs import Disk
 from faults_world import World
 
-from songstation.spool_records import HEADER_BYTES, Found, Kind, scan
+from songstation.spool_records import HEADER_BYTES, Found, Kind, Record, scan
+from songstation.spool_recovery import torn_tail
 
 __all__ = ["Deeds"]
 
@@ -99,6 +99,7 @@ class Deeds(World):
     async def _kill_station(self, fault: Fault) -> None:
         async with self.recording:
             await self.end_station()
+            self._note_torn()
             await self.restart_station()
         self.faults[fault.kind] += 1
 
@@ -169,11 +170,23 @@ class Deeds(World):
         wanted = self.books.n_captured + n_chunks * round(self.plan.chunk_s * self.plan.rate_hz)
         return await self.until(lambda: self.books.n_captured >= wanted, reads=True, within_s=3.0)
 
+    def _note_torn(self) -> None:
+        """Expect the loss of the record that the kill interrupted, of which the kernel may have written a part."""
+        if not any(self.spool.path.glob("*.spool")):
+            return
+        _, content, found = self.newest()
+        if not any(one.intact for one in found):  # a new file, of which nothing is known yet
+            return
+        _, loss = torn_tail(content, found, round(self.plan.chunk_s * self.plan.rate_hz))
+        if loss is not None:
+            self._note_loss(loss)
+
     def _note_corrupt(self, one: Found) -> None:
-        record = one.record
-        self.corrupt.add(
-            (str(UUID(str(record.session))), Place(record.start_sample, record.start_sample + record.n_samples))
-        )
+        self._note_loss(one.record)
+
+    def _note_loss(self, record: Record) -> None:
+        place = Place(record.start_sample, record.start_sample + record.n_samples)
+        self.corrupt.add((str(record.session), place))
 
     async def _clock_step(self, fault: Fault) -> None:
         if self.clock:
