@@ -11,9 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "bench"))
 
-from faults_account import Kept, Place  # noqa: E402
+from faults_account import Books, Kept, Place  # noqa: E402
 from faults_plan import KINDS, draw  # noqa: E402
 from faults_reference import Tables, Verdict, compare  # noqa: E402
+
+from songstation.commands.station_run import STATE_FILE  # noqa: E402
 
 
 def run_bench(*options: str, status: int = 0) -> tuple[dict[str, Any], str]:
@@ -93,6 +95,22 @@ def test_sound_that_is_gone_from_the_spool_is_noticed() -> None:
     ):
         kept.held = held
         assert kept.gone_before() == gone
+
+
+def test_what_a_full_disk_withholds_is_reckoned_over_all_sessions(tmp_path: Path) -> None:
+    """The station counts all sessions whose files it has; what is more than these hold waits to be declared."""
+    books = Books(tmp_path, tmp_path)
+    assert books.n_withheld() == 0
+    books.sessions = {
+        "deleted": Kept("deleted", "", 1000, end=700),
+        "whole": Kept("whole", "", 1000, end=500, held=[Place(0, 500)]),
+        "present": Kept("present", "", 1000, end=300, held=[Place(0, 300)]),
+    }
+    for captured, withheld in ((800, 0), (950, 150)):
+        (tmp_path / STATE_FILE).write_text(json.dumps({"session": "present", "captured_samples": captured}))
+        assert books.n_withheld() == withheld
+    (tmp_path / STATE_FILE).write_text(json.dumps({"session": "", "captured_samples": 800}))
+    assert books.n_withheld() == 0
 
 
 def test_a_seed_draws_the_same_and_all_kinds_get_their_turn() -> None:
