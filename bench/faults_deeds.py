@@ -12,8 +12,7 @@ from faults_plan import Fault
 from faults_programs import Disk
 from faults_world import World
 
-from songstation.spool_records import HEADER_BYTES, Found, Kind, Record, scan
-from songstation.spool_recovery import torn_tail
+from songstation.spool_records import HEADER_BYTES, Found, Kind, scan
 
 __all__ = ["Deeds"]
 
@@ -171,20 +170,18 @@ class Deeds(World):
         return await self.until(lambda: self.books.n_captured >= wanted, reads=True, within_s=3.0)
 
     def _note_torn(self) -> None:
-        """Expect the loss of the record that the kill interrupted, of which the kernel may have written a part."""
+        """Expect the loss of the chunk whose write the kill interrupted, where the kernel had done a part of it: of one."""
         if not any(self.spool.path.glob("*.spool")):
             return
         _, content, found = self.newest()
-        if not any(one.intact for one in found):  # a new file, of which nothing is known yet
-            return
-        _, loss = torn_tail(content, found, round(self.plan.chunk_s * self.plan.rate_hz))
-        if loss is not None:
-            self._note_loss(loss)
+        whole = [one for one in found if one.intact]
+        if whole and whole[-1].end < len(content):
+            last = whole[-1].record
+            begin = last.start_sample + last.n_samples
+            self.corrupt.add((str(last.session), Place(begin, begin + round(self.plan.chunk_s * self.plan.rate_hz))))
 
     def _note_corrupt(self, one: Found) -> None:
-        self._note_loss(one.record)
-
-    def _note_loss(self, record: Record) -> None:
+        record = one.record
         place = Place(record.start_sample, record.start_sample + record.n_samples)
         self.corrupt.add((str(record.session), place))
 

@@ -98,7 +98,7 @@ def alone(season: Path, toy_songs: Callable[..., SongSet], tmp_path_factory: pyt
     with ray_session(store_bytes=128 * 2**20):
         features = extract_features(scan_folder(season).recordings, STREAM, folder / "features")
         trained = train_encoder(toy_songs(96), epochs(1), STREAM, folder / "work")
-        lab = run_laboratory(LabJob(season, folder / "lab", SYSTEMS, 2, n_clusters=8))
+        lab = run_laboratory(LabJob(season, folder / "lab", SYSTEMS, 3, n_clusters=8))
         archive = cluster_archive(ArchiveJob(season, folder / "bundle", folder / "archive", n_clusters=3, per_shard=1))
     labels = [row.labels for row in lab.rows]
     return OneMachine(features.songs, trained, labels, pq.read_table(archive["table"]), folder / "bundle")
@@ -174,10 +174,10 @@ def test_laboratory_with_a_node_lost_gives_the_same_rows(
 ) -> None:
     """A node killed after the first row: all rows are there, without an error, with the labels of one machine."""
     run = run_laboratory(
-        LabJob(season, tmp_path, SYSTEMS, 2, n_clusters=8, address=nodes.cluster.address), nodes.kill_once()
+        LabJob(season, tmp_path, SYSTEMS, 3, n_clusters=8, address=nodes.cluster.address), nodes.kill_once()
     )
     assert len(nodes.cluster.worker_nodes) == 1
-    assert [row.error for row in run.rows] == [""] * 4
+    assert [row.error for row in run.rows] == [""] * 6
     assert [row.labels for row in run.rows] == alone.labels
 
 

@@ -133,13 +133,18 @@ def test_the_page_has_every_picture_and_statistic(season: Path, tmp_path: Path) 
     out, few_epochs = tmp_path / "lab", tmp_path / "few-epochs.toml"
     # Epochs and not minutes: labels of two epochs are compared, however slow the machine.
     few_epochs.write_text(
-        "[nscnet]\nfeatures = 'log-mel'\nclusterer = {part = 'kmeans', n_clusters = 4}\n"
+        "[short-nscnet]\nfeatures = 'log-mel'\nclusterer = {part = 'kmeans', n_clusters = 4}\n"
         "encoder = {part = 'nscnet', encoder = 'light', head = 'arcface', n_clusters = 4, n_epochs = 2}\n"
-        "[autoencoder]\nfeatures = 'sound-chroma'\nclusterer = {part = 'kmeans', n_clusters = 4}\n"
+        "[short-autoencoder]\nfeatures = 'sound-chroma'\nclusterer = {part = 'kmeans', n_clusters = 4}\n"
         "encoder = {part = 'autoencoder', architecture = 'chroma', n_latent = 50, scaling = 'none', n_epochs = 2}\n"
     )
     command = ["run", "--data", str(season), "--out", str(out), "--seeds", "2", "--clusters", "4", "--json"]
-    command += ["--file", str(few_epochs), "--systems", "modulation-kmeans,nscnet,autoencoder,untrained-kmeans"]
+    command += [
+        "--file",
+        str(few_epochs),
+        "--systems",
+        "modulation-kmeans,short-nscnet,short-autoencoder,untrained-kmeans",
+    ]
     done = CliRunner().invoke(lab, command)
     assert done.exit_code == 0, done.exception
     assert json.loads(done.stdout.splitlines()[-1])["n_failed"] == 0
@@ -173,7 +178,7 @@ def test_the_page_has_every_picture_and_statistic(season: Path, tmp_path: Path) 
             *("exponent", "Kolmogorov-Smirnov on ranks", "chi-squared on counts", "two-sample test on probabilities"),
             *("p = 0.30", "expected"),
         ],
-        "How networks learned": ["NMI with the epoch before", "nscnet", "autoencoder"],
+        "How networks learned": ["NMI with the epoch before", "short-nscnet", "short-autoencoder"],
     }
     missing = {(name, word) for name, found in words.items() for word in found if word not in sections[name]}
     assert not missing

@@ -159,6 +159,22 @@ def test_a_full_retraining(
     assert np.mean(right) >= 0.9
     passed_on = unpack_training(read_training(candidate(season.folder, first)) or b"")
     assert "T0004" in passed_on.type_ids
+    second = recluster(
+        job(
+            season.folder,
+            candidate(season.folder, first),
+            run="night-2",
+            mode="full",
+            settings=SETTINGS,
+            now=lambda: NOW,
+        )
+    )
+    last = load_bundle(candidate(season.folder, second))
+    assert {"T0001", "T0002", "T0004", "P0001"} <= {one.id for one in last.types}
+    assert last.type_by_id["T0005"].kind == "noise"
+    assert [entry.id for entry in last.manifest.lineage][: len(after.manifest.lineage)] == [
+        entry.id for entry in after.manifest.lineage
+    ]
 
 
 def test_types_found_without_training_survive_one(
