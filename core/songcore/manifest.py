@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from songcore.features import FeatureConfig
 from songcore.frontend import FrontendConfig
 from songcore.lineage import TYPE_ID_PATTERN, TypeChange, retired_ids
+from songcore.names import BUNDLE_NAME
 from songcore.novelty import NoveltyConfig
 from songcore.quality import QualityConfig
 from songcore.segment import SegmenterConfig
@@ -70,7 +71,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")
+    name: str = Field(pattern=f"^{BUNDLE_NAME}$")
     created_by: str
     created_at: datetime
     parent_digest: str | None = None

@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from songcore.names import is_name
 from songserve.refusal import Refusal
 from songserve.settings import ServeSettings
 
@@ -29,7 +30,6 @@ STOP_S = 15.0
 """For a run to stop when the server does: with the time that streams have, less than deploy/systemd gives the server."""
 STORE_VARIABLE = "SONGSTREAM_STORE"
 """The URL may hold a password, which a command line would show to everybody."""
-_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _ERROR = re.compile(r"songstream: (.*) \[([A-Z_]+)\]")
 
 Mode = Literal["quick", "full"]
@@ -174,7 +174,7 @@ class Reclusterings:
         return False
 
     def _list(self) -> list[Reclustering]:
-        names = [path.name for path in self._folder.glob("*/") if _ID.fullmatch(path.name)]
+        names = [path.name for path in self._folder.glob("*/") if is_name(path.name)]
         found = [run for name in names if (run := self._read(name)) is not None]
         return sorted(found, key=lambda run: (run.order["created_at"], run.run), reverse=True)[:MAX_LISTED]
 
@@ -204,7 +204,7 @@ class Reclusterings:
 
 
 def _check_id(run: str) -> None:
-    if not _ID.fullmatch(run):
+    if not is_name(run):
         raise Refusal(
             f"{run!r} is no name of a reclustering: a-z, 0-9 and -, at most 63 characters", reason="NAME_INVALID"
         )

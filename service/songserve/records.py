@@ -3,12 +3,12 @@
 Plain values without behaviour of their own; sessions make them, the store keeps them, the wire shows them.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 from uuid import UUID
 
+from songcore.names import is_name
 from songcore.novelty import Novelty
 from songcore.quality import Quality
 from songserve.refusal import Refusal
@@ -31,8 +31,6 @@ Encoding = Literal["linear16", "float32", "flac"]
 ClipChoice = Literal["none", "novel", "songs", "all"]
 """Which songs have clips: none, only novel and uncertain ones, all songs, or known noise too."""
 
-_STATION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-
 
 @dataclass(frozen=True)
 class SessionName:
@@ -45,7 +43,7 @@ class SessionName:
     def parse(cls, name: str, *, reason: str = "NAME_INVALID") -> Self:
         """Read ``stations/{station}/sessions/{uuid}``, or raise Refusal."""
         match name.split("/"):
-            case ["stations", station, "sessions", uuid] if _STATION.fullmatch(station):
+            case ["stations", station, "sessions", uuid] if is_name(station):
                 try:
                     return cls(station, UUID(uuid))
                 except ValueError:

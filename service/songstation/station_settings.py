@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from songcore.errors import ConfigError
+from songcore.names import NAME
 from songstation.clock_kernel import ClockSetting
 from songstation.spool_index import Policy, SpoolLimits
 
@@ -24,7 +25,7 @@ class StationSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    station: str = Field("station", pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    station: str = Field("station", pattern=f"^{NAME}$")
     server: str = "127.0.0.1:50051"
     spool: Path = Path("/var/lib/songstream-station")
     """Directory of the spool; one station owns it."""

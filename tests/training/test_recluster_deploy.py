@@ -22,10 +22,11 @@ from typer.testing import CliRunner
 
 from postgres import PostgresServer
 from songcore.errors import ConfigError
+from songcore.names import is_name
 from songserve.bundles.history import BundleEvent, EventKind
 from songserve.database import DATABASE_NAME
 from songtrain.commands.recluster import recluster
-from songtrain.recluster.run_folder import RUN_ID, CancelledError
+from songtrain.recluster.run_folder import CancelledError
 from songtrain.recluster.scheduling import keep_schedule, next_time, until_stopped
 from songtrain.recluster.snapshot import active_bundle
 from stores import Opened
@@ -159,7 +160,7 @@ def test_a_night_s_run_has_one_name(tmp_path: Path) -> None:
     given = [submitted(job["spec"]["entrypoint"], tmp_path, hour) for hour in hours]
     names = [words[words.index("--run") + 1] for words in given]
     assert names == ["nightly-20260601", "nightly-20260601", "nightly-20260602"]
-    assert all(RUN_ID.fullmatch(name) for name in names)
+    assert all(is_name(name) for name in names)
     # All that a night's job may try, begun as late as the schedule allows, is over before the day is.
     (*_, cron) = manifests("cronjob.yaml")
     begin = next_time(cron["spec"]["schedule"], MIDNIGHT) + timedelta(seconds=cron["spec"]["startingDeadlineSeconds"])

@@ -42,8 +42,13 @@ _WORKER_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
 
-# Gloo would take the host's address, too.
-_LOCAL_ENVIRONMENT = {**_WORKER_ENVIRONMENT, "GLOO_SOCKET_IFNAME": "lo"}
+_LOCAL_ENVIRONMENT = {
+    **_WORKER_ENVIRONMENT,
+    # Gloo would take the host's address, too.
+    "GLOO_SOCKET_IFNAME": "lo",
+    # Nobody takes this machine away from Ray as a cloud does: a process less for every training.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
 
 
 def n_local_cores() -> int:

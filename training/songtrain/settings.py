@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from songcore.errors import ConfigError
+from songcore.names import BUNDLE_NAME
 from songcore.novelty import NoveltyConfig
 from songcore.presets import STREAMS
 from songcore.stream import StreamConfig
@@ -188,7 +189,7 @@ class RunSettings(_Section):
 class TrainSettings(_Section):
     """Everything of a training run."""
 
-    name: str = Field(default="songs", pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")
+    name: str = Field(default="songs", pattern=f"^{BUNDLE_NAME}$")
     seed: int = Field(default=0, ge=0)
     data: DataSettings = DataSettings()
     encoder: EncoderSettings = EncoderSettings()

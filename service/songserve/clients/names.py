@@ -3,6 +3,7 @@
 import re
 
 from songcore.errors import ConfigError, InputError
+from songcore.names import NAME
 from songserve.v1 import types_pb2
 
 __all__ = ["KINDS", "KIND_NUMBERS", "short_id", "station_in", "type_name", "uuid_in"]
@@ -10,8 +11,7 @@ __all__ = ["KINDS", "KIND_NUMBERS", "short_id", "station_in", "type_name", "uuid
 KINDS = {types_pb2.SOUND_KIND_SONG: "song", types_pb2.SOUND_KIND_NOISE: "noise"}
 KIND_NUMBERS = {name: number for number, name in KINDS.items()}
 
-_STATION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 def short_id(name: str) -> str:
@@ -21,7 +21,7 @@ def short_id(name: str) -> str:
 
 def station_in(name: str) -> str:
     """Return the station in ``stations/{station}``, fit for a file's name; raises ConfigError NAME_INVALID."""
-    return _plain(name, _STATION, "the name of a station, of a-z, 0-9 and -")
+    return _plain(name, NAME, "the name of a station, of a-z, 0-9 and -")
 
 
 def uuid_in(name: str) -> str:
@@ -29,10 +29,10 @@ def uuid_in(name: str) -> str:
     return _plain(name, _UUID, "a UUID")
 
 
-def _plain(name: str, pattern: re.Pattern[str], expected: str) -> str:
+def _plain(name: str, pattern: str, expected: str) -> str:
     # Files are called by them, and a server that is broken or hostile must not choose the folder.
     found = short_id(name)
-    if not pattern.fullmatch(found):
+    if not re.fullmatch(pattern, found):
         raise ConfigError(
             f"the server sent the name {name!r}; expected {expected}, behind the last slash; is it a songstream server, of "
             "this version?",

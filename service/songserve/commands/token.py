@@ -1,7 +1,6 @@
 """``songstream token``: who may call a server, and with which role."""
 
 import json
-import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from songcore.names import is_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,6 @@ token = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-_NAME = r"[a-z0-9][a-z0-9-]{0,62}"
 File = Annotated[Path, typer.Option("--file", envvar="SONGSTREAM_SERVE_TOKEN_FILE", help="The server's token file.")]
 Name = Annotated[str, typer.Argument(help="The station's name, or that of a person or program.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -48,7 +48,7 @@ def add(
 
     The file is made if it is missing. A server that runs takes the token at once.
     """
-    if not re.fullmatch(_NAME, name):
+    if not is_name(name):
         raise typer.BadParameter(f"name {name!r}; expected small letters, digits and hyphens, at most 63")
     _give(file, name, lambda book, new: book.added(name, role, new), as_json=as_json)
 

@@ -14,6 +14,7 @@ from typing import Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from songcore.errors import ConfigError
+from songcore.names import NAME
 from songserve.refusal import Refusal
 from songserve.security.roles import Role
 
@@ -45,7 +46,7 @@ class Holder(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    name: str = Field(pattern=f"^{NAME}$")
     role: Role
     disabled: bool = False
     tokens: tuple[Token, ...] = Field(max_length=MAX_VALID)

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from songcore.errors import ConfigError
+from songcore.names import is_name
 
 if TYPE_CHECKING:
     from songcore.credentials import Credentials
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from songstation.wire import HeardSong
 
 __all__ = ["listen"]
-
-STATION_PATTERN = r"[a-z0-9][a-z0-9-]{0,62}"
 
 
 def listen(  # noqa: PLR0913, PLR0917 - one argument per option of the command
@@ -250,9 +249,7 @@ def _warn_of_now(recording: "Playback", speed: float, printer: "_Printer") -> No
 
 
 def _check_station(name: str) -> None:
-    import re
-
-    if not re.fullmatch(STATION_PATTERN, name):
+    if not is_name(name):
         raise typer.BadParameter(f"station {name!r}; expected small letters, digits and hyphens, at most 63")
 
 

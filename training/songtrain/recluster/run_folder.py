@@ -13,7 +13,6 @@ A run that lost its process, or was cancelled, goes on with the stages that are 
 import fcntl
 import json
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -24,11 +23,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from songcore.durable import sync
 from songcore.errors import ConfigError
+from songcore.names import is_name
 from songtrain.recluster.settings import ReclusterSettings
 
-__all__ = ["RUN_ID", "STAGES", "CancelledError", "RunFolder", "RunOrder", "RunState", "write_whole_file"]
+__all__ = ["STAGES", "CancelledError", "RunFolder", "RunOrder", "RunState", "write_whole_file"]
 
-RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 STAGES = ("snapshot", "embedding", "training", "clustering", "proposal", "report", "publishing")
 
 Mode = Literal["quick", "full"]
@@ -96,7 +95,7 @@ class RunFolder:
         Raises ConfigError: RUN_ID_INVALID, RECLUSTER_BUSY when another process works there, RUN_DIFFERS when the run was asked
         for with other parameters, OUTPUT_NOT_WRITABLE.
         """
-        if not RUN_ID.fullmatch(order.run):
+        if not is_name(order.run):
             raise ConfigError(
                 f"--run {order.run!r}: expected a-z, 0-9 and -, at most 63 characters", reason="RUN_ID_INVALID"
             )
