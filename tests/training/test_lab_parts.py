@@ -108,6 +108,17 @@ def test_neighbour_map_takes_few_points() -> None:
     assert NeighbourMap().fit_transform(balls()[0][::8]).shape == (10, 2)
 
 
+def test_umap_keeps_far_groups_apart_and_takes_few_points() -> None:
+    """Groups that lie apart do so in two dimensions; of hardly more songs than dimensions come principal components."""
+    points, truth = balls()
+    places = UniformMap(2).fit_transform(points)
+    assert places.dtype == np.float32
+    assert adjusted_rand_score(truth, KMeans(len(set(truth)), n_init=3, random_state=0).fit_predict(places)) == 1
+    np.testing.assert_array_equal(places, UniformMap(2).fit_transform(points))
+    assert UniformMap(2).fit_transform(points[::10][:3]).shape == (3, 2)
+    assert UniformMap(8).fit_transform(points[:9]).shape[1] <= 8
+
+
 def test_umap_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the optional package the reducer names it."""
     monkeypatch.setitem(sys.modules, "umap", None)

@@ -28,6 +28,15 @@ def test_maps_keep_far_groups_apart() -> None:
     assert "LDA of the clusters found" not in maps(POINTS, np.zeros(60, np.int64), seed=0)
 
 
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_maps_of_hardly_any_songs(n: int) -> None:
+    """Whatever can place so few songs does; what cannot is left out and nothing fails."""
+    places = maps(POINTS[:n], np.zeros(n, np.int64), seed=0)
+    assert all(place.shape == (n, 2) and np.isfinite(place).all() for place in places.values())
+    assert "t-SNE" in places
+    assert maps_figure(places, np.zeros(n, np.int64), np.full(n, -1)).axes
+
+
 def test_curves_show_what_was_scored() -> None:
     """Curves over the number of clusters and of losses hold the given numbers; without labels a panel less is drawn."""
     curve = scores_over_k(POINTS, TRUTH, [2, 4, 8], seed=0)

@@ -93,7 +93,10 @@ class NeighbourMap(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no 
 
 
 class UniformMap(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """UMAP, where the package umap-learn is installed."""
+    """UMAP, where the package umap-learn is installed. It places the songs it is fitted on, no others.
+
+    It cannot begin with hardly more songs than dimensions: so few have their principal components, as many as can be.
+    """
 
     def __init__(self, n_components: int = 8, n_neighbors: int = 15, random_state: int = 0) -> None:
         self.n_components, self.n_neighbors, self.random_state = n_components, n_neighbors, random_state
@@ -107,6 +110,10 @@ class UniformMap(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
                 "the reducer umap needs the package umap-learn: install it, or take another reducer",
                 reason="PART_MISSING",
             ) from error
+        if len(X) <= self.n_components + 1:
+            few = Components(self.n_components, unit=False, random_state=self.random_state)
+            return np.asarray(few.fit_transform(X), np.float32)
         options: dict[str, Any] = self.get_params()
         n_neighbors = min(options.pop("n_neighbors"), len(X) - 1)
-        return np.asarray(umap.UMAP(n_neighbors=n_neighbors, **options).fit_transform(X), np.float32)
+        # One job: with a seed it takes no more, and warns of it.
+        return np.asarray(umap.UMAP(n_neighbors=n_neighbors, n_jobs=1, **options).fit_transform(X), np.float32)
