@@ -78,8 +78,8 @@ SERVICES = tuple(
 )
 LAG_INTERVAL_S = 0.5
 N_CLIP_THREADS = 12
-N_ASIDE_THREADS = 2
 """They wait for the disk, which flushes many files in the time of one; with two, acks waited a second and more."""
+N_ASIDE_THREADS = 2
 
 
 @dataclass(frozen=True)

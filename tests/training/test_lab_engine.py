@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import soundfile
 
 from own_modules import importable
@@ -78,6 +79,20 @@ def ray_here(own_parts: None) -> Iterator[None]:  # noqa: ARG001 - must be on th
     """Hold one Ray of this machine for the tests of this file."""
     with ray_session(store_bytes=128 * 2**20):
         yield
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_memory_of_what_ran_before_does_not_count(toy_songs: ToySongs, stream: StreamConfig) -> None:
+    """Workers keep what they held; the peak of the next task is its own all the same."""
+    songs, floor = toy_songs(24), choose_systems(["classical-floor"])[0]
+
+    @ray.remote
+    def peak_after(n_bytes: int) -> float:
+        np.ones(n_bytes, np.uint8)
+        return place_songs(songs, floor, 0, stream).peak_memory_mib
+
+    after_little = ray.get(peak_after.remote(1))
+    assert ray.get(peak_after.remote(500 * 2**20)) < after_little + 100
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -10,6 +10,7 @@ import numpy as np
 
 from songcore.arrays import FloatArray, IntArray
 from songcore.errors import InputError
+from songcore.freed_memory import give_back
 from songcore.stream import StreamConfig
 from songtrain.clusterers.density import by_size
 from songtrain.datasets.songs import SongSet
@@ -174,7 +175,8 @@ def _reconstructions(chain: Chain, songs: SongSet) -> FloatArray | None:
 
 
 def _forget_peak() -> None:
-    """Let the kernel measure this process's peak anew: workers are used again and again."""
+    """Let the kernel measure this process's peak anew: workers are used again and again, and keep what they once held."""
+    give_back()
     # Where the kernel refuses, the peak is that of the process so far.
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")

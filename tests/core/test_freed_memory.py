@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from songserve.freed_memory import give_back
+from songcore.freed_memory import give_back
 
 
 def resident_mb() -> float:
