@@ -29,7 +29,7 @@ allows loopback only may not use."""
 
 _WORKER_ENVIRONMENT = {
     # Threads wait for one another asleep: OpenMP's spinning costs a factor of five where cores are shared. GNU's, which torch
-    # brings along, first spins for some 20 us: to wake a thread of a virtual machine takes longer, a sixth of an epoch in all.
+    # brings along, first spins for a moment: waking a thread of a virtual machine takes longer, a sixth of an epoch in all.
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "1000",
     # glibc gives large arrays back to the system and takes them anew, page by page, step by step: a tenth of the time of
