@@ -55,14 +55,15 @@ class Deadly(KMeans):
         return super().fit_predict(X)
 
 class Counted(KMeans):
-    """Writes into `file` how many clusters it was asked for, and which GPUs it has."""
+    """Writes into `file` how many clusters it was asked for, and how much of a GPU it has."""
     def __init__(self, file="", n_clusters=6, random_state=0):
         super().__init__(n_clusters, random_state=random_state)
         self.file = file
 
     def fit_predict(self, X, y=None):
         with Path(self.file).open("a") as lines:
-            lines.write(f"{self.n_clusters} {ray.get_gpu_ids()}\\n")
+            share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0)
+            lines.write(f"{self.n_clusters} {share}\\n")
         return super().fit_predict(X)
 
 class Trained(Counted):
@@ -258,14 +259,15 @@ def test_clusterers_that_are_networks_get_the_gpu(
     stream: StreamConfig,
     tmp_path: Path,
 ) -> None:
-    """Where Ray has a GPU, a clusterer that is trained for epochs is given it, any other none."""
+    """Where Ray has a GPU, a clusterer that is trained for epochs is given it, or its share of it, any other none."""
     given = {}
     with three_nodes():
-        for name in ("Trained", "Counted"):
-            file = tmp_path / name
+        for name, rows_per_gpu in (("Trained", 1), ("Trained", 4), ("Counted", 1)):
+            file = tmp_path / f"{name}-{rows_per_gpu}"
             clusterer = part(f"deadly_parts:{name}", file=str(file))
             system = System(name, "", part("log-mel", n_frames=96), None, part("pca"), clusterer)
-            (row,) = run_systems(toy_songs(48), stream, LabJob(Path("unused"), tmp_path, [system], 1)).rows
+            job = LabJob(Path("unused"), tmp_path / f"{file.name}-out", [system], 1, rows_per_gpu=rows_per_gpu)
+            (row,) = run_systems(toy_songs(48), stream, job).rows
             assert row.error == ""
-            given[name] = file.read_text().splitlines()[0]
-    assert given == {"Trained": "6 [0]", "Counted": "6 []"}
+            given[file.name] = file.read_text().splitlines()[0]
+    assert given == {"Trained-1": "6 1.0", "Trained-4": "6 0.25", "Counted-1": "6 0"}

@@ -37,6 +37,12 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = "auto",
     channel: Annotated[int | None, typer.Option(min=1, help="Channel to listen to; the mean of all else.")] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster; this machine alone if not given.")] = None,
+    rows_per_gpu: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Networks that share a GPU: small ones leave most of it idle. They share its time, too."
+        ),
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line about the run.")] = False,
 ) -> None:
     """Run systems on the songs of a folder and print who is best.
@@ -68,6 +74,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         segmentation=segmentation,  # type: ignore[arg-type]  # checked above
         channel=channel,
         address=address,
+        rows_per_gpu=rows_per_gpu,
     )
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("runs", total=None)

@@ -45,6 +45,7 @@ class LabJob:
     segmentation: Literal["auto", "annotated", "automatic"] = "auto"
     channel: int | None = None
     address: str | None = None
+    rows_per_gpu: int = 1
 
     @property
     def stream(self) -> StreamConfig:
@@ -111,7 +112,7 @@ def run_systems(
     trials = _trials(songs, stream, job, digest)
     ledger = Ledger(job.out, digest)
     missing = ledger.missing(trials)
-    bench = Bench(songs, stream, sound, missing)
+    bench = Bench(songs, stream, sound, missing, job.rows_per_gpu)
     n_kept = len(trials) - len(missing)
     for n_done, (trial, row, points) in enumerate(bench.run(missing), n_kept + 1):
         # Before the row: one that is there is not made again, and its points would never be.

@@ -47,16 +47,22 @@ LOST = (NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
 
 
 class Bench:
-    """Where trials on one set of songs are run; needs a Ray connection."""
+    """Where trials on one set of songs are run; needs a Ray connection. Each GPU is shared by ``rows_per_gpu`` networks."""
 
     def __init__(
-        self, songs: SongSet, stream: StreamConfig, sound: SoundSource | None, trials: Sequence[Trial]
+        self,
+        songs: SongSet,
+        stream: StreamConfig,
+        sound: SoundSource | None,
+        trials: Sequence[Trial],
+        rows_per_gpu: int = 1,
     ) -> None:
         self._songs, self._stream, self._sound = ray.put(songs), stream, sound
         self._waiting = Counter(_shared(trial) for trial in trials)
         self._points: dict[str, Any] = {}
         self._features: dict[str, Any] = {}
-        self._n_gpus = min(1.0, ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]  # Ray has none here
+        n_gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]  # Ray has none here
+        self._n_gpus = min(1.0, n_gpus) / rows_per_gpu
 
     def points(self, trial: Trial) -> Any:
         """Return the reference of the trial's `Points`, whose task is started when first asked for."""
