@@ -266,11 +266,11 @@ def saved(sounds: list[Any], folder: Path) -> list[str]:
 
 
 def plans(arguments: argparse.Namespace, n_recordings: int, n_chunks: int) -> list[Plan]:
-    """Return streams whose beginnings are spread over a chunk; the last ones stall after half of the time."""
-    spread_s, n_live = arguments.chunk_s / arguments.streams, arguments.streams - arguments.stalled
-    live = [Plan(number % n_recordings, n_chunks, number * spread_s) for number in range(n_live)]
+    """Return streams whose beginnings are spread over some seconds; the last ones stall after half of the time."""
+    later_s, n_live = arguments.spread_s / arguments.streams, arguments.streams - arguments.stalled
+    live = [Plan(number % n_recordings, n_chunks, number * later_s) for number in range(n_live)]
     return live + [
-        Plan(number % n_recordings, 10**6, number * spread_s, stall_after=n_chunks // 2)
+        Plan(number % n_recordings, 10**6, number * later_s, stall_after=n_chunks // 2)
         for number in range(n_live, arguments.streams)
     ]
 
@@ -359,6 +359,13 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=48_000)
     parser.add_argument("--bundle", type=Path, help="default: models/demo-v1, or one of random weights")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--spread-s",
+        type=float,
+        default=1 / SONGS_PER_SECOND,
+        help="beginnings of streams are spread over so many seconds: the five from song to song, as stations know nothing of "
+        "each other; with 1 all birds sing in the same moments",
+    )
     parser.add_argument("--tls", action="store_true", help="encrypt, and give each station a token")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

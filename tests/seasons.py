@@ -11,7 +11,7 @@ from songcore.arrays import FloatArray
 from songcore.bundle import Bundle
 from songcore.decisions import Action, write_action
 from songserve.clips import ClipSound
-from songserve.records import StoredSong
+from songserve.records import StoredClip, StoredSong
 from stores import HOUR_MS, PCM, RATE, START_MS, Opened, Shelf, commit, song
 
 __all__ = ["Season", "decide", "fill_store", "store_url"]
@@ -57,7 +57,8 @@ def fill_store(
     with Opened(folder, database_url=database_url) as opened:
         shelf = Shelf(opened, choice="all")
         rows: list[StoredSong] = []
-        clips, embeddings = [], {}
+        clips: list[StoredClip | None] = []
+        embeddings = {}
         for number, one in enumerate(assigned):
             where = 0 if sessions is None else sessions[number]
             session = UUID(int=1000 + where)
@@ -80,7 +81,7 @@ def fill_store(
             if one.novelty != "known":
                 novel.add(row.uid)
             if with_features:
-                clips.append(shelf.shelf.write(row, ClipSound(0, PCM[: RATE // 50], RATE, features[number])))
+                clips += shelf.shelf.write([(row, ClipSound(0, PCM[: RATE // 50], RATE, features[number]))])
         step = commit(shelf.record, 1, *rows)
         kept = tuple(clip for clip in clips if clip)
         opened.store.commit(replace(step, clips=kept, embeddings=embeddings)).result(30)

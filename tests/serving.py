@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,7 @@ from songcore.arrays import FloatArray
 from songcore.bundle import Bundle
 from songserve.server import Server, serving
 from songserve.settings import ServeSettings
+from songserve.store import Store
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc
 
 START_MS = 1_780_000_000_000
@@ -39,17 +40,19 @@ Response = ingest_pb2.StreamAudioResponse
 class ServerThread:
     """A server of this process, in a thread with an event loop of its own; a context manager that drains it."""
 
-    def __init__(self, bundle: Bundle, /, data_dir: Path, **settings: Any) -> None:
+    def __init__(
+        self, bundle: Bundle, /, data_dir: Path, *, make_store: Callable[..., Store] = Store, **settings: Any
+    ) -> None:
         defaults = {"listen": "127.0.0.1:0", "metrics_port": 0, "min_free_disk_mb": 0}
         self.settings = ServeSettings(**{"bundle": "unused", "data_dir": data_dir, **defaults, **settings})
-        self._bundle = bundle
+        self._bundle, self._make_store = bundle, make_store
         self._ready: Future[Server] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="server")
 
     async def _run(self) -> None:
         self._stop, self._loop = asyncio.Event(), asyncio.get_running_loop()
         try:
-            async with serving(self.settings, self._bundle, version="test") as server:
+            async with serving(self.settings, self._bundle, version="test", make_store=self._make_store) as server:
                 self._ready.set_result(server)
                 await self._stop.wait()
         except BaseException as error:

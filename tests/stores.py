@@ -121,7 +121,7 @@ class Shelf:
     def store(self, *songs: StoredSong) -> list[StoredClip]:
         """Store songs with clips of half a second."""
         sound = ClipSound(700, PCM[: RATE // 2], RATE, FEATURES)
-        clips = [self.shelf.write(one, sound) for one in songs]
+        clips = self.shelf.write([(one, sound) for one in songs])
         self.number += 1
         step: Commit = commit(self.record, self.number, *songs)
         self.opened.store.commit(replace(step, clips=tuple(clip for clip in clips if clip))).result(10)

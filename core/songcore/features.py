@@ -72,7 +72,8 @@ def song_features(frames: FloatArray, floor: FloatArray, frontend: FrontendConfi
 def pack_features(features: FloatArray) -> bytes:
     """Return features (n_frames, n_mels) as an npz file, float16: a unit is 10 dB, so that is exact to 0.03 dB."""
     file = BytesIO()
-    np.savez_compressed(file, features=features.astype("<f2"))
+    # Compressing them to a third takes eight times as long, and the clip beside them has eight times their size.
+    np.savez(file, features=features.astype("<f2"))
     return file.getvalue()
 
 

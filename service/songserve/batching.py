@@ -1,26 +1,26 @@
-"""Names songs of all streams together: one forward pass for whatever came in, with bounded size, wait and queue.
+"""Works on songs of all streams together: one pass for whatever came in, with bounded size, wait and queue.
 
-On a GPU a batch costs little more than a song; on a CPU batching only saves overhead, so the wait is short. While a
-batch runs the next one gathers.
+So songs are named: on a GPU a batch costs little more than a song; on a CPU batching only saves overhead, so the wait is
+short. And so their clips are written: a disk flushes many files in little more than the time of one. While a batch runs the
+next one gathers.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import Generic, Literal, Protocol, Self, TypeVar
 
-from songcore.assign import Assignment
-from songcore.stream import Song
 from songserve.gathering import BACKFILL_WEIGHT
-from songserve.hearing import Model
 
-__all__ = ["BatchLimits", "BatchObserver", "Batcher", "Failure", "Lane"]
+__all__ = ["BatchLimits", "BatchObserver", "Batcher", "Failure", "Lane", "Unobserved"]
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Lane = Literal["live", "backfill"]
 Failure = Literal["backend", "canceled"]
-"""The model failed on a request, or nobody waits for it any more."""
+"""The work on a request failed, or nobody waits for it any more."""
 
 
 @dataclass(frozen=True)
@@ -36,35 +36,45 @@ class BatchObserver(Protocol):
     """Told what the batcher does, for metrics."""
 
     def batch_done(self, n_songs: int, queued_s: Sequence[float], compute_s: float) -> None:
-        """Take note of a batch that was named; each of its requests had waited ``queued_s``."""
-        ...
+        """Take note of a batch that is done; each of its requests had waited ``queued_s``."""
 
     def request_done(self, failure: Failure | None) -> None:
         """Take note that a request was answered, or why not."""
-        ...
 
     def pending_changed(self, n_songs: int) -> None:
-        """Take note of how many songs wait or are being named."""
-        ...
+        """Take note of how many songs wait or are being worked on."""
+
+
+class Unobserved:
+    """Takes note of nothing."""
+
+    def batch_done(self, n_songs: int, queued_s: Sequence[float], compute_s: float) -> None:
+        """Do nothing."""
+
+    def request_done(self, failure: Failure | None) -> None:
+        """Do nothing."""
+
+    def pending_changed(self, n_songs: int) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
-class _Request:
-    songs: Sequence[Song]
-    model: Model
-    future: "asyncio.Future[list[Assignment]]"
+class _Request(Generic[Item, Result]):
+    songs: Sequence[Item]
+    work: Callable[[Sequence[Item]], list[Result]]
+    future: "asyncio.Future[list[Result]]"
     arrived: float
 
 
-class Batcher:
-    """An async context manager; inside it, `name` gives songs their assignments.
+class Batcher(Generic[Item, Result]):
+    """An async context manager; inside it, `run` works on songs.
 
-    The executor has one thread: models run one at a time.
+    So many batches run at a time as ``n_threads``, which the executor has.
     """
 
-    def __init__(self, executor: Executor, limits: BatchLimits, observer: BatchObserver) -> None:
-        self._executor, self._limits, self._observer = executor, limits, observer
-        self._waiting: dict[Lane, deque[_Request]] = {"live": deque(), "backfill": deque()}
+    def __init__(self, executor: Executor, limits: BatchLimits, observer: BatchObserver, *, n_threads: int = 1) -> None:
+        self._executor, self._limits, self._observer, self._n_threads = executor, limits, observer, n_threads
+        self._waiting: dict[Lane, deque[_Request[Item, Result]]] = {"live": deque(), "backfill": deque()}
         self._arrived = asyncio.Event()
         self._n_pending = 0
         self._room = asyncio.Condition()
@@ -85,10 +95,13 @@ class Batcher:
         """From 0, idle, to 1 and more: how full the queue is."""
         return self._n_pending / self._limits.max_pending
 
-    async def name(self, songs: Sequence[Song], model: Model, *, lane: Lane = "live") -> list[Assignment]:
-        """Return what the model that heard the songs makes of them, one each; waits while too many songs are pending.
+    async def run(
+        self, work: Callable[[Sequence[Item]], list[Result]], songs: Sequence[Item], *, lane: Lane = "live"
+    ) -> list[Result]:
+        """Return what ``work`` makes of the songs, one result each, or raise what it raises for them.
 
-        Songs of a backlog may fill only a part of the queue, and of a batch with live ones.
+        It is given songs of other callers, too. Waits while too many songs are pending. Songs of a backlog may fill only a
+        part of the queue, and of a batch with live ones.
         """
         if not songs:
             return []
@@ -97,18 +110,18 @@ class Batcher:
             await self._room.wait_for(lambda: self._n_pending < most)
             self._change_pending(len(songs))
         loop = asyncio.get_running_loop()
-        request = _Request(songs, model, loop.create_future(), loop.time())
+        request = _Request(songs, work, loop.create_future(), loop.time())
         self._waiting[lane].append(request)
         self._arrived.set()
         failure: Failure | None = "backend"
         try:
-            names = await request.future
+            results = await request.future
             failure = None
         except asyncio.CancelledError:
             failure = "canceled"
             raise
         else:
-            return names
+            return results
         finally:
             self._observer.request_done(failure)
             async with self._room:
@@ -123,13 +136,13 @@ class Batcher:
         while True:
             batch = await self._gather()
             try:
-                for part in _by_model(batch):
-                    await self._name_batch(part)
+                for part in _by_work(batch):
+                    await self._run_batch(part)
             finally:
                 for request in batch:
                     request.future.cancel()  # no effect on those that have a result
 
-    async def _gather(self) -> list[_Request]:
+    async def _gather(self) -> list[_Request[Item, Result]]:
         """Wait for a first request, then a moment for more; a request is never split."""
         while not any(self._waiting.values()):
             await self._next_arrival()
@@ -150,17 +163,17 @@ class Batcher:
         self._arrived.clear()
         await self._arrived.wait()
 
-    async def _name_batch(self, batch: Sequence[_Request]) -> None:
+    async def _run_batch(self, batch: Sequence[_Request[Item, Result]]) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         songs = [song for request in batch for song in request.songs]
         try:
-            names = await loop.run_in_executor(self._executor, batch[0].model.classify, songs)
-        except Exception as error:  # noqa: BLE001 - any failure of the model belongs to those who wait for it
+            results = await loop.run_in_executor(self._executor, batch[0].work, songs)
+        except Exception as error:  # noqa: BLE001 - any failure belongs to those who wait for it
             if len(batch) > 1:
                 # One poisoned song must not fail the others.
                 for request in batch:
-                    await self._name_batch([request])
+                    await self._run_batch([request])
             elif not batch[0].future.done():
                 batch[0].future.set_exception(error)
             return
@@ -168,28 +181,25 @@ class Batcher:
         position = 0
         for request in batch:
             if not request.future.done():
-                request.future.set_result(names[position : position + len(request.songs)])
+                request.future.set_result(results[position : position + len(request.songs)])
             position += len(request.songs)
 
 
-def _by_model(batch: list[_Request]) -> list[list[_Request]]:
-    """Return the requests of each model; but for the moment of a swap there is one."""
-    model = batch[0].model
-    if all(request.model is model for request in batch):
-        return [batch]
-    parts: dict[int, list[_Request]] = {}
+def _by_work(batch: list[_Request[Item, Result]]) -> list[list[_Request[Item, Result]]]:
+    """Return the requests of each work; but for the moment of a swap of models there is one."""
+    parts: dict[Callable[[Sequence[Item]], list[Result]], list[_Request[Item, Result]]] = {}
     for request in batch:
-        parts.setdefault(id(request.model), []).append(request)
+        parts.setdefault(request.work, []).append(request)
     return list(parts.values())
 
 
-def _n_songs(requests: Iterable[_Request]) -> int:
+def _n_songs(requests: Iterable[_Request[Item, Result]]) -> int:
     return sum(len(request.songs) for request in requests)
 
 
-def _take(waiting: deque[_Request], most: float) -> list[_Request]:
+def _take(waiting: deque[_Request[Item, Result]], most: float) -> list[_Request[Item, Result]]:
     """Take requests from the front until they have ``most`` songs or more."""
-    taken: list[_Request] = []
+    taken: list[_Request[Item, Result]] = []
     while waiting and _n_songs(taken) < most:
         taken.append(waiting.popleft())
     return taken

@@ -4,16 +4,20 @@ Both are on the disk before the row that names them.
 
 So a row always has its file; a crash in between leaves a file without a row, which the next start deletes. When a clip is
 deleted the row goes first, for the same reason.
+
+Clips of many streams are written together, step by step: every file is on its way to the disk before the first one is waited
+for, and the names in a folder are flushed once for all of them.
 """
 
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Literal
+from types import TracebackType
+from typing import BinaryIO, Literal, Self
 
 import soundfile
 
@@ -23,10 +27,20 @@ from songcore.features import pack_features, unpack_features
 from songserve.clips import ClipSound
 from songserve.records import ClipChoice, StoredClip, StoredSong
 
-__all__ = ["ClipShelf", "WritingOutcome", "adopt_clips", "clip_path", "features_path", "kept_features", "start_sample"]
+__all__ = [
+    "ClipShelf",
+    "WantedClip",
+    "WritingOutcome",
+    "adopt_clips",
+    "clip_path",
+    "features_path",
+    "kept_features",
+    "start_sample",
+]
 
 log = logging.getLogger(__name__)
 
+WantedClip = tuple[StoredSong, ClipSound]
 WritingOutcome = Literal["written", "kept", "disk_low", "failed"]
 QUERY_SIZE = 500
 CLIP_SUFFIX, FEATURES_SUFFIX = ".flac", ".npz"
@@ -62,42 +76,67 @@ class ClipShelf:
             return song.kind == "song"
         return self._choice == "all" or (self._choice == "novel" and song.novelty != "known")
 
-    def write(self, song: StoredSong, sound: ClipSound) -> StoredClip | None:
-        """Put a clip on the disk and return its row; None, and a line in the log, when that fails: the song goes on.
+    def write(self, songs: Sequence[WantedClip]) -> list[StoredClip | None]:
+        """Put clips on the disk and return their rows; None, and a line in the log, for one that fails: its song goes on.
 
-        A song that is heard again after a reconnect keeps the clip it has.
+        A song that is heard again after a reconnect keeps the clip it has. For one thread at a time and some tens of songs:
+        all their files are open at once.
         """
         if not self._has_room():
-            self._observe("disk_low")
-            return None
-        try:
-            path = self.path(song.start_ms, song.uid)
-            outcome: WritingOutcome = "kept" if path.exists() else "written"
-            clip = self._found(song, path) if outcome == "kept" else self._written(song, sound, path)
-        except (OSError, OverflowError, ValueError, soundfile.LibsndfileError) as error:
-            log.warning("song %s is stored without its clip: %s", song.uid, error)
-            self._observe("failed")
-            return None
-        self._observe(outcome)
-        return clip
+            for _ in songs:
+                self._observe("disk_low")
+            return [None] * len(songs)
+        flushed: set[Path] = set()
+        # By their names: a song may come from two streams, of which the store will refuse the older one.
+        under_way = {song.uid: self._written(song, sound, flushed) for song, sound in songs}
+        clips: dict[str, StoredClip] = {}
+        while under_way:
+            for uid, steps in list(under_way.items()):
+                try:
+                    next(steps)
+                    continue
+                except StopIteration as done:
+                    clips[uid] = done.value
+                except (OSError, OverflowError, ValueError, soundfile.LibsndfileError) as error:
+                    log.warning("song %s is stored without its clip: %s", uid, error)
+                    self._observe("failed")
+                del under_way[uid]
+        return [clips.get(song.uid) for song, _ in songs]
 
-    def _written(self, song: StoredSong, sound: ClipSound, path: Path) -> StoredClip:
+    def _written(self, song: StoredSong, sound: ClipSound, flushed: set[Path]) -> Generator[None, None, StoredClip]:
+        """Write one clip, and yield where the others shall come as far first; ``flushed`` are the folders of all of them."""
+        path = self.path(song.start_ms, song.uid)
+        if path.exists():
+            clip = self._found(song, path)
+            self._observe("kept")
+            return clip
         self._make_folder(path.parent)
-        features = pack_features(sound.features)
-        feature_bytes = _make_file(features_path(path), lambda unfinished: unfinished.write_bytes(features))
-        # Last, as it is the sound that says that all is there.
-        n_bytes = _make_file(path, lambda unfinished: _write_flac(unfinished, song, sound))
-        sync(path.parent)
-        return StoredClip(
-            song=song.uid,
-            shelf=self.shelf,
-            song_start_ms=song.start_ms,
-            start_sample=sound.start_sample,
-            n_samples=len(sound.samples),
-            sample_rate_hz=sound.sample_rate_hz,
-            n_bytes=n_bytes,
-            feature_bytes=feature_bytes,
-        )
+        with _NewFile(features_path(path)) as features, _NewFile(path) as flac:
+            features.write(pack_features(sound.features))
+            features.begin_flush()
+            _write_flac(flac.handle, song, sound)
+            flac.begin_flush()
+            yield
+            features.flush()
+            flac.flush()
+            yield
+            features.appear()
+            flac.appear()  # last, as it is the sound that says that all is there
+            yield
+            if path.parent not in flushed:
+                sync(path.parent)
+                flushed.add(path.parent)
+            self._observe("written")
+            return StoredClip(
+                song=song.uid,
+                shelf=self.shelf,
+                song_start_ms=song.start_ms,
+                start_sample=sound.start_sample,
+                n_samples=len(sound.samples),
+                sample_rate_hz=sound.sample_rate_hz,
+                n_bytes=flac.n_bytes,
+                feature_bytes=features.n_bytes,
+            )
 
     def _make_folder(self, hour: Path) -> None:
         """Have the folder of an hour, with its name and those above it on the disk."""
@@ -217,24 +256,57 @@ def features_path(clip: Path) -> Path:
     return clip.with_suffix(FEATURES_SUFFIX)
 
 
-def _write_flac(path: Path, song: StoredSong, sound: ClipSound) -> None:
-    # By its path: a file of Python's would be called back for every block, with the interpreter's lock each time.
-    with soundfile.SoundFile(path, "w", sound.sample_rate_hz, 1, "PCM_16", format="FLAC") as file:
+class _Flac(soundfile.SoundFile):  # type: ignore[misc]  # soundfile ships no types
+    """A sound file that does not wait for the disk when it is closed: at that moment it is not whole yet."""
+
+    def flush(self) -> None:
+        """Leave it to who flushes many files."""
+
+
+def _write_flac(handle: int, song: StoredSong, sound: ClipSound) -> None:
+    # By its handle: a file of Python's would be called back for every block, with the interpreter's lock each time.
+    with _Flac(handle, "w", sound.sample_rate_hz, 1, "PCM_16", format="FLAC", closefd=False) as file:
         # Who finds the file without the database learns what it is.
         file.title, file.artist = f"songs/{song.uid}", f"stations/{song.station}"
         file.comment = f"{_START_SAMPLE}{sound.start_sample}"
         file.write(sound.samples)
 
 
-def _make_file(path: Path, write: Callable[[Path], object]) -> int:
-    """Make the file appear whole or not at all, and return its bytes; it is on the disk once its folder is flushed."""
-    unfinished = path.with_suffix(".tmp")
-    try:
-        write(unfinished)
-        sync(unfinished)
-        n_bytes = unfinished.stat().st_size
-        unfinished.rename(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    return n_bytes
+class _NewFile:
+    """A file that appears whole, or, when the block ends with an error, not at all.
+
+    It is on the disk once it and its folder are flushed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._unfinished = path, path.with_name(f"{path.name}.tmp")
+        self.n_bytes = 0
+        """Known once it is flushed."""
+
+    def __enter__(self) -> Self:
+        self.handle = os.open(self._unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self.handle)
+        if error:
+            self._unfinished.unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
+
+    def write(self, content: bytes) -> None:
+        left = memoryview(content)
+        while left:
+            left = left[os.write(self.handle, left) :]
+
+    def begin_flush(self) -> None:
+        """Have the system begin what `flush` waits for; nobody reads the file soon, so its memory may go, too."""
+        os.posix_fadvise(self.handle, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def flush(self) -> None:
+        os.fsync(self.handle)
+        self.n_bytes = os.fstat(self.handle).st_size
+
+    def appear(self) -> None:
+        self._unfinished.rename(self._path)

@@ -12,16 +12,17 @@ from uuid import UUID
 
 from songcore.assign import Assignment
 from songcore.bundle import Bundle
+from songcore.stream import Song
 from songserve.batching import Batcher, Lane
 from songserve.bundles.shadow import Shadow
 from songserve.clips import ClipSounds, ClipTape
-from songserve.clips_shelf import ClipShelf
+from songserve.clips_shelf import ClipShelf, WantedClip
 from songserve.credit import Credit, granted
 from songserve.gathering import Gatherer
 from songserve.intake import Finish
 from songserve.metrics import Metrics
 from songserve.queries import SongQueries
-from songserve.records import AudioFormat, Commit
+from songserve.records import AudioFormat, Commit, StoredClip
 from songserve.refusal import Refusal
 from songserve.security.stations import StationLimits
 from songserve.session import Heard, SessionLimits
@@ -65,7 +66,8 @@ class Runtime:
     """Active: what begins now is heard and named by it. A swap puts another one here."""
     store: Store
     queries: SongQueries
-    batcher: Batcher
+    batcher: Batcher[Song, Assignment]
+    """Names songs."""
     metrics: Metrics
     gatherer: Gatherer
     """Listens to what streams send, in the threads of signal processing."""
@@ -74,8 +76,8 @@ class Runtime:
     reading: Executor
     """Threads of database reads and uploads."""
     clips: ClipShelf
-    clip_writing: Executor
-    """Threads that write clips."""
+    clip_writing: Batcher[WantedClip, StoredClip | None]
+    """Writes clips."""
     upload_dir: Path
     now: Callable[[], float]
     """UTC, seconds since 1970."""
@@ -138,23 +140,19 @@ class Runtime:
         """Return what the songs of a step are, one each, every one named by the bundle that heard it."""
         names: list[Assignment] = []
         for model, group in groupby(zip(heard.songs, heard.models, strict=True), key=itemgetter(1)):
-            names += await self.batcher.name([song for song, _ in group], model, lane=lane)
+            names += await self.batcher.run(model.classify, [song for song, _ in group], lane=lane)
         if self.shadow and heard.songs:
             self.shadow.offer(heard.songs, heard.models, names)
         return names
 
-    async def with_clips(self, commit: Commit, sounds: ClipSounds) -> Commit:
+    async def with_clips(self, commit: Commit, sounds: ClipSounds, *, lane: Lane) -> Commit:
         """Write the clips of a commit's songs; return the commit with the rows that name them."""
         wanted = [
             (song, sounds[key])
             for song in commit.songs
             if self.clips.wants(song) and (key := (song.onset, song.offset)) in sounds
         ]
-        if not wanted:
-            return commit
-        written = await finished(
-            self.clip_writing.submit(lambda: [self.clips.write(song, sound) for song, sound in wanted])
-        )
+        written = await self.clip_writing.run(self.clips.write, wanted, lane=lane)
         return replace(commit, clips=tuple(clip for clip in written if clip))
 
     def admit(self) -> None:

@@ -14,11 +14,14 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
+from songcore.assign import Assignment
 from songcore.bundle import Bundle
 from songcore.errors import ConfigError
-from songserve.batching import Batcher, BatchLimits
+from songcore.stream import Song
+from songserve.batching import Batcher, BatchLimits, Unobserved
 from songserve.bundles.starting import open_swaps
 from songserve.bundles.swaps import Swaps
+from songserve.clips_shelf import WantedClip
 from songserve.clips_tending import open_shelf, tend_clips
 from songserve.database import DataDirectory
 from songserve.engines import sqlite_has_wal_reset_bug
@@ -28,6 +31,7 @@ from songserve.metrics import Metrics
 from songserve.queries import SongQueries
 from songserve.recluster_metrics import ReclusterMetrics
 from songserve.reclusterings import Reclusterings
+from songserve.records import StoredClip
 from songserve.refusal import Refusal
 from songserve.repertoire_metrics import RepertoireMetrics
 from songserve.rpc_metrics import RpcMetrics
@@ -77,8 +81,8 @@ SERVICES = tuple(
     )
 )
 LAG_INTERVAL_S = 0.5
-N_CLIP_THREADS = 12
-"""They wait for the disk, which flushes many files in the time of one; with two, acks waited a second and more."""
+CLIP_LIMITS = BatchLimits(max_batch=32, max_delay_s=0.05, max_pending=512)
+"""Of the one thread that writes clips: several take Python's lock from each other, which costs more than the disk does."""
 N_ASIDE_THREADS = 2
 
 
@@ -187,14 +191,17 @@ async def _runtime(
     limits = BatchLimits(settings.max_batch, settings.max_batch_delay_ms / 1000, settings.max_pending_songs)
     shelf = await asyncio.to_thread(open_shelf, settings, directory, queries, metrics)
     with (
-        ThreadPoolExecutor(N_CLIP_THREADS, "clips") as clip_writing,
+        ThreadPoolExecutor(1, "clips") as writing,
         ThreadPoolExecutor(settings.listen_threads, "listen") as listening,
         ThreadPoolExecutor(N_ASIDE_THREADS, "aside") as aside,
         ThreadPoolExecutor(1, "name") as naming,
         ThreadPoolExecutor(4, "read") as reading,
     ):
         try:
-            async with Batcher(naming, limits, metrics) as batcher:
+            async with (
+                Batcher[Song, Assignment](naming, limits, metrics) as batcher,
+                Batcher[WantedClip, StoredClip | None](writing, CLIP_LIMITS, Unobserved()) as clip_writing,
+            ):
                 runtime = Runtime(
                     settings=settings,
                     bundle=bundle,

@@ -18,6 +18,7 @@ from songserve.gathering import Gatherer
 from songserve.runtime import finished
 
 T = TypeVar("T")
+Naming = Batcher[Song, Assignment]
 
 
 class Model(FakeModel):
@@ -67,13 +68,13 @@ def songs(*onsets: int) -> list[Song]:
     ]
 
 
-def run(limits: BatchLimits, use: Callable[[Batcher, Model], Awaitable[T]]) -> tuple[T, Model, Observed]:
+def run(limits: BatchLimits, use: Callable[[Naming, Model], Awaitable[T]]) -> tuple[T, Model, Observed]:
     """Run ``use`` with a batcher; return its result, the model and what was observed."""
     model, observed = Model(), Observed()
 
     async def main() -> T:
         with ThreadPoolExecutor(1) as executor:
-            async with Batcher(executor, limits, observed) as batcher:
+            async with Naming(executor, limits, observed) as batcher:
                 return await use(batcher, model)
 
     return asyncio.run(main()), model, observed
@@ -82,8 +83,8 @@ def run(limits: BatchLimits, use: Callable[[Batcher, Model], Awaitable[T]]) -> t
 def test_songs_of_many_callers_share_a_pass() -> None:
     """Fifty callers at once get their own names, in few batches."""
 
-    async def use(batcher: Batcher, model: Model) -> list[list[Assignment]]:
-        return await asyncio.gather(*(batcher.name(songs(i, i + 1000), model) for i in range(50)))
+    async def use(batcher: Naming, model: Model) -> list[list[Assignment]]:
+        return await asyncio.gather(*(batcher.run(model.classify, songs(i, i + 1000)) for i in range(50)))
 
     found, model, observed = run(BatchLimits(max_batch=32, max_delay_s=0.05), use)
     assert [[name.type_id for name in names] for names in found] == [[str(i), str(i + 1000)] for i in range(50)]
@@ -95,8 +96,8 @@ def test_songs_of_many_callers_share_a_pass() -> None:
 def test_no_songs_need_no_pass() -> None:
     """Naming nothing gives nothing without asking the model."""
 
-    async def use(batcher: Batcher, model: Model) -> list[Assignment]:
-        return await batcher.name([], model)
+    async def use(batcher: Naming, model: Model) -> list[Assignment]:
+        return await batcher.run(model.classify, [])
 
     found, model, _ = run(BatchLimits(), use)
     assert found == []
@@ -106,8 +107,8 @@ def test_no_songs_need_no_pass() -> None:
 def test_a_poisoned_song_fails_alone() -> None:
     """The caller of the song that the model cannot take gets the error, its neighbours in the batch their names."""
 
-    async def use(batcher: Batcher, model: Model) -> list[list[Assignment] | BaseException]:
-        calls = [batcher.name(songs(onset), model) for onset in (1, -1, 2)]
+    async def use(batcher: Naming, model: Model) -> list[list[Assignment] | BaseException]:
+        calls = [batcher.run(model.classify, songs(onset)) for onset in (1, -1, 2)]
         return await asyncio.gather(*calls, return_exceptions=True)
 
     found, _, observed = run(BatchLimits(max_delay_s=0.05), use)
@@ -120,8 +121,8 @@ def test_each_model_names_the_songs_that_it_heard() -> None:
     """Songs of two models that come together are named in two passes, each by its own model."""
     other = Model()
 
-    async def use(batcher: Batcher, model: Model) -> list[list[Assignment]]:
-        return await asyncio.gather(*(batcher.name(songs(i), other if i % 2 else model) for i in range(6)))
+    async def use(batcher: Naming, model: Model) -> list[list[Assignment]]:
+        return await asyncio.gather(*(batcher.run((other if i % 2 else model).classify, songs(i)) for i in range(6)))
 
     found, model, observed = run(BatchLimits(max_delay_s=0.05), use)
     assert [names[0].type_id for names in found] == [str(i) for i in range(6)]
@@ -133,9 +134,9 @@ def test_each_model_names_the_songs_that_it_heard() -> None:
 def test_waiting_songs_are_bounded() -> None:
     """While the model is stuck no more than the limit wait; afterwards everyone is served."""
 
-    async def use(batcher: Batcher, model: Model) -> int:
+    async def use(batcher: Naming, model: Model) -> int:
         model.go.clear()
-        calls = [asyncio.create_task(batcher.name(songs(i), model)) for i in range(30)]
+        calls = [asyncio.create_task(batcher.run(model.classify, songs(i))) for i in range(30)]
         await asyncio.sleep(0.1)
         model.go.set()
         return sum(len(names) for names in await asyncio.gather(*calls))
@@ -152,8 +153,8 @@ def test_nobody_waits_for_a_closed_batcher() -> None:
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as executor:
-            async with Batcher(executor, BatchLimits(), observed) as batcher:
-                call = asyncio.create_task(batcher.name(songs(1), model))
+            async with Naming(executor, BatchLimits(), observed) as batcher:
+                call = asyncio.create_task(batcher.run(model.classify, songs(1)))
                 await asyncio.sleep(0.05)
             with pytest.raises(asyncio.CancelledError):
                 await call

@@ -1,8 +1,10 @@
 """Clips: the very samples that were sent, on the disk before their row, and never more of them than allowed."""
 
 import os
+import stat
 import threading
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from uuid import UUID
@@ -11,22 +13,27 @@ import numpy as np
 import pytest
 import soundfile
 
+from bundles import soundscape
 from fake_models import FakeModel
+from serving import ServerThread, session_name, setup, stream_all
+from songcore.bundle import Bundle
 from songcore.errors import InputError
 from songcore.features import unpack_features
 from songcore.stream import Song
 from songserve.clips import ClipSound, ClipTape
 from songserve.clips_retention import ClipRetention
-from songserve.clips_shelf import features_path
+from songserve.clips_shelf import clip_path, features_path
 from songserve.intake import Chunk, Gap, Work
-from songserve.records import AudioFormat
+from songserve.records import AudioFormat, Commit, StoredSong
 from songserve.session import Heard, Step
+from songserve.store import Store
 from songserve.times import DAY_MS
 from stores import FEATURES, PCM, RATE, START_MS, Opened, Shelf, opening, reason, song
 
 SONG_RATE = 24_000
 MODEL = FakeModel(sample_rate_hz=SONG_RATE)
 MONO = AudioFormat("linear16", RATE, 1, None)
+SOUND = ClipSound(700, PCM[: RATE // 2], RATE, FEATURES)
 
 
 def chunk(first: int, last: int) -> Chunk:
@@ -133,39 +140,151 @@ def test_what_the_encoder_saw_lies_beside_the_clip(shelf: Shelf) -> None:
         assert refused.value.reason == "FEATURES_DAMAGED"
 
 
+class Disk:
+    """What the system was told to put on the disk."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.flushed: list[Path] = []
+        self.beside: list[set[str]] = []
+        """The names in the folder of each, or in itself where it is one, at that moment."""
+        self.files = set[int]()
+        self.names = set[Path]()
+        self._really = os.fsync
+        monkeypatch.setattr("os.fsync", self._flush)
+
+    def _flush(self, handle: int) -> None:
+        self._really(handle)
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        folder = path if path.is_dir() else path.parent
+        self.flushed.append(path)
+        self.beside.append({one.name for one in folder.iterdir()})
+        if path.is_dir():
+            self.names |= set(path.iterdir())
+        else:
+            self.files.add(os.fstat(handle).st_ino)
+
+    def holds(self, path: Path) -> bool:
+        """Return whether a power cut would leave the file, by its name."""
+        return path.stat().st_ino in self.files and path in self.names
+
+
 def test_new_folders_of_clips_are_on_the_disk_too(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row never names a clip that a power cut takes away with its folder; folders that were there cost nothing."""
-    flushed: list[str] = []
-    really = os.fsync
-
-    def flush(handle: int) -> None:
-        really(handle)
-        flushed.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
-
-    monkeypatch.setattr("songserve.clips_shelf.os.fsync", flush)
+    disk = Disk(monkeypatch)
     songs = [song(shelf.record, second) for second in (0, 2, 4)]
     top = shelf.opened.directory.path
     hour = shelf.shelf.path(songs[0].start_ms, songs[0].uid).parent
-    above = [str(hour.parent), str(top / "clips"), str(top)]
+    above = [hour.parent, top / "clips", top]
     (first,) = shelf.store(songs[0])
-    assert flushed[:3] == above
-    assert flushed[-1] == str(hour)
-    flushed.clear()
+    assert disk.flushed[:3] == above
+    assert disk.flushed[-1] == hour
+    disk.flushed.clear()
     (second,) = shelf.store(songs[1])
-    assert set(flushed).isdisjoint(above)
+    assert set(disk.flushed).isdisjoint(above)
     for clip in (first, second):
         shelf.shelf.delete(clip)
     assert not hour.parent.exists()
-    flushed.clear()
+    disk.flushed.clear()
     shelf.store(songs[2])
-    assert flushed[:3] == above
+    assert disk.flushed[:3] == above
+
+
+def test_clips_are_put_on_the_disk_together(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All files are written before the first is waited for, each is flushed before its name appears, each folder once."""
+    shelf.store(song(shelf.record, 0))
+    disk = Disk(monkeypatch)
+    songs = [song(shelf.record, second) for second in (1, 2, 3, 3600)]
+    shelf.shelf.write([(one, SOUND) for one in songs])
+    paths = [shelf.shelf.path(one.start_ms, one.uid) for one in songs]
+    hour, next_hour = paths[0].parent, paths[-1].parent
+    finished = [file for path in paths for file in (features_path(path), path)]
+    files, folders = disk.flushed[3:-2], disk.flushed[-2:]  # the first three are above the second hour
+    assert files == [file.with_name(f"{file.name}.tmp") for file in finished]
+    assert {file.name for file in files if file.parent == hour} < disk.beside[3]
+    assert folders == [hour, next_hour]
+    assert all(disk.holds(file) for file in finished)
+
+
+def test_a_clip_that_fails_costs_only_itself(shelf: Shelf) -> None:
+    """Whether its time, its sound or the place of its file is the matter: the others of its batch are written."""
+    good = [song(shelf.record, second) for second in (1, 2, 3)]
+    bad = [song(shelf.record, 4, start_ms=2**60), song(shelf.record, 5), song(shelf.record, 6)]
+    in_the_way = features_path(shelf.shelf.path(bad[2].start_ms, bad[2].uid))
+    (in_the_way / "x").mkdir(parents=True)
+    two_channels = ClipSound(0, PCM[:RATE].reshape(-1, 2), RATE, FEATURES)
+    wanted = [
+        (bad[0], SOUND),
+        (good[0], SOUND),
+        (bad[1], two_channels),
+        (good[1], SOUND),
+        (bad[2], SOUND),
+        (good[2], SOUND),
+    ]
+    clips = shelf.shelf.write(wanted)
+    assert [clip.song if clip else None for clip in clips] == [None, good[0].uid, None, good[1].uid, None, good[2].uid]
+    assert sorted(shelf.outcomes) == ["failed"] * 3 + ["written"] * 3
+    assert shelf.files() == sorted([in_the_way.name, *(one.uid for one in good)])
+
+
+def test_a_clip_whose_name_is_not_on_the_disk_is_taken_back(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the folder cannot be flushed its files go again, so that the song, heard anew, does not keep what may be lost."""
+    (stored,) = shelf.store(song(shelf.record, 0))
+    really = os.fsync
+
+    def flush(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError("the disk is ill")
+        really(handle)
+
+    monkeypatch.setattr("os.fsync", flush)
+    assert shelf.shelf.write([(song(shelf.record, second), SOUND) for second in (1, 2)]) == [None, None]
+    assert (shelf.files(), shelf.outcomes) == ([stored.song], ["written", "failed", "failed"])
+
+
+def test_a_song_of_two_streams_at_once_has_one_clip(shelf: Shelf) -> None:
+    """While a newer stream takes a session over, both may have heard the song: whichever row is stored, it has its file."""
+    one = song(shelf.record, 5)
+    longer = ClipSound(0, PCM[:RATE], RATE, FEATURES)
+    first, second = shelf.shelf.write([(one, SOUND), (one, longer)])
+    assert first == second
+    assert first is not None
+    assert shelf.shelf.path(one.start_ms, one.uid).stat().st_size == first.n_bytes
+    assert (shelf.files(), shelf.outcomes) == ([one.uid], ["written"])
+
+
+def test_songs_of_many_streams_are_on_the_disk_before_their_rows(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that looks at what it is given finds every clip finished and flushed; streams share the flushes of folders."""
+    disk = Disk(monkeypatch)
+    safe: dict[str, bool] = {}
+
+    class Looking(Store):
+        def commit(self, commit: Commit) -> "Future[Sequence[StoredSong]]":
+            for clip in commit.clips:
+                path = clip_path(tmp_path / "clips", clip.song_start_ms, clip.song)
+                safe[clip.song] = all(disk.holds(file) for file in (path, features_path(path)))
+            return super().commit(commit)
+
+    samples, _ = soundscape([0, 1, 2, 3], 5)
+    with (
+        ServerThread(bundle, tmp_path, make_store=Looking, max_streams_per_station=0) as server,
+        ThreadPoolExecutor(10) as streams,
+    ):
+        first = [setup(session_name(number=number)) for number in range(1, 11)]
+        answers = list(streams.map(lambda one: stream_all(server.channel, samples, [SONG_RATE], one), first))
+    n_songs = sum(answer.HasField("song") for one in answers for answer in one)
+    assert len(safe) == n_songs >= 40
+    assert all(safe.values())
+    hours = {path.parent for path in tmp_path.glob("clips/*/*/*.flac")}
+    assert sum(path in hours for path in disk.flushed) < n_songs
 
 
 def test_a_song_heard_again_keeps_its_clip(shelf: Shelf) -> None:
     """After a reconnect less sound lies before a song: the longer clip stays, also when its row was not stored."""
     one = song(shelf.record, 5)
-    first = shelf.shelf.write(one, ClipSound(700, PCM[:RATE], RATE, FEATURES))
-    again = shelf.shelf.write(one, ClipSound(900, PCM[200:RATE], RATE, FEATURES))
+    first = shelf.shelf.write([(one, ClipSound(700, PCM[:RATE], RATE, FEATURES))])
+    again = shelf.shelf.write([(one, ClipSound(900, PCM[200:RATE], RATE, FEATURES))])
     assert first == again
     assert shelf.outcomes == ["written", "kept"]
 
@@ -212,7 +331,7 @@ def test_what_a_crash_left_is_deleted_and_nothing_else(shelf: Shelf) -> None:
     stored = song(shelf.record, 1)
     shelf.store(stored)
     lost = song(shelf.record, 2)
-    shelf.shelf.write(lost, ClipSound(0, PCM[:RATE], RATE, FEATURES))
+    shelf.shelf.write([(lost, ClipSound(0, PCM[:RATE], RATE, FEATURES))])
     shelf.shelf.path(lost.start_ms, str(UUID(int=9))).with_suffix(".tmp").write_bytes(b"half")
     assert shelf.clean() == 3
     assert shelf.files() == [stored.uid]
@@ -222,9 +341,9 @@ def test_what_a_crash_left_is_deleted_and_nothing_else(shelf: Shelf) -> None:
 def test_clips_of_another_store_are_left_alone(shelf: Shelf) -> None:
     """A server that is started on the wrong database does not delete the clips of the right one."""
     one = song(shelf.record, 2)
-    shelf.shelf.write(one, ClipSound(0, PCM[:RATE], RATE, FEATURES))
+    shelf.shelf.write([(one, ClipSound(0, PCM[:RATE], RATE, FEATURES))])
     assert shelf.shelf.clean(str(UUID(int=1)), lambda _: set()) == 2  # the first store of the folder is its owner
-    shelf.shelf.write(one, ClipSound(0, PCM[:RATE], RATE, FEATURES))
+    shelf.shelf.write([(one, ClipSound(0, PCM[:RATE], RATE, FEATURES))])
     assert shelf.clean() == 0
     assert shelf.files() == [one.uid]
 

@@ -10,7 +10,6 @@ import numpy as np
 from fake_models import FakeModel
 from songcore.assign import Assignment
 from songcore.stream import Song
-from songserve.hearing import Model
 from songserve.intake import Work
 from songserve.servicers.guesser import Guesser
 from songserve.session import Heard, Step
@@ -36,11 +35,11 @@ class Fake:
     def __init__(self) -> None:
         self.answers: list[asyncio.Future[list[Assignment]]] = []
         self.load = 0.0
-        self.batcher = SimpleNamespace(name=self._name)
+        self.batcher = SimpleNamespace(run=self._run)
         self.metrics = SimpleNamespace(ingest_guesses_total=SimpleNamespace(inc=lambda: None))
 
-    async def _name(self, songs: Sequence[Song], model: Model, *, lane: str) -> list[Assignment]:
-        assert (len(songs), model) == (1, MODEL)
+    async def _run(self, work: object, songs: Sequence[Song], *, lane: str) -> list[Assignment]:
+        assert (len(songs), work) == (1, MODEL.classify)
         assert lane == "backfill"
         self.answers.append(asyncio.get_running_loop().create_future())
         return await self.answers[-1]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fake_models import FakeModel
 from songcore.assign import Assignment
 from songcore.stream import Song
-from songserve.batching import Batcher, BatchLimits, Failure
+from songserve.batching import Batcher, BatchLimits, Unobserved
 from songserve.credit import Credit, granted
 from songserve.gathering import TURN_S, Gatherer
 from songserve.guesses import Guesses
@@ -98,16 +98,6 @@ def test_live_songs_are_named_first() -> None:
     """A batch takes all live songs and a quarter as many of the backlog; the backlog alone fills a batch."""
     batches: list[list[int]] = []
 
-    class Silent:
-        def batch_done(self, n_songs: int, queued_s: Sequence[float], compute_s: float) -> None:
-            """Do nothing."""
-
-        def request_done(self, failure: Failure | None) -> None:
-            """Do nothing."""
-
-        def pending_changed(self, n_songs: int) -> None:
-            """Do nothing."""
-
     def classify(songs: Sequence[Song]) -> list[Assignment]:
         batches.append([one.onset for one in songs])
         return [Assignment("T", "song", 1.0, 0.0, 1.0, novelty="known")] * len(songs)
@@ -116,9 +106,11 @@ def test_live_songs_are_named_first() -> None:
 
     async def run(executor: ThreadPoolExecutor) -> None:
         limits = BatchLimits(max_batch=16, max_delay_s=0.05, max_pending=1000)
-        async with Batcher(executor, limits, Silent()) as batcher:
-            backlog = [asyncio.create_task(batcher.name([song(-1, 0)], model, lane="backfill")) for _ in range(24)]
-            live = [asyncio.create_task(batcher.name([song(1, 2)], model)) for _ in range(8)]
+        async with Batcher[Song, Assignment](executor, limits, Unobserved()) as batcher:
+            backlog = [
+                asyncio.create_task(batcher.run(model.classify, [song(-1, 0)], lane="backfill")) for _ in range(24)
+            ]
+            live = [asyncio.create_task(batcher.run(model.classify, [song(1, 2)])) for _ in range(8)]
             await asyncio.gather(*backlog, *live)
 
     with ThreadPoolExecutor(1) as executor:

@@ -77,7 +77,7 @@ def test_a_watch_sees_every_song_once_also_across_a_restart(
     bundle: Bundle, tmp_path: Path, database_url: str | None
 ) -> None:
     """Songs of two servers' lives, some while nobody watched, reach one who resumes exactly once and in order."""
-    settings = {"database_url": database_url} if database_url else {}
+    settings: dict[str, Any] = {"database_url": database_url} if database_url else {}
     with ServerThread(bundle, tmp_path, **settings) as server:
         watcher = Watcher(server)
         names = sing(server, 1)

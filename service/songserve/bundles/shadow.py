@@ -126,7 +126,13 @@ class Shadow:
     """Runs ``candidate`` beside ``active`` since ``start_ms``; both hear the same songs."""
 
     def __init__(
-        self, batcher: Batcher, candidate: Bundle, active: Bundle, observer: ShadowObserver, *, start_ms: int
+        self,
+        batcher: Batcher[Song, Assignment],
+        candidate: Bundle,
+        active: Bundle,
+        observer: ShadowObserver,
+        *,
+        start_ms: int,
     ) -> None:
         self._batcher, self._observer = batcher, observer
         self.candidate, self.active, self.start_ms = candidate, active, start_ms
@@ -153,7 +159,7 @@ class Shadow:
 
     async def _compare(self, own: Sequence[tuple[Song, Assignment]]) -> None:
         try:
-            theirs = await self._batcher.name([song for song, _ in own], self.candidate, lane="backfill")
+            theirs = await self._batcher.run(self.candidate.classify, [song for song, _ in own], lane="backfill")
         except Exception as error:  # noqa: BLE001 - whatever the candidate fails with, the active one serves on
             log.warning("the candidate %s failed on songs: %s", self.candidate.digest, error)
             self._leave_out(len(own))

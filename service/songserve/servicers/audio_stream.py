@@ -219,7 +219,7 @@ class AudioStream:
 
     async def _store(self, commit: Commit, sounds: ClipSounds) -> list[StoredSong]:
         """Commit; return the songs, as the store has those that are new."""
-        commit = await self._runtime.with_clips(commit, sounds)
+        commit = await self._runtime.with_clips(commit, sounds, lane=self._wish.lane)
         new = await asyncio.wrap_future(self._runtime.store.commit(commit))
         self._session.settle(commit)
         metrics, opening = self._runtime.metrics, commit.record.opening

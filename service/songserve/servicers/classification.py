@@ -98,7 +98,7 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
             pieces = _Songs(recording, bundle)
             names: list[Assignment] = []
             while (songs := await runtime.listen(next, pieces, None)) is not None:
-                for song, name in zip(songs, await runtime.batcher.name(songs, bundle), strict=True):
+                for song, name in zip(songs, await runtime.batcher.run(bundle.classify, songs), strict=True):
                     names.append(name)
                     await write_next(context, runtime, recording_song(song, name, bundle))
             if pieces.error:

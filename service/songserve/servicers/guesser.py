@@ -42,7 +42,7 @@ class Guesser:
             return
         self._song, self._revision = (song, model), self._guesses.take(song)
         # In the lane that waits: songs that ended go first.
-        self._naming = asyncio.create_task(self._runtime.batcher.name([song], model, lane="backfill"))
+        self._naming = asyncio.create_task(self._runtime.batcher.run(model.classify, [song], lane="backfill"))
         self._naming.add_done_callback(lambda _: self._wake())
 
     def take(self) -> tuple[Found, Assignment, int] | None:
