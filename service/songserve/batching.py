@@ -69,11 +69,11 @@ class _Request(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """An async context manager; inside it, `run` works on songs.
 
-    So many batches run at a time as ``n_threads``, which the executor has.
+    Batches run one at a time, so the executor needs one thread.
     """
 
-    def __init__(self, executor: Executor, limits: BatchLimits, observer: BatchObserver, *, n_threads: int = 1) -> None:
-        self._executor, self._limits, self._observer, self._n_threads = executor, limits, observer, n_threads
+    def __init__(self, executor: Executor, limits: BatchLimits, observer: BatchObserver) -> None:
+        self._executor, self._limits, self._observer = executor, limits, observer
         self._waiting: dict[Lane, deque[_Request[Item, Result]]] = {"live": deque(), "backfill": deque()}
         self._arrived = asyncio.Event()
         self._n_pending = 0

@@ -12,12 +12,11 @@ for, and the names in a folder are flushed once for all of them.
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Literal, Self
+from typing import BinaryIO, Literal
 
 import soundfile
 
@@ -86,57 +85,42 @@ class ClipShelf:
             for _ in songs:
                 self._observe("disk_low")
             return [None] * len(songs)
-        flushed: set[Path] = set()
-        # By their names: a song may come from two streams, of which the store will refuse the older one.
-        under_way = {song.uid: self._written(song, sound, flushed) for song, sound in songs}
         clips: dict[str, StoredClip] = {}
-        while under_way:
-            for uid, steps in list(under_way.items()):
-                try:
-                    next(steps)
-                    continue
-                except StopIteration as done:
-                    clips[uid] = done.value
-                except (OSError, OverflowError, ValueError, soundfile.LibsndfileError) as error:
-                    log.warning("song %s is stored without its clip: %s", uid, error)
-                    self._observe("failed")
-                del under_way[uid]
+        # By their names: a song may come from two streams, of which the store will refuse the older one.
+        new: dict[str, _NewClip] = {}
+        for song, sound in songs:
+            if song.uid in clips or song.uid in new:
+                continue
+            with self._kept_apart(song.uid):
+                path = self.path(song.start_ms, song.uid)
+                if path.exists():
+                    clips[song.uid] = self._found(song, path)
+                    self._observe("kept")
+                else:
+                    self._make_folder(path.parent)
+                    new[song.uid] = _NewClip(path, song, sound)
+        folders = _Folders()
+        for step in (_NewClip.write, _NewClip.flush, _NewClip.appear, folders.flush_around, _NewClip.close):
+            for uid, clip in list(new.items()):
+                with self._kept_apart(uid):
+                    try:
+                        step(clip)
+                    except BaseException:
+                        new.pop(uid).take_back()
+                        raise
+        for uid, clip in new.items():
+            clips[uid] = clip.row(self.shelf)
+            self._observe("written")
         return [clips.get(song.uid) for song, _ in songs]
 
-    def _written(self, song: StoredSong, sound: ClipSound, flushed: set[Path]) -> Generator[None, None, StoredClip]:
-        """Write one clip, and yield where the others shall come as far first; ``flushed`` are the folders of all of them."""
-        path = self.path(song.start_ms, song.uid)
-        if path.exists():
-            clip = self._found(song, path)
-            self._observe("kept")
-            return clip
-        self._make_folder(path.parent)
-        with _NewFile(features_path(path)) as features, _NewFile(path) as flac:
-            features.write(pack_features(sound.features))
-            features.begin_flush()
-            _write_flac(flac.handle, song, sound)
-            flac.begin_flush()
+    @contextmanager
+    def _kept_apart(self, uid: str) -> Iterator[None]:
+        """Let what fails with one song cost its clip alone, whatever it is: its song and the others go on."""
+        try:
             yield
-            features.flush()
-            flac.flush()
-            yield
-            features.appear()
-            flac.appear()  # last, as it is the sound that says that all is there
-            yield
-            if path.parent not in flushed:
-                sync(path.parent)
-                flushed.add(path.parent)
-            self._observe("written")
-            return StoredClip(
-                song=song.uid,
-                shelf=self.shelf,
-                song_start_ms=song.start_ms,
-                start_sample=sound.start_sample,
-                n_samples=len(sound.samples),
-                sample_rate_hz=sound.sample_rate_hz,
-                n_bytes=flac.n_bytes,
-                feature_bytes=features.n_bytes,
-            )
+        except Exception as error:  # noqa: BLE001 - see above
+            log.warning("song %s is stored without its clip: %s: %s", uid, type(error).__name__, error)
+            self._observe("failed")
 
     def _make_folder(self, hour: Path) -> None:
         """Have the folder of an hour, with its name and those above it on the disk."""
@@ -272,28 +256,96 @@ def _write_flac(handle: int, song: StoredSong, sound: ClipSound) -> None:
         file.write(sound.samples)
 
 
-class _NewFile:
-    """A file that appears whole, or, when the block ends with an error, not at all.
+def _n_samples_told(handle: int) -> int:
+    """Return how many samples a FLAC file says it has: the last 36 of these bits of its first block (RFC 9639, 8.2)."""
+    return int.from_bytes(os.pread(handle, 8, 18), "big") & (2**36 - 1)
 
-    It is on the disk once it and its folder are flushed.
+
+class _NewClip:
+    """The two files of a song, which appear whole or not at all.
+
+    They are on the disk after `write`, `flush`, `appear` and a flush of their folder; after what fails comes `take_back`.
     """
+
+    def __init__(self, path: Path, song: StoredSong, sound: ClipSound) -> None:
+        self._song, self._sound = song, sound
+        self.folder = path.parent
+        # The sound is the last to appear, as it says that all is there.
+        self._features, self._flac = self._files = _NewFile(features_path(path)), _NewFile(path)
+
+    def write(self) -> None:
+        self._features.open()
+        self._features.write(pack_features(self._sound.features))
+        self._features.begin_flush()
+        self._flac.open()
+        _write_flac(self._flac.handle, self._song, self._sound)
+        # libsndfile tells nobody that the disk took no more when it closed the file.
+        if (told := _n_samples_told(self._flac.handle)) != len(self._sound.samples):
+            raise OSError(f"the file has {told} of {len(self._sound.samples)} samples")
+        self._flac.begin_flush()
+
+    def flush(self) -> None:
+        for file in self._files:
+            file.flush()
+
+    def appear(self) -> None:
+        for file in self._files:
+            file.appear()
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+    def take_back(self) -> None:
+        """Close and delete what there is of them; what cannot be deleted the next start does."""
+        for file in reversed(self._files):
+            with suppress(OSError):
+                file.take_back()
+
+    def row(self, shelf: str) -> StoredClip:
+        return StoredClip(
+            song=self._song.uid,
+            shelf=shelf,
+            song_start_ms=self._song.start_ms,
+            start_sample=self._sound.start_sample,
+            n_samples=len(self._sound.samples),
+            sample_rate_hz=self._sound.sample_rate_hz,
+            n_bytes=self._flac.n_bytes,
+            feature_bytes=self._features.n_bytes,
+        )
+
+
+class _Folders:
+    """Flushes the folder of every clip, each once; a flush that failed is not tried again, as the system tells that once."""
+
+    def __init__(self) -> None:
+        self._flushed: dict[Path, OSError | None] = {}
+
+    def flush_around(self, clip: _NewClip) -> None:
+        if clip.folder not in self._flushed:
+            try:
+                sync(clip.folder)
+                self._flushed[clip.folder] = None
+            except OSError as error:
+                self._flushed[clip.folder] = error
+        if failure := self._flushed[clip.folder]:
+            raise failure
+
+
+class _NewFile:
+    """A file under another name until it is whole."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._unfinished = path, path.with_name(f"{path.name}.tmp")
+        self._there: Path | None = None
+        """Where it is now, if anywhere."""
+        self.handle = -1
         self.n_bytes = 0
         """Known once it is flushed."""
 
-    def __enter__(self) -> Self:
+    def open(self) -> None:
         self.handle = os.open(self._unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        os.close(self.handle)
-        if error:
-            self._unfinished.unlink(missing_ok=True)
-            self._path.unlink(missing_ok=True)
+        self._there = self._unfinished
 
     def write(self, content: bytes) -> None:
         left = memoryview(content)
@@ -301,7 +353,7 @@ class _NewFile:
             left = left[os.write(self.handle, left) :]
 
     def begin_flush(self) -> None:
-        """Have the system begin what `flush` waits for; nobody reads the file soon, so its memory may go, too."""
+        """Have the system begin what `flush` waits for."""
         os.posix_fadvise(self.handle, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def flush(self) -> None:
@@ -310,3 +362,16 @@ class _NewFile:
 
     def appear(self) -> None:
         self._unfinished.rename(self._path)
+        self._there = self._path
+
+    def close(self) -> None:
+        handle, self.handle = self.handle, -1
+        if handle >= 0:
+            os.close(handle)
+
+    def take_back(self) -> None:
+        try:
+            self.close()
+        finally:
+            if self._there:
+                self._there.unlink(missing_ok=True)

@@ -34,6 +34,8 @@ __all__ = ["Connected", "Runtime", "finished"]
 T = TypeVar("T")
 FULL_CREDIT_CHUNKS = 8
 """Chunks of the largest size that a station may send ahead of an idle server."""
+CLIPS_AT_ONCE = 8
+"""Songs of a step beyond these wait for another turn: a backlog's step has hundreds, and live ones wait behind it."""
 
 
 class Connected(Protocol):
@@ -111,7 +113,7 @@ class Runtime:
     def load(self) -> float:
         """From 0, idle, to 1 and more, overloaded."""
         memory = self.n_in_flight_bytes / (self.settings.max_in_flight_mb * 2**20)
-        return max(self.batcher.load, self.gatherer.load, memory)
+        return max(self.batcher.load, self.gatherer.load, self.clip_writing.load, memory)
 
     @property
     def credit(self) -> Credit:
@@ -152,7 +154,10 @@ class Runtime:
             for song in commit.songs
             if self.clips.wants(song) and (key := (song.onset, song.offset)) in sounds
         ]
-        written = await self.clip_writing.run(self.clips.write, wanted, lane=lane)
+        written: list[StoredClip | None] = []
+        for first in range(0, len(wanted), CLIPS_AT_ONCE):
+            part = wanted[first : first + CLIPS_AT_ONCE]
+            written += await self.clip_writing.run(self.clips.write, part, lane=lane)
         return replace(commit, clips=tuple(clip for clip in written if clip))
 
     def admit(self) -> None:

@@ -1,12 +1,17 @@
 """Clips: the very samples that were sent, on the disk before their row, and never more of them than allowed."""
 
+import asyncio
 import os
+import resource
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 from uuid import UUID
 
 import numpy as np
@@ -16,19 +21,22 @@ import soundfile
 from bundles import soundscape
 from fake_models import FakeModel
 from serving import ServerThread, session_name, setup, stream_all
+from songcore.arrays import FloatArray
 from songcore.bundle import Bundle
 from songcore.errors import InputError
 from songcore.features import unpack_features
 from songcore.stream import Song
+from songserve.batching import Lane
 from songserve.clips import ClipSound, ClipTape
 from songserve.clips_retention import ClipRetention
-from songserve.clips_shelf import clip_path, features_path
+from songserve.clips_shelf import WantedClip, clip_path, features_path
 from songserve.intake import Chunk, Gap, Work
 from songserve.records import AudioFormat, Commit, StoredSong
+from songserve.runtime import Runtime
 from songserve.session import Heard, Step
 from songserve.store import Store
 from songserve.times import DAY_MS
-from stores import FEATURES, PCM, RATE, START_MS, Opened, Shelf, opening, reason, song
+from stores import FEATURES, PCM, RATE, START_MS, Opened, Shelf, commit, opening, reason, song
 
 SONG_RATE = 24_000
 MODEL = FakeModel(sample_rate_hz=SONG_RATE)
@@ -147,7 +155,8 @@ class Disk:
         self.flushed: list[Path] = []
         self.beside: list[set[str]] = []
         """The names in the folder of each, or in itself where it is one, at that moment."""
-        self.files = set[int]()
+        self.files = dict[int, bytes]()
+        """Content by inode."""
         self.names = set[Path]()
         self._really = os.fsync
         monkeypatch.setattr("os.fsync", self._flush)
@@ -161,11 +170,11 @@ class Disk:
         if path.is_dir():
             self.names |= set(path.iterdir())
         else:
-            self.files.add(os.fstat(handle).st_ino)
+            self.files[path.stat().st_ino] = path.read_bytes()
 
     def holds(self, path: Path) -> bool:
-        """Return whether a power cut would leave the file, by its name."""
-        return path.stat().st_ino in self.files and path in self.names
+        """Return whether a power cut would leave the file as it is, by its name."""
+        return self.files.get(path.stat().st_ino) == path.read_bytes() and path in self.names
 
 
 def test_new_folders_of_clips_are_on_the_disk_too(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,9 +215,9 @@ def test_clips_are_put_on_the_disk_together(shelf: Shelf, monkeypatch: pytest.Mo
 
 
 def test_a_clip_that_fails_costs_only_itself(shelf: Shelf) -> None:
-    """Whether its time, its sound or the place of its file is the matter: the others of its batch are written."""
+    """Whether its time, sound, features or the place of its file is the matter: the others of its batch are written."""
     good = [song(shelf.record, second) for second in (1, 2, 3)]
-    bad = [song(shelf.record, 4, start_ms=2**60), song(shelf.record, 5), song(shelf.record, 6)]
+    bad = [song(shelf.record, 4, start_ms=2**60), *(song(shelf.record, second) for second in (5, 6, 7))]
     in_the_way = features_path(shelf.shelf.path(bad[2].start_ms, bad[2].uid))
     (in_the_way / "x").mkdir(parents=True)
     two_channels = ClipSound(0, PCM[:RATE].reshape(-1, 2), RATE, FEATURES)
@@ -218,11 +227,20 @@ def test_a_clip_that_fails_costs_only_itself(shelf: Shelf) -> None:
         (bad[1], two_channels),
         (good[1], SOUND),
         (bad[2], SOUND),
+        (bad[3], replace(SOUND, features=cast("FloatArray", None))),
         (good[2], SOUND),
     ]
     clips = shelf.shelf.write(wanted)
-    assert [clip.song if clip else None for clip in clips] == [None, good[0].uid, None, good[1].uid, None, good[2].uid]
-    assert sorted(shelf.outcomes) == ["failed"] * 3 + ["written"] * 3
+    assert [clip.song if clip else None for clip in clips] == [
+        None,
+        good[0].uid,
+        None,
+        good[1].uid,
+        None,
+        None,
+        good[2].uid,
+    ]
+    assert sorted(shelf.outcomes) == ["failed"] * 4 + ["written"] * 3
     assert shelf.files() == sorted([in_the_way.name, *(one.uid for one in good)])
 
 
@@ -239,6 +257,37 @@ def test_a_clip_whose_name_is_not_on_the_disk_is_taken_back(shelf: Shelf, monkey
     monkeypatch.setattr("os.fsync", flush)
     assert shelf.shelf.write([(song(shelf.record, second), SOUND) for second in (1, 2)]) == [None, None]
     assert (shelf.files(), shelf.outcomes) == ([stored.song], ["written", "failed", "failed"])
+
+
+def test_a_clip_that_the_disk_took_in_part_is_none(shelf: Shelf) -> None:
+    """What writes it does not tell that the disk took no more when it closed the file."""
+    (whole,) = shelf.store(song(shelf.record, 0))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (whole.n_bytes - 100, limit[1]))
+    try:
+        assert shelf.shelf.write([(song(shelf.record, 1), SOUND)]) == [None]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert (shelf.files(), shelf.outcomes) == ([whole.song], ["written", "failed"])
+
+
+def test_a_step_of_many_songs_waits_for_its_turn(shelf: Shelf) -> None:
+    """The clips of a backlog's hundred songs are written a few at a time, all of them: live songs come in between."""
+    songs = [song(shelf.record, second) for second in range(100)]
+    asked: list[int] = []
+
+    async def write(work: Callable[[Sequence[WantedClip]], object], part: Sequence[WantedClip], lane: Lane) -> object:
+        asked.append(len(part))
+        assert lane == "backfill"
+        return work(part)
+
+    server = SimpleNamespace(clips=shelf.shelf, clip_writing=SimpleNamespace(run=write))
+    sounds = {(one.onset, one.offset): SOUND for one in songs}
+    stored = asyncio.run(
+        Runtime.with_clips(cast("Runtime", server), commit(shelf.record, 1, *songs), sounds, lane="backfill")
+    )
+    assert [clip.song for clip in stored.clips] == [one.uid for one in songs]
+    assert max(asked) < 20
 
 
 def test_a_song_of_two_streams_at_once_has_one_clip(shelf: Shelf) -> None:
@@ -332,7 +381,7 @@ def test_what_a_crash_left_is_deleted_and_nothing_else(shelf: Shelf) -> None:
     shelf.store(stored)
     lost = song(shelf.record, 2)
     shelf.shelf.write([(lost, ClipSound(0, PCM[:RATE], RATE, FEATURES))])
-    shelf.shelf.path(lost.start_ms, str(UUID(int=9))).with_suffix(".tmp").write_bytes(b"half")
+    shelf.shelf.path(lost.start_ms, str(UUID(int=9))).with_suffix(".flac.tmp").write_bytes(b"half")
     assert shelf.clean() == 3
     assert shelf.files() == [stored.uid]
     assert shelf.clean() == 0
