@@ -6,7 +6,7 @@ So a row always has its file; a crash in between leaves a file without a row, wh
 deleted the row goes first, for the same reason.
 
 Clips of many streams are written together, step by step: every file is on its way to the disk before the first one is waited
-for, and the names in a folder are flushed once for all of them.
+for, and the names in a folder are flushed once for all of them (`clips_writing`).
 """
 
 import logging
@@ -22,8 +22,9 @@ import soundfile
 
 from songcore.arrays import FloatArray
 from songcore.durable import replace_file, sync
-from songcore.features import pack_features, unpack_features
+from songcore.features import unpack_features
 from songserve.clips import ClipSound
+from songserve.clips_writing import START_SAMPLE, Folders, NewClip
 from songserve.records import ClipChoice, StoredClip, StoredSong
 
 __all__ = [
@@ -44,7 +45,6 @@ WritingOutcome = Literal["written", "kept", "disk_low", "failed"]
 QUERY_SIZE = 500
 CLIP_SUFFIX, FEATURES_SUFFIX = ".flac", ".npz"
 OWNER_NAME = "store"
-_START_SAMPLE = "start_sample="
 
 
 class ClipShelf:
@@ -87,7 +87,7 @@ class ClipShelf:
             return [None] * len(songs)
         clips: dict[str, StoredClip] = {}
         # By their names: a song may come from two streams, of which the store will refuse the older one.
-        new: dict[str, _NewClip] = {}
+        new: dict[str, NewClip] = {}
         for song, sound in songs:
             if song.uid in clips or song.uid in new:
                 continue
@@ -98,9 +98,9 @@ class ClipShelf:
                     self._observe("kept")
                 else:
                     self._make_folder(path.parent)
-                    new[song.uid] = _NewClip(path, song, sound)
-        folders = _Folders()
-        for step in (_NewClip.write, _NewClip.flush, _NewClip.appear, folders.flush_around, _NewClip.close):
+                    new[song.uid] = NewClip(path, features_path(path), song, sound)
+        folders = Folders()
+        for step in (NewClip.write, NewClip.flush, NewClip.appear, folders.flush_around, NewClip.close):
             for uid, clip in list(new.items()):
                 with self._kept_apart(uid):
                     try:
@@ -215,7 +215,7 @@ def start_sample(file: soundfile.SoundFile) -> int:
 
     Raises ValueError when the file is none of ours.
     """
-    return int(file.comment.removeprefix(_START_SAMPLE))
+    return int(file.comment.removeprefix(START_SAMPLE))
 
 
 def clip_path(folder: Path, song_start_ms: int, uid: str) -> Path:
@@ -238,140 +238,3 @@ def kept_features(clip: Path) -> FloatArray | None:
 def features_path(clip: Path) -> Path:
     """Return where the features of a clip's song are."""
     return clip.with_suffix(FEATURES_SUFFIX)
-
-
-class _Flac(soundfile.SoundFile):  # type: ignore[misc]  # soundfile ships no types
-    """A sound file that does not wait for the disk when it is closed: at that moment it is not whole yet."""
-
-    def flush(self) -> None:
-        """Leave it to who flushes many files."""
-
-
-def _write_flac(handle: int, song: StoredSong, sound: ClipSound) -> None:
-    # By its handle: a file of Python's would be called back for every block, with the interpreter's lock each time.
-    with _Flac(handle, "w", sound.sample_rate_hz, 1, "PCM_16", format="FLAC", closefd=False) as file:
-        # Who finds the file without the database learns what it is.
-        file.title, file.artist = f"songs/{song.uid}", f"stations/{song.station}"
-        file.comment = f"{_START_SAMPLE}{sound.start_sample}"
-        file.write(sound.samples)
-
-
-def _n_samples_told(handle: int) -> int:
-    """Return how many samples a FLAC file says it has: the last 36 of these bits of its first block (RFC 9639, 8.2)."""
-    return int.from_bytes(os.pread(handle, 8, 18), "big") & (2**36 - 1)
-
-
-class _NewClip:
-    """The two files of a song, which appear whole or not at all.
-
-    They are on the disk after `write`, `flush`, `appear` and a flush of their folder; after what fails comes `take_back`.
-    """
-
-    def __init__(self, path: Path, song: StoredSong, sound: ClipSound) -> None:
-        self._song, self._sound = song, sound
-        self.folder = path.parent
-        # The sound is the last to appear, as it says that all is there.
-        self._features, self._flac = self._files = _NewFile(features_path(path)), _NewFile(path)
-
-    def write(self) -> None:
-        self._features.open()
-        self._features.write(pack_features(self._sound.features))
-        self._features.begin_flush()
-        self._flac.open()
-        _write_flac(self._flac.handle, self._song, self._sound)
-        # libsndfile tells nobody that the disk took no more when it closed the file.
-        if (told := _n_samples_told(self._flac.handle)) != len(self._sound.samples):
-            raise OSError(f"the file has {told} of {len(self._sound.samples)} samples")
-        self._flac.begin_flush()
-
-    def flush(self) -> None:
-        for file in self._files:
-            file.flush()
-
-    def appear(self) -> None:
-        for file in self._files:
-            file.appear()
-
-    def close(self) -> None:
-        for file in self._files:
-            file.close()
-
-    def take_back(self) -> None:
-        """Close and delete what there is of them; what cannot be deleted the next start does."""
-        for file in reversed(self._files):
-            with suppress(OSError):
-                file.take_back()
-
-    def row(self, shelf: str) -> StoredClip:
-        return StoredClip(
-            song=self._song.uid,
-            shelf=shelf,
-            song_start_ms=self._song.start_ms,
-            start_sample=self._sound.start_sample,
-            n_samples=len(self._sound.samples),
-            sample_rate_hz=self._sound.sample_rate_hz,
-            n_bytes=self._flac.n_bytes,
-            feature_bytes=self._features.n_bytes,
-        )
-
-
-class _Folders:
-    """Flushes the folder of every clip, each once; a flush that failed is not tried again, as the system tells that once."""
-
-    def __init__(self) -> None:
-        self._flushed: dict[Path, OSError | None] = {}
-
-    def flush_around(self, clip: _NewClip) -> None:
-        if clip.folder not in self._flushed:
-            try:
-                sync(clip.folder)
-                self._flushed[clip.folder] = None
-            except OSError as error:
-                self._flushed[clip.folder] = error
-        if failure := self._flushed[clip.folder]:
-            raise failure
-
-
-class _NewFile:
-    """A file under another name until it is whole."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._unfinished = path, path.with_name(f"{path.name}.tmp")
-        self._there: Path | None = None
-        """Where it is now, if anywhere."""
-        self.handle = -1
-        self.n_bytes = 0
-        """Known once it is flushed."""
-
-    def open(self) -> None:
-        self.handle = os.open(self._unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        self._there = self._unfinished
-
-    def write(self, content: bytes) -> None:
-        left = memoryview(content)
-        while left:
-            left = left[os.write(self.handle, left) :]
-
-    def begin_flush(self) -> None:
-        """Have the system begin what `flush` waits for."""
-        os.posix_fadvise(self.handle, 0, 0, os.POSIX_FADV_DONTNEED)
-
-    def flush(self) -> None:
-        os.fsync(self.handle)
-        self.n_bytes = os.fstat(self.handle).st_size
-
-    def appear(self) -> None:
-        self._unfinished.rename(self._path)
-        self._there = self._path
-
-    def close(self) -> None:
-        handle, self.handle = self.handle, -1
-        if handle >= 0:
-            os.close(handle)
-
-    def take_back(self) -> None:
-        try:
-            self.close()
-        finally:
-            if self._there:
-                self._there.unlink(missing_ok=True)
