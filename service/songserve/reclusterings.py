@@ -28,6 +28,8 @@ RECLUSTERINGS_FOLDER = "reclusterings"
 MAX_LISTED = 100
 STOP_S = 15.0
 """For a run to stop when the server does: with the time that streams have, less than deploy/systemd gives the server."""
+NICENESS = 15
+"""Of a run's processes beside the server's, as deploy/systemd has it."""
 STORE_VARIABLE = "SONGSTREAM_STORE"
 """The URL may hold a password, which a command line would show to everybody."""
 _ERROR = re.compile(r"songstream: (.*) \[([A-Z_]+)\]")
@@ -146,7 +148,8 @@ class Reclusterings:
             return await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-c",
-                "from songcore.cli import main; main()",
+                # Live streams go first.
+                f"import os; os.nice({NICENESS}); from songcore.cli import main; main()",
                 "recluster",
                 "--active",
                 "--json",

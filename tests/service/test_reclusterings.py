@@ -185,16 +185,39 @@ def test_one_that_cannot_be_gone_on_with(server: ServerThread) -> None:
     assert (last.state, last.error_reason) == (FAILED, "RUN_DIFFERS")
 
 
+def children() -> set[int]:
+    """Return the processes that this one has started."""
+    found = set[int]()
+    for task in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # the thread ended meanwhile
+            found |= set(map(int, task.read_text().split()))
+    return found
+
+
+def test_a_run_yields_to_live_streams(tmp_path: Path) -> None:
+    """Its process gives way to the server's, and so do those that it starts."""
+
+    async def niceness() -> int:
+        runs = Reclusterings(ServeSettings(bundle=tmp_path / "bundle", data_dir=tmp_path / "data"))
+        before = children()
+        await runs.start("night", "quick", datetime.now(UTC))
+        (pid,) = children() - before
+        own = found = os.getpriority(os.PRIO_PROCESS, 0)
+        for _ in range(1000):
+            with suppress(ProcessLookupError):
+                found = os.getpriority(os.PRIO_PROCESS, pid)
+            if found > own:
+                break
+            await asyncio.sleep(0.005)
+        await runs.close()
+        return found - own
+
+    assert asyncio.run(niceness()) == min(reclusterings.NICENESS, 19 - os.getpriority(os.PRIO_PROCESS, 0))
+
+
 def test_one_that_does_not_stop_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that stops gives its run some seconds, and waits for none that hears nothing."""
     monkeypatch.setattr(reclusterings, "STOP_S", 0.5)
-
-    def children() -> set[int]:
-        found = set[int]()
-        for task in Path("/proc/self/task").glob("*/children"):
-            with suppress(OSError):  # the thread ended meanwhile
-                found |= set(map(int, task.read_text().split()))
-        return found
 
     async def stopped() -> int:
         runs = Reclusterings(ServeSettings(bundle=tmp_path / "bundle", data_dir=tmp_path / "data"))

@@ -102,8 +102,9 @@ def ray_session(address: str | None = None, *, store_bytes: int | None = None) -
         options["_node_ip_address"] = LOOPBACK
         options |= {"num_cpus": max(2, n_local_cores()), "include_dashboard": False}
         options["object_store_memory"] = store_bytes or store_room()
-        # Ray would run a task that needs more memory than there is again for ever.
-        options["_system_config"] = {"task_oom_retries": 2}
+        # Ray would run a task that needs more memory than there is again for ever. It would also let its workers yield to its
+        # own processes, each of whose turns stalls a step of training; to have them yield to others, start all with `nice`.
+        options["_system_config"] = {"task_oom_retries": 2, "worker_niceness": 0}
     with _kept_handlers() as handlers_again:
         try:
             # "local": without it Ray would join whatever cluster somebody else has started on this machine.
