@@ -103,11 +103,9 @@ class ClipShelf:
         for step in (NewClip.write, NewClip.flush, NewClip.appear, folders.flush_around, NewClip.close):
             for uid, clip in list(new.items()):
                 with self._kept_apart(uid):
-                    try:
-                        step(clip)
-                    except BaseException:
-                        new.pop(uid).take_back()
-                        raise
+                    step(clip)
+                    continue
+                new.pop(uid).take_back()
         for uid, clip in new.items():
             clips[uid] = clip.row(self.shelf)
             self._observe("written")
