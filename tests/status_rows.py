@@ -203,9 +203,9 @@ class Row:
     """Where every stream of the server ends in this way."""
 
 
-NAN = struct.pack("<f", float("nan"))
+NAN, HUGE = struct.pack("<f", float("nan")), struct.pack("<f", 1e20)
 FLOATS = setup(encoding=ingest_pb2.AudioFormat.ENCODING_FLOAT32)
-LARGE = bytes(2**16 + 2)
+LARGE = bytes(2**18 + 2)
 NEVER = Timestamp(seconds=253_402_300_800)
 """The begin of the year 10,000, which no Timestamp can be."""
 ROWS = [
@@ -226,6 +226,8 @@ ROWS = [
     Row("INVALID_ARGUMENT", "CHUNK_CORRUPT", streaming(changed(CHUNKS[0], crc32c=1)), {"sequence_number": "1"}),
     Row("INVALID_ARGUMENT", "CHUNK_SHAPE", streaming(changed(CHUNKS[0], sample_count=1)), {"sequence_number": "1"}),
     Row("INVALID_ARGUMENT", "CHUNK_SHAPE", streaming(captured(CHUNKS[0], NEVER)), {"sequence_number": "1"}),
+    Row("INVALID_ARGUMENT", "CHUNK_SHAPE", streaming(changed(CHUNKS[0], sequence_number=0)), {"sequence_number": "0"}),
+    Row("INVALID_ARGUMENT", "CHUNK_SHAPE", streaming(gap(sample_count=1)), {"sequence_number": "0"}),
     Row(
         "INVALID_ARGUMENT",
         "CHUNK_SHAPE",
@@ -242,6 +244,12 @@ ROWS = [
         "INVALID_ARGUMENT",
         "NOT_FINITE",
         streaming(Chunk(sequence_number=1, sample_count=1, data=NAN, crc32c=crc32c(NAN)), first=FLOATS),
+        {"sequence_number": "1"},
+    ),
+    Row(
+        "INVALID_ARGUMENT",
+        "NOT_FINITE",
+        streaming(Chunk(sequence_number=1, sample_count=1, data=HUGE, crc32c=crc32c(HUGE)), first=FLOATS),
         {"sequence_number": "1"},
     ),
     Row("INVALID_ARGUMENT", "GAP_TOO_LONG", streaming(gap(sequence_number=1, sample_count=RATE * 3600 + 1))),
@@ -263,8 +271,8 @@ ROWS = [
         "RESOURCE_EXHAUSTED",
         "MESSAGE_TOO_LARGE",
         streaming(Chunk(sequence_number=1, sample_count=len(LARGE) // 2, data=LARGE, crc32c=crc32c(LARGE))),
-        {"max_chunk_bytes": "65536"},
-        settings={"max_chunk_bytes": 2**16},
+        {"max_chunk_bytes": "262144"},
+        settings={"max_chunk_bytes": 2**18},
     ),
     Row("RESOURCE_EXHAUSTED", "STREAM_LIMIT", one_too_many, retry_s=10, settings={"max_streams": 2}),
     Row("RESOURCE_EXHAUSTED", "DISK_LOW", whole, retry_s=60, settings={"min_free_disk_mb": 2**40}, alone=True),

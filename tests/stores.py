@@ -136,4 +136,4 @@ class Shelf:
     def clean(self) -> int:
         """Clean as a start does."""
         store, _ = self.opened.queries.position()
-        return self.shelf.clean(store, lambda uids: self.opened.queries.with_clip(self.shelf.shelf, uids))
+        return self.shelf.clean(store, self.opened.queries.clip_shelves)

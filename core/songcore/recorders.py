@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import BinaryIO
 from zoneinfo import ZoneInfo
 
-__all__ = ["read_guano", "read_timezone", "stated_start", "utc_start"]
+__all__ = ["is_skipped", "read_guano", "read_timezone", "stated_start", "utc_start"]
 
 # The T marks a recording started by a trigger. These names are UTC, and of no other recorder.
 _AUDIOMOTH = re.compile(r"(\d{8})_(\d{6})T?\.wav", re.IGNORECASE)
@@ -43,11 +43,22 @@ def stated_start(name: str, *, comment: str = "", guano: str = "") -> datetime |
 def utc_start(start: datetime | None, zone: tzinfo | None) -> datetime | None:
     """Return a stated start in UTC, a naive one as local time of ``zone``; None where that is not known.
 
-    Of an hour that the clocks of the zone go through twice, the first is meant.
+    Of an hour that the clocks of the zone go through twice, the first is meant; one that they skip counts as if they had not
+    gone forward yet.
     """
     if start is None or (start.tzinfo is None and zone is None):
         return None
     return (start if start.tzinfo is not None else start.replace(tzinfo=zone)).astimezone(UTC)
+
+
+def is_skipped(start: datetime | None, zone: tzinfo | None) -> bool:
+    """Return whether a stated start is a local time that the clocks of ``zone`` skip, as they go forward to summer time.
+
+    A clock that shows such a time does not follow the zone: while summer time lasts, what it says of others is wrong as well.
+    """
+    if start is None or zone is None or start.tzinfo is not None:
+        return False
+    return start.replace(tzinfo=zone).astimezone(UTC).astimezone(zone).replace(tzinfo=None) != start
 
 
 def read_timezone(text: str) -> tzinfo:

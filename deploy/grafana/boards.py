@@ -163,7 +163,8 @@ SERVER = Board(
         ),
         Panel(
             "Delay of acks",
-            "From the first chunk of a step to its ack, which waits for the commit; the commit interval is in it.",
+            "From the first chunk of a step that makes a checkpoint (after a song, at the latest after commit_interval_s of "
+            "sound) to its ack, which waits for the commit. Chunks of the steps before it, which wait longer, are left out.",
             quantiles("songstream_ingest_ack_latency_seconds", 0.5, 0.99),
             unit="s",
         ),

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -17,18 +18,46 @@ from songserve.clips_shelf import OWNER_NAME, adopt_clips
 from songserve.database import (
     CLIPS_FOLDER,
     DATABASE_NAME,
+    SHELF_NAME,
     bring_up_to_date,
     check_revision,
     found_revision,
     give_to_owner,
     lock_directory,
     new_identity,
+    read_shelf,
+    write_shelf,
 )
 from songserve.engines import Engines, postgresql_engines, postgresql_url, sqlite_engines
+from songserve.shelves import move_clips, shelf_of_store
 
-__all__ = ["back_up", "restore"]
+__all__ = ["Restored", "back_up", "restore"]
 
 DEBIAN = Path("/usr/lib/postgresql")
+STAMP = "%Y%m%dT%H%M%SZ"
+"""Behind the names of files that a restore sets aside."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a restore did."""
+
+    revision_before: str | None
+    """Of the backup; the store has the newest."""
+    kept: Path | None
+    """The SQLite file that was in the place."""
+    kept_shelf: Path | None
+    """The file that named the data directory, where the store has it by another name."""
+
+
+@dataclass(frozen=True)
+class _Renewed:
+    """A store that was put back, as it is now."""
+
+    revision_before: str | None
+    identity: str
+    shelf: str | None
+    """The data directory that its clips are in, as far as that is certain."""
 
 
 def back_up(data_dir: Path, database_url: str | None, target: Path, environment: Mapping[str, str]) -> int:
@@ -60,10 +89,12 @@ def back_up(data_dir: Path, database_url: str | None, target: Path, environment:
 
 def restore(
     data_dir: Path, database_url: str | None, source: Path, environment: Mapping[str, str], *, now: datetime
-) -> Path | None:
-    """Put a backup in the place of the store, upgraded and with a new identity; return where the old file is.
+) -> Restored:
+    """Put a backup in the place of the store, upgraded and with a new identity; return what was done.
 
-    What root restores belongs to the owner of the data directory, as the service must write it. Clips stay as they are.
+    The data directory gets the name that the store has for it, so that its clips and the history of its bundles are known
+    here, whether they lie here or come later. What root restores belongs to the owner of the data directory, as the service
+    must write it. Clips stay as they are.
     Raises ConfigError: DATA_DIR_LOCKED or DATABASE_LOCKED while a server runs, BACKUP_INVALID,
     BACKUP_FAILED, SCHEMA_NEWER, TOOL_MISSING; then the store is as it was.
     """
@@ -71,18 +102,33 @@ def restore(
         raise ConfigError(f"there is no backup {source}", reason="BACKUP_INVALID")
     lock = lock_directory(data_dir)
     try:
-        kept = None
+        kept, shelf = None, read_shelf(data_dir)
         if database_url is not None:
-            store = _restore_postgresql(postgresql_url(database_url), source, environment)
+            store = _restore_postgresql(postgresql_url(database_url), source, environment, shelf)
         else:
-            store, kept = _restore_sqlite(data_dir / DATABASE_NAME, source, now)
+            store, kept = _restore_sqlite(data_dir / DATABASE_NAME, source, now, shelf)
+        kept_shelf = _rename_directory(data_dir, store.shelf, now, is_shared=database_url is not None)
         if (data_dir / CLIPS_FOLDER).is_dir():
-            adopt_clips(data_dir / CLIPS_FOLDER, store)
+            adopt_clips(data_dir / CLIPS_FOLDER, store.identity)
             give_to_owner(data_dir / CLIPS_FOLDER / OWNER_NAME)
     except OSError as error:
         raise ConfigError(f"{source} could not be put back ({error})", reason="BACKUP_FAILED") from error
     finally:
         lock.close()
+    return Restored(store.revision_before, kept, kept_shelf)
+
+
+def _rename_directory(data_dir: Path, shelf: str | None, now: datetime, *, is_shared: bool) -> Path | None:
+    """Give a directory the name that a store has for it; return where the file with the name before is."""
+    before = read_shelf(data_dir)
+    # A directory with a name may be that of a further server on the same PostgreSQL.
+    if shelf is None or shelf == before or (before is not None and is_shared):
+        return None
+    kept = None
+    if before is not None:
+        kept = data_dir / f"{SHELF_NAME}.{now:{STAMP}}"
+        (data_dir / SHELF_NAME).rename(kept)
+    write_shelf(data_dir, shelf)
     return kept
 
 
@@ -104,12 +150,12 @@ def _copy(source: Path, target: Path) -> None:
         raise ConfigError(f"{source} is damaged: {'; '.join(problems[:3])}", reason="BACKUP_INVALID")
 
 
-def _restore_sqlite(file: Path, source: Path, now: datetime) -> tuple[str, Path | None]:
+def _restore_sqlite(file: Path, source: Path, now: datetime, shelf: str | None) -> tuple[_Renewed, Path | None]:
     fresh = file.with_name(file.name + ".restoring")
     fresh.unlink(missing_ok=True)
     try:
         _copy(source, fresh)
-        store = _renew(sqlite_engines(fresh))
+        store = _renew(sqlite_engines(fresh), shelf)
         kept = _set_aside(file, now) if file.exists() else None
         give_to_owner(fresh)
         sync(fresh)
@@ -122,7 +168,7 @@ def _restore_sqlite(file: Path, source: Path, now: datetime) -> tuple[str, Path 
 
 def _set_aside(file: Path, now: datetime) -> Path:
     """Give the old file a second name, and end its log, which must not be taken for the new one's."""
-    kept = file.with_name(f"{file.name}.{now:%Y%m%dT%H%M%SZ}")
+    kept = file.with_name(f"{file.name}.{now:{STAMP}}")
     try:
         old = sqlite3.connect(file)
         old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -137,7 +183,7 @@ def _set_aside(file: Path, now: datetime) -> Path:
     return kept
 
 
-def _restore_postgresql(url: URL, source: Path, environment: Mapping[str, str]) -> str:
+def _restore_postgresql(url: URL, source: Path, environment: Mapping[str, str], shelf: str | None) -> _Renewed:
     engines = postgresql_engines(url)
     with engines.readers.connect() as connection:
         others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -149,13 +195,18 @@ def _restore_postgresql(url: URL, source: Path, environment: Mapping[str, str]) 
         )
     options = ["--clean", "--if-exists", "--no-owner", "--single-transaction", "--exit-on-error"]
     _run("pg_restore", [*options, str(source)], url, environment)
-    return _renew(postgresql_engines(url))
+    return _renew(postgresql_engines(url), shelf)
 
 
-def _renew(engines: Engines) -> str:
+def _renew(engines: Engines, own: str | None) -> _Renewed:
+    """Make a store that was put back one of its own; ``own`` is the name of the data directory that it came to."""
     try:
-        bring_up_to_date(engines.writer)
-        return new_identity(engines.writer)
+        found = bring_up_to_date(engines.writer)
+        with engines.writer.begin() as connection:
+            shelf = shelf_of_store(connection, own)
+            if shelf is not None and connection.dialect.name == "sqlite":
+                move_clips(connection, shelf)
+        return _Renewed(found, new_identity(engines.writer), shelf)
     finally:
         engines.dispose()
 

@@ -17,10 +17,11 @@ from sqlalchemy.exc import DatabaseError, DBAPIError
 
 from songcore.errors import ConfigError
 from songserve.clips_shelf import ClipShelf, features_path
-from songserve.database import CLIPS_FOLDER, DATABASE_NAME, check_revision, found_revision, unusable
+from songserve.database import CLIPS_FOLDER, DATABASE_NAME, check_revision, found_revision, read_shelf, unusable
 from songserve.engines import postgresql_engines, postgresql_url, sqlite_reader
 from songserve.records import StoredClip
 from songserve.schema import EVER, REVISION, WIDTHS_MS, buckets, clips, gaps, sessions, songs
+from songserve.shelves import clips_by_shelf, shelf_of_store
 from songserve.tally import Tally
 from songserve.times import HOUR_MS
 from songserve.writing import bucket_start
@@ -42,7 +43,10 @@ class StoreReport:
     n_songs: int = 0
     recorded_s: float = 0.0
     n_clips: int = 0
+    """In all data directories."""
     clip_bytes: int = 0
+    n_clips_elsewhere: int = 0
+    """Of these, in other data directories than this, where nobody looked for their files."""
 
 
 @contextmanager
@@ -191,8 +195,16 @@ def _check_clips(connection: Connection, report: StoreReport, *, data_dir: Path)
     ).scalar_one()
     if n_strangers:
         yield f"{n_strangers} clips belong to no song"
-    name = data_dir / "shelf"
-    shelf = name.read_text().strip() if name.is_file() else ""
+    is_shared = connection.dialect.name != "sqlite"
+    # Without a name the next start will give it this one.
+    shelf = read_shelf(data_dir) or (None if is_shared else shelf_of_store(connection, None)) or ""
+    elsewhere = {name: n for name, n in clips_by_shelf(connection).items() if name != shelf}
+    report.n_clips_elsewhere = sum(elsewhere.values())
+    if elsewhere and not is_shared:
+        yield (
+            f"{report.n_clips_elsewhere} clips are of a data directory by another name ({', '.join(sorted(elsewhere))}) and "
+            "cannot be read; `songstream db backup` and `db restore` of it make them this one's"
+        )
     files = ClipShelf(data_dir / CLIPS_FOLDER, shelf, choice="none", has_room=lambda: False, observe=lambda _: None)
     mine = select(clips).where(clips.c.shelf == shelf).execution_options(yield_per=1000)
     for row in connection.execute(mine).mappings():

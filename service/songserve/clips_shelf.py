@@ -12,7 +12,8 @@ for, and the names in a folder are flushed once for all of them (`clips_writing`
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -164,30 +165,51 @@ class ClipShelf:
             self._on_disk.discard(path.parent)
             path.parent.parent.rmdir()
 
-    def clean(self, store: str, with_row: Callable[[Sequence[str]], set[str]]) -> int:
+    def clean(self, store: str, shelves: Callable[[Sequence[str]], Mapping[str, str]]) -> int:
         """Delete what a crash left: unfinished files, and those without a row; return how many.
 
-        Where the clips were made with another store than this, of another identity, nothing is deleted but a warning given.
-        To be called before anything is written.
+        ``shelves`` gives the data directory of each song's clip, by uid, for those that have a row. A file whose row names
+        another one stays, with a warning. Where the clips were made with another store than this, of another identity, and
+        some have no row, nothing is deleted but a warning given. To be called before anything is written.
         """
-        if self._owner() not in {None, store}:
+        unknown: list[Path] = []
+        elsewhere = Counter[str]()
+        for paths in self._files():
+            found = shelves([path.stem for path in paths])
+            unknown += [path for path in paths if path.stem not in found]
+            # Each of a clip's two files would count.
+            elsewhere.update(found[path.stem] for path in paths if path.suffix == CLIP_SUFFIX and path.stem in found)
+        del elsewhere[self.shelf]
+        self._warn_of_shelves(elsewhere)
+        if unknown and self._owner() not in {None, store}:
             log.warning(
-                "%s was filled by another store than this; its clips are left alone. Move the folder away, or delete %s to "
-                "have clips deleted that this store does not know",
+                "%s was filled by another store than this, and %d files there are of songs without a clip in this one; they "
+                "are left alone. To have them deleted at the next start, and no clip that this store has, delete %s",
                 self._folder,
+                len(unknown),
                 self._folder / OWNER_NAME,
             )
             return 0
         adopt_clips(self._folder, store)
-        left = list(self._folder.glob("*/*/*.tmp"))
-        for paths in self._files():
-            known = with_row([path.stem for path in paths])
-            left += [path for path in paths if path.stem not in known]
+        left = [*self._folder.glob("*/*/*.tmp"), *unknown]
         for path in left:
             path.unlink(missing_ok=True)
         if left:
             log.info("deleted %d files that a crash left without their songs", len(left))
         return len(left)
+
+    def _warn_of_shelves(self, elsewhere: Mapping[str, int]) -> None:
+        for shelf, n_clips in elsewhere.items():
+            log.warning(
+                "%d clips in %s cannot be read: the store has them in the data directory %s, and this one is %s. If this one "
+                "has taken that one's place, stop the server, write %s into %s, and start it again",
+                n_clips,
+                self._folder,
+                shelf,
+                self.shelf,
+                shelf,
+                self._folder.parent / "shelf",
+            )
 
     def _files(self) -> Iterator[list[Path]]:
         """Give all finished files, some hundreds at a time."""

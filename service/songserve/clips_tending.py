@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from functools import partial
 
 from songserve.clips_retention import ClipRetention
 from songserve.clips_shelf import ClipShelf
@@ -32,7 +31,7 @@ def open_shelf(settings: ServeSettings, directory: DataDirectory, queries: SongQ
         observe=metrics.clip_handled,
     )
     if settings.clips != "none" or queries.clip_totals(shelf.shelf)[0]:
-        shelf.clean(queries.position()[0], partial(queries.with_clip, shelf.shelf))
+        shelf.clean(queries.position()[0], queries.clip_shelves)
     return shelf
 
 

@@ -19,6 +19,7 @@ from songcore.durable import replace_file
 from songcore.errors import ConfigError
 from songserve.engines import Engines, postgresql_engines, postgresql_url, sqlite_engines
 from songserve.schema import REVISION, identity, metadata, revision
+from songserve.shelves import shelf_of_store
 
 __all__ = [
     "CLIPS_FOLDER",
@@ -28,15 +29,18 @@ __all__ = [
     "check_revision",
     "found_revision",
     "give_to_owner",
+    "read_shelf",
     "shelf_name",
     "store_place",
     "unusable",
+    "write_shelf",
 ]
 
 log = logging.getLogger(__name__)
 
 DATABASE_NAME = "songs.sqlite"
 CLIPS_FOLDER = "clips"
+SHELF_NAME = "shelf"
 BEFORE_REVISIONS = "0001"
 """The schema that was made before revisions were written down."""
 
@@ -62,6 +66,7 @@ def store_place(store: str) -> tuple[Path, str | None]:
 class DataDirectory:
     """The directory that one server owns: lock, clips, and the SQLite database unless ``database_url`` names another.
 
+    A directory that lost its name takes that of its SQLite file's rows: with another one it would not know its clips.
     Raises ConfigError: DATA_DIR_UNWRITABLE, DATA_DIR_LOCKED, and those of `unusable` and `check_revision`.
     """
 
@@ -72,10 +77,14 @@ class DataDirectory:
         self._lock = lock_directory(path)
         self._engines: Engines | None = None
         try:
-            self.shelf = shelf_name(path)
             self._engines = sqlite_engines(path / DATABASE_NAME) if url is None else postgresql_engines(url)
             self.writer, self.readers = self._engines.writer, self._engines.readers
-            bring_up_to_date(self.writer)
+            self.revision_before = bring_up_to_date(self.writer)
+            """Of the tables that were found; None where there were none."""
+            # On a PostgreSQL this may be the directory of a further server.
+            if url is None and not (path / SHELF_NAME).exists():
+                self._find_name()
+            self.shelf = shelf_name(path)
         except BaseException:
             self.close()
             raise
@@ -97,6 +106,17 @@ class DataDirectory:
         """What is left of the disk that the directory is on."""
         return shutil.disk_usage(self.path).free
 
+    def _find_name(self) -> None:
+        try:
+            with self.readers.connect() as connection:
+                found = shelf_of_store(connection, None)
+            if found is not None:
+                write_shelf(self.path, found)
+        except DBAPIError as error:
+            raise unusable(self.readers, error) from error
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
     def close(self) -> None:
         """Close every connection and let other servers in."""
         if self._engines is not None:
@@ -104,10 +124,10 @@ class DataDirectory:
         self._lock.close()
 
 
-def bring_up_to_date(engine: Engine) -> None:
-    """Make the tables, or migrate those of an older songstream; nothing is changed when that fails.
+def bring_up_to_date(engine: Engine) -> str | None:
+    """Make the tables, or migrate those of an older songstream, and return the revision that was found, None for no tables.
 
-    Raises ConfigError: those of `unusable` and `check_revision`.
+    Nothing is changed when that fails. Raises ConfigError: those of `unusable` and `check_revision`.
     """
     try:
         with engine.begin() as connection:
@@ -125,6 +145,7 @@ def bring_up_to_date(engine: Engine) -> None:
                 _mark_sqlite(connection)
             else:
                 _try_to_write(connection)
+            return found
     except DBAPIError as error:
         raise unusable(engine, error) from error
 
@@ -232,18 +253,31 @@ def give_to_owner(file: Path) -> None:
 
 def shelf_name(path: Path) -> str:
     """Return the name of this directory in a database that several servers share; made once."""
-    file = path / "shelf"
+    file = path / SHELF_NAME
     try:
         if not file.exists():
-            replace_file(file, f"{uuid4()}\n".encode(), mode=0o644)
-            give_to_owner(file)
+            write_shelf(path, str(uuid4()))
         return str(UUID(file.read_text().strip()))
     except OSError as error:
         raise _unwritable(path, error) from error
     except ValueError as error:
         raise ConfigError(
-            f"{file} does not hold a UUID; delete it, which orphans the clips of {path}", reason="DATA_DIR_UNWRITABLE"
+            f"{file} does not hold a UUID; delete it: beside a SQLite file it is made again as it was, with PostgreSQL that "
+            f"orphans the clips of {path}",
+            reason="DATA_DIR_UNWRITABLE",
         ) from error
+
+
+def read_shelf(path: Path) -> str | None:
+    """Return the name of a directory as it stands there, whatever that is; None where none does. Raises OSError."""
+    file = path / SHELF_NAME
+    return file.read_text(errors="replace").strip() or None if file.is_file() else None
+
+
+def write_shelf(path: Path, name: str) -> None:
+    """Name a directory; raises OSError."""
+    replace_file(path / SHELF_NAME, f"{name}\n".encode(), mode=0o644)
+    give_to_owner(path / SHELF_NAME)
 
 
 def _unwritable(path: Path, error: OSError) -> ConfigError:

@@ -1,6 +1,6 @@
 """What may come in: the rules for sequence numbers, positions and checksums of one session.
 
-Pure; of the audio only its checksum is looked at, and that it is finite.
+Pure; of the audio only its checksum is looked at, and of float32 that it is finite and not astronomically large.
 """
 
 from collections import deque
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from google_crc32c import value as crc32c
 
+from songcore.audio import MAX_ENERGY
 from songserve.records import SessionRecord
 from songserve.refusal import Refusal
 from songserve.sound import check_flac
@@ -18,6 +19,9 @@ __all__ = ["Chunk", "Finish", "Gap", "Intake", "Work"]
 MAX_GAP_S = 3600
 MAX_SAMPLE = 2**62
 """Far beyond any session, and what a database takes as an integer with room to spare."""
+MAX_CHUNK_ENERGY = MAX_ENERGY / 2
+"""Sum of squares of a float32 chunk, all channels together; that of their mean or of one of them is no more. Half of what
+listening takes, as it adds up in another order: what comes in never fails there, where the chunk's number is not known."""
 N_CHECKSUMS = 256
 """Checksums of the latest chunks are kept, to notice a number that is used twice."""
 
@@ -108,6 +112,8 @@ class Intake:
 
     def accept(self, item: Chunk | Gap) -> bool:
         """Take a chunk or gap in; False for one that was had before. Raises Refusal when a rule is broken."""
+        if item.sequence_number < 1:  # what a client leaves out is 0, which would look as if it had been had before
+            raise self._bad_shape(item.sequence_number, "cannot be: numbers begin at 1")
         if isinstance(item, Chunk):
             self._check_chunk(item)
         if item.sequence_number <= self._last_accepted:
@@ -183,9 +189,10 @@ class Intake:
         n_bytes = len(chunk.data) if self._format.encoding == "flac" else chunk.sample_count * self._format.frame_bytes
         if chunk.sample_count < 1 or len(chunk.data) != n_bytes:
             raise self._bad_shape(number, f"has {len(chunk.data)} bytes; {chunk.sample_count} samples take {n_bytes}")
-        if self._format.encoding == "float32" and not np.isfinite(np.frombuffer(chunk.data, "<f4")).all():
+        if self._format.encoding == "float32" and not _energy(chunk.data) < MAX_CHUNK_ENERGY:  # NaN is not less, either
             raise Refusal(
-                f"chunk {number} holds samples that are NaN or infinite; declare a gap in its place",
+                f"chunk {number} holds samples that are NaN, infinite or astronomically large (full scale is 1); declare a "
+                "gap in its place",
                 reason="NOT_FINITE",
                 sequence_number=number,
             )
@@ -216,3 +223,10 @@ class Intake:
 
     def _bad_shape(self, number: int, problem: str) -> Refusal:
         return Refusal(f"chunk {number} {problem}", reason="CHUNK_SHAPE", sequence_number=number)
+
+
+def _energy(data: bytes) -> float:
+    """Return the sum of squares of float32 samples; NaN or infinite where one of them is, or it overflows."""
+    samples = np.frombuffer(data, "<f4")
+    with np.errstate(all="ignore"):
+        return float(np.dot(samples, samples))

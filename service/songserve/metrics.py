@@ -171,7 +171,9 @@ class Metrics:
         self.ingest_audio_seconds_total = self._counter("ingest_audio_seconds", "Seconds of audio accepted.", "lane")
         self.ingest_closes_total = self._counter("ingest_stream_closes", "Ends of audio streams.", "reason")
         self.ingest_ack_latency_seconds = self._histogram(
-            "ingest_ack_latency_seconds", "From the first chunk of a step to its ack.", LATENCY_BUCKETS
+            "ingest_ack_latency_seconds",
+            "From the first chunk of a step that makes a checkpoint to its ack; chunks of steps before it are left out.",
+            LATENCY_BUCKETS,
         )
         self.ingest_commit_lag_seconds = self._histogram(
             "ingest_commit_lag_seconds",
@@ -201,7 +203,9 @@ class Metrics:
             "station_info", "What a station runs; always 1.", "station", "version", "sample_rate_hz"
         )
         self.station_committed = self._gauge(
-            "station_committed_timestamp_seconds", "Capture time up to which a station's audio is committed.", "station"
+            "station_committed_timestamp_seconds",
+            "Capture time up to which the audio of a station's live stream is committed; a backlog does not move it.",
+            "station",
         )
         self.station_spool_bytes = self._gauge("station_spool_bytes", "Unacknowledged audio on a station.", "station")
         self.station_spool_room_bytes = self._gauge(

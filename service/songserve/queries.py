@@ -155,10 +155,10 @@ class SongQueries:
         (row,) = self._all(totals.where(clips.c.shelf == shelf))
         return int(row["n"]), int(row["n_bytes"])
 
-    def with_clip(self, shelf: str, uids: Sequence[str]) -> set[str]:
-        """Return those of the songs that have a clip in a data directory."""
-        rows = self._all(select(clips.c.song).where(clips.c.shelf == shelf, clips.c.song.in_(uids)))
-        return {row["song"] for row in rows}
+    def clip_shelves(self, uids: Sequence[str]) -> dict[str, str]:
+        """Return the data directory of each song's clip, by uid, for those of the songs that have one."""
+        rows = self._all(select(clips.c.song, clips.c.shelf).where(clips.c.song.in_(uids)))
+        return {row["song"]: row["shelf"] for row in rows}
 
     def bundle_events(self, shelf: str, *, before_seq: int | None = None, size: int | None = None) -> list[BundleEvent]:
         """Return what was done with the bundles of a server, the newest first: ``size`` of them before a number, or all."""
@@ -167,6 +167,12 @@ class SongQueries:
             conditions.append(bundle_events.c.seq < before_seq)
         rows = self._all(select(bundle_events).where(*conditions).order_by(bundle_events.c.seq.desc()).limit(size))
         return [BundleEvent(**{**row, "detail": json.loads(row["detail"])}) for row in rows]
+
+    def latest_server(self, *, but: str) -> str | None:
+        """Return the server that did something with a bundle last, of all but one; None where there is no other."""
+        others = select(bundle_events.c.shelf).where(bundle_events.c.shelf != but)
+        rows = self._all(others.order_by(bundle_events.c.seq.desc()).limit(1))
+        return str(rows[0]["shelf"]) if rows else None
 
     def retypings(self, bundle: str, *, after: str | None, size: int) -> list[Retyping]:
         """Return up to ``size`` results of a bundle, of songs whose uid comes after one."""

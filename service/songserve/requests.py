@@ -59,13 +59,12 @@ def read_page(request: songs_pb2.ListSongsRequest) -> tuple[SongFilter, Position
     Raises Refusal NAME_INVALID, PAGE_TOKEN_INVALID or INTERVAL_INVALID.
     """
     start_ms, end_ms = _interval(request)
-    session = SessionName.parse(request.session) if request.session else None
-    station = _id_in(request.station, "stations") if request.station else None
+    station, session = _station_and_session(request)
     wanted = SongFilter(
         start_ms=start_ms,
         end_ms=end_ms,
         station=station,
-        session=str(session.uuid) if session else None,
+        session=session,
         type_id=read_type_id(request.song_type) if request.song_type else None,
         only_novel=request.only_novel,
         only_pool=request.only_pool,
@@ -130,6 +129,20 @@ def read_frequency_filter(request: songs_pb2.QueryFrequenciesRequest) -> Frequen
         stations=_ids_in(request.stations, "stations"),
         type_ids=_ids_in(request.song_types, "songTypes"),
     )
+
+
+def _station_and_session(request: songs_pb2.ListSongsRequest) -> tuple[str | None, str | None]:
+    """Return the names' ids, None for any; a session is never without its station, which is what a caller was let in for."""
+    station = _id_in(request.station, "stations") if request.station else None
+    if not request.session:
+        return station, None
+    session = SessionName.parse(request.session)
+    if station is not None and station != session.station:
+        raise Refusal(
+            f"station {request.station!r} is not that of session {request.session!r}; give one of them",
+            reason="NAME_INVALID",
+        )
+    return session.station, str(session.uuid)
 
 
 def _id_in(name: str, collection: str) -> str:

@@ -15,11 +15,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from songcore.embed import Device
 from songcore.errors import ConfigError
+from songcore.setting_problems import did_you_mean, has_unknown_setting, near_names, setting_problems
 from songserve.records import ClipChoice
 
 __all__ = ["ENVIRONMENT_PREFIX", "ServeSettings", "load_settings"]
 
 ENVIRONMENT_PREFIX = "SONGSTREAM_SERVE_"
+_PAGE = "docs/operating.md"
 MESSAGE_OVERHEAD_BYTES = 4096
 """Of a chunk's message, far more than its other fields take."""
 
@@ -81,7 +83,9 @@ class ServeSettings(BaseSettings):
     """Seconds that the calls of an old connection have to end."""
     lookahead_kb: int = Field(128, ge=16, le=16 * 1024)
     """Unread bytes of a stream that gRPC takes in ahead."""
-    max_chunk_bytes: int = Field(512 * 1024, ge=1024, le=960 * 1024)
+    max_chunk_bytes: int = Field(512 * 1024, ge=256 * 1024, le=960 * 1024)
+    """No less than the longest chunk of songstream's own stations: what they have cut and kept is never cut anew, so a spool
+    with longer ones could not be sent."""
     max_in_flight_chunks: int = Field(64, ge=2, le=10_000)
     """Chunks of a stream that wait in memory; then reading stops."""
     max_waiting_kb: int = Field(128, ge=1, le=64 * 1024)
@@ -188,7 +192,7 @@ class ServeSettings(BaseSettings):
 def load_settings(given: Mapping[str, Any], *, file: Path | None = None) -> ServeSettings:
     """Return the settings from what the command line gave (None for not given), environment and file.
 
-    Raises ConfigError that names the setting and what is wrong with it.
+    Raises ConfigError SETTING_UNKNOWN or SETTING_INVALID that names the setting, what is wrong with it and what was expected.
     """
     unknown = [
         name
@@ -197,7 +201,8 @@ def load_settings(given: Mapping[str, Any], *, file: Path | None = None) -> Serv
         and name.removeprefix(ENVIRONMENT_PREFIX).lower() not in ServeSettings.model_fields
     ]
     if unknown:
-        raise ConfigError(f"{', '.join(sorted(unknown))} in the environment is no setting", reason="SETTING_UNKNOWN")
+        told = "; ".join(f"{name} in the environment is no setting{_instead(name)}" for name in sorted(unknown))
+        raise ConfigError(told, reason="SETTING_UNKNOWN")
 
     class FromFile(ServeSettings):
         model_config = SettingsConfigDict(toml_file=file)
@@ -207,12 +212,23 @@ def load_settings(given: Mapping[str, Any], *, file: Path | None = None) -> Serv
             raise ConfigError(f"the settings file {file} does not exist", reason="SETTING_INVALID")
         return FromFile(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or 'settings'}: {problem['msg']}" for problem in error.errors()
-        )
-        raise ConfigError(f"the settings cannot be used: {problems}", reason="SETTING_INVALID") from error
+        problems = setting_problems(error, ServeSettings, listed_in=_PAGE, missing=_how_to_give)
+        raise ConfigError(
+            f"the settings cannot be used: {problems}",
+            reason="SETTING_UNKNOWN" if has_unknown_setting(error) else "SETTING_INVALID",
+        ) from error
     except ValueError as error:
         raise ConfigError(f"the settings file {file} cannot be read: {error}", reason="SETTING_INVALID") from error
+
+
+def _instead(variable: str) -> str:
+    """Return what to write in the place of a variable that is no setting."""
+    near = near_names(variable.removeprefix(ENVIRONMENT_PREFIX), ServeSettings.model_fields)
+    return did_you_mean([ENVIRONMENT_PREFIX + one.upper() for one in near]) or f"; {_PAGE} lists those there are"
+
+
+def _how_to_give(name: str) -> str:
+    return f"give --{name.replace('_', '-')}, {ENVIRONMENT_PREFIX}{name.upper()}, or {name} in the --config file"
 
 
 def _is_loopback(host: str) -> bool:

@@ -137,9 +137,13 @@ class Transaction:
             row = {**start, **asdict(opening.audio_format), **_progress(record)}
             self._connection.execute(self._statements.add_session, row)
             return record
+        if record.opening.name != opening.name:  # how it began is nothing that another station is told
+            raise Refusal(
+                f"session {opening.name} began as that of another station; begin a new one", reason="FORMAT_CHANGED"
+            )
         if record.opening != opening:
             raise Refusal(
-                f"session {opening.name} began as {record.opening}; a session keeps its station, format and start time, "
+                f"session {opening.name} began as {record.opening}; a session keeps its format and start time, "
                 "begin a new one",
                 reason="FORMAT_CHANGED",
             )

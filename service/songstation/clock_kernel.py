@@ -1,9 +1,9 @@
 """What the kernel knows about its clock: whether something keeps it on time, and how far it may be off."""
 
 import ctypes
-import ctypes.util
 from collections.abc import Callable
-from typing import Literal, get_args
+from functools import cache
+from typing import Any, Literal, get_args
 
 from songcore.errors import ConfigError
 from songstation.dialogue import ClockQuality
@@ -31,11 +31,17 @@ class Timex(ctypes.Structure):
 
 def read_kernel(timex: Timex) -> int | None:
     """Fill the structure by adjtimex(2) and return what that returns, None where the system has no such call."""
-    library = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
-    try:
-        return int(library.adjtimex(ctypes.byref(timex)))
-    except AttributeError:  # no Linux
-        return None
+    call = _adjtimex()
+    return None if call is None else int(call(ctypes.byref(timex)))
+
+
+@cache
+def _adjtimex() -> Any:
+    """Return the C library's call, or None where it has none: no Linux.
+
+    Looked for once, in what this program has loaded already: `ctypes.util.find_library` starts other programs each time.
+    """
+    return getattr(ctypes.CDLL(None), "adjtimex", None)
 
 
 def clock_quality(setting: ClockSetting, read: Callable[[Timex], int | None] = read_kernel) -> ClockQuality:

@@ -66,7 +66,6 @@ class Opened:
     expected: int
     committed_sample: int
     window: int
-    max_chunk_bytes: int
     finished: bool
     window_bytes: int = 0
     resume_token: str = ""

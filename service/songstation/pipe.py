@@ -69,9 +69,9 @@ class Pipe:
         raise ConfigError(f"nobody writes into {self.name} any more", reason="DEVICE_LOST")
 
     def finish(self) -> list[bytes | Lost]:
-        """Return what was read and not yielded, whole samples of it."""
+        """Return what was read and not yielded, whole samples of it, in chunks that are no longer than the others."""
         rest = self._take(len(self._pending) & ~1)
-        return [rest] if rest else []
+        return [rest[begin : begin + self._n_bytes] for begin in range(0, len(rest), self._n_bytes)]
 
     def close(self) -> None:
         """Close it; its writer notices."""

@@ -20,8 +20,10 @@ from songstation.outbox import LossReason
 
 __all__ = ["Lost", "Playback", "Source", "chunk_samples", "next_chunk", "to_pcm16"]
 
-MAX_CHUNK_SAMPLES = 131_072
-"""256 KiB, below any server's limit, at 384 kHz too."""
+LEAST_SERVER_CHUNK_BYTES = 262_144
+"""The smallest `max_chunk_bytes` that a server can be set to."""
+MAX_CHUNK_SAMPLES = 130_000
+"""So that a chunk is taken by every server, at 384 kHz too: noise as FLAC takes some 450 bytes more than its samples."""
 HASHED_BYTES = 2**20
 """Of a recording's file, how much of its begin and of its end tells it from others; all of a night would take minutes."""
 _RECORDINGS = UUID("3f0b5d0a-6d2e-5c43-9a53-9d5f7f1c2b86")

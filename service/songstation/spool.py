@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from uuid import UUID
 
 from songcore.durable import replace_file
@@ -54,6 +55,7 @@ class Spool:
         self.n_repaired = recovered.n_repaired
         """Files whose torn end was replaced by a loss."""
         self._ends, self._standings = recovered.ends, recovered.standings
+        self._saving, self._saved = Lock(), b""
         self._n_files = max((int(path.stem) for path in directory.glob("*.*") if path.stem.isdecimal()), default=0)
         self._current: Session | None = None
         self._file: SegmentFile | None = None
@@ -139,8 +141,22 @@ class Spool:
         return self._standings.get(session, Standing())
 
     def set_standing(self, session: UUID, standing: Standing) -> None:
-        """Note how far the server is; `tend` puts it on the disk."""
+        """Note how far the server is; `tend` puts it on the disk, or `save_standings`."""
         self._standings[session] = standing
+
+    def save_standings(self) -> bool:
+        """Put how far the server is with each session on the disk, where it is not; return whether it is there."""
+        with self._saving:
+            content = json.dumps({str(uuid): one.to_dict() for uuid, one in list(self._standings.items())}).encode()
+            if content == self._saved:
+                return True
+            try:
+                replace_file(self.directory / "cursor", content)
+            except OSError as error:
+                log.warning("the cursor cannot be written: %s", error)
+                return False
+            self._saved = content
+            return True
 
     def doubt_finished(self) -> None:
         """Let every session that is still on the disk be offered to the server once more."""
@@ -190,12 +206,8 @@ class Spool:
         for uuid in self.sessions.keys() - kept:
             self._standings.pop(uuid, None)
             del self.sessions[uuid], self._ends[uuid]
-        content = json.dumps({str(uuid): one.to_dict() for uuid, one in list(self._standings.items())})
-        try:
-            replace_file(self.directory / "cursor", content.encode())
-        except OSError as error:
-            # It only saves work: the server knows better what it has.
-            log.warning("the cursor cannot be written: %s", error)
+        # Left unwritten it costs work only: the server knows better what it has. What it does not know, `renamed` waits for.
+        self.save_standings()
 
     def close(self) -> None:
         """End the session, and let another program have the spool."""
@@ -240,7 +252,7 @@ class Spool:
 
     def _note_committed(self) -> None:
         for uuid, standing in list(self._standings.items()):
-            self.index.note_committed(uuid, standing.committed, self._now_s())
+            self.index.note_committed(uuid, standing.committed, self._now_s(), finished=standing.finished)
 
     def _fits(self, n_bytes: int) -> bool:
         if self.index.n_bytes + n_bytes > self.limits.max_bytes:

@@ -9,8 +9,9 @@ from uuid import UUID
 
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 
-from songcore.errors import InputError
+from songcore.errors import ConfigError, InputError
 from songstation.clock import SampleClock
 from songstation.outbox import Loss
 from songstation.spool_files import file_name, read_record
@@ -47,7 +48,7 @@ def listed(directory: Path) -> list[SpooledSession]:
 def export(directory: Path, session: str, to: Path, file_format: Literal["wav", "flac"]) -> Path:
     """Write a session as one recording, silence in the place of losses; return its path, named by its start in UTC.
 
-    Raises InputError SESSION_MISSING when the spool has no such session.
+    Raises InputError SESSION_MISSING when the spool has no such session, ConfigError OUTPUT_NOT_WRITABLE.
     """
     spool = _looked_at(directory)
     uuid = next((one for one in spool.index.sessions() if str(one) == session), None)
@@ -58,18 +59,33 @@ def export(directory: Path, session: str, to: Path, file_format: Literal["wav", 
     description, first = spool.sessions[uuid], spool.index.of(uuid)[0].first_sample
     start = _time_of(description, first)
     path = to / f"{start:%Y%m%d_%H%M%S}_{description.station}.{file_format}"
-    to.mkdir(parents=True, exist_ok=True)
-    with soundfile.SoundFile(path, "w", description.sample_rate_hz, 1, "PCM_16", format=file_format.upper()) as file:
-        for item in _items(directory, spool, uuid):
-            data = None
-            if isinstance(item, SpooledSound):
-                data = read_record(directory / file_name(item.segment), item.offset, uuid, item.sequence_number)
-            if data is not None:
-                file.write(np.frombuffer(data, "<i2"))
-                continue
-            for begin in range(0, item.n_samples, 2**16):
-                file.write(np.zeros(min(2**16, item.n_samples - begin), np.int16))
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        with soundfile.SoundFile(
+            path, "w", description.sample_rate_hz, 1, "PCM_16", format=file_format.upper()
+        ) as file:
+            for samples in _samples(directory, spool, uuid):
+                file.write(samples)
+    except (OSError, soundfile.SoundFileError) as error:  # reading raises neither: what cannot be read is silence
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"{path} cannot be written ({why}); name another directory by --to, or make room",
+            reason="OUTPUT_NOT_WRITABLE",
+        ) from error
     return path
+
+
+def _samples(directory: Path, spool: Recovered, uuid: UUID) -> Iterator[NDArray[np.int16]]:
+    """Give the sound of a session in parts, (n,) int16, zeros for what was lost or is damaged."""
+    for item in _items(directory, spool, uuid):
+        data = None
+        if isinstance(item, SpooledSound):
+            data = read_record(directory / file_name(item.segment), item.offset, uuid, item.sequence_number)
+        if data is not None:
+            yield np.frombuffer(data, "<i2")
+            continue
+        for begin in range(0, item.n_samples, 2**16):
+            yield np.zeros(min(2**16, item.n_samples - begin), np.int16)
 
 
 def _looked_at(directory: Path) -> Recovered:

@@ -85,7 +85,10 @@ class SegmentFile:
 
 
 def rewrite_as_loss(path: Path, session: Session, items: Iterable[SpooledSound | Loss], time_us: int) -> int:
-    """Replace the sound of a file by losses for a full spool, and return the file's new size."""
+    """Replace the sound of a file by losses for a full spool, and return the file's new size.
+
+    A file without any items is left as it is: there is nothing to give up in it.
+    """
     merged: list[Loss] = []
     for item in items:
         is_sound = isinstance(item, SpooledSound)
@@ -98,6 +101,8 @@ def rewrite_as_loss(path: Path, session: Session, items: Iterable[SpooledSound |
             merged[-1] = loss
         else:
             merged.append(Loss(item.sequence_number, item.start_sample, item.n_samples, reason, item.last_number))
+    if not merged:
+        return path.stat().st_size
     first = merged[0]
     records = [opening_record(session, first.sequence_number, first.start_sample, time_us, is_dropped=True)]
     for one in merged:

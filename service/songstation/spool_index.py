@@ -55,6 +55,11 @@ class Segment:
     is_dropped: bool = False
     """Its sound has been replaced by a loss."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Nothing follows its opening: the power failed, or the disk was full, just then."""
+        return self.last_number < self.first_number
+
 
 @dataclass
 class SpoolIndex:
@@ -69,13 +74,13 @@ class SpoolIndex:
 
     @property
     def held_bytes(self) -> int:
-        """Size of the files that hold what is not committed."""
-        return sum(segment.n_bytes for segment in self.waiting)
+        """Size of the files that are still needed: what is in them is not committed, or that a session is over not told."""
+        return sum(segment.n_bytes for segment in self.segments if segment.committed_s is None)
 
     @property
     def waiting(self) -> list[Segment]:
-        """Return the files with something that is not committed."""
-        return [segment for segment in self.segments if segment.committed_s is None]
+        """Return the files with sound or a loss that is not committed."""
+        return [segment for segment in self.segments if segment.committed_s is None and not segment.is_empty]
 
     def sessions(self) -> list[UUID]:
         """Return the sessions that have files, oldest first."""
@@ -89,11 +94,14 @@ class SpoolIndex:
         """Forget a file; who goes through the files meanwhile, in another thread, does not stumble."""
         self.segments = [one for one in self.segments if one is not segment]
 
-    def note_committed(self, session: UUID, number: int, now_s: float) -> None:
-        """Mark the files of a session that the server has committed as a whole, and unmark those that it has no more."""
+    def note_committed(self, session: UUID, number: int, now_s: float, *, finished: bool = False) -> None:
+        """Mark the files of a session that the server has committed as a whole, and unmark those that it has no more.
+
+        An empty one is needed until the session is ``finished``: it may be all that tells of the session, and where it ends.
+        """
         for segment in self.segments:
             if segment.session == session:
-                is_committed = segment.first_number <= segment.last_number <= number
+                is_committed = segment.last_number <= number and (finished or not segment.is_empty)
                 segment.committed_s = (segment.committed_s or now_s) if is_committed else None
 
     def expired(self, *, now_s: float, grace_s: float) -> list[Segment]:

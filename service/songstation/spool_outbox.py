@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from songstation.outbox import End, Leave, Loss, LossReason, Outbox, Sound
 from songstation.spool import Spool
@@ -84,8 +84,9 @@ class SpoolOutbox(Outbox):
         has_it = expected == self._next_number or any(item.sequence_number == expected for item in self._items)
         is_writing = self._spool.is_writing(self._session)
         standing = self._spool.standing(self._session)
-        if expected + standing.number_before <= standing.committed:
-            # Restored from a backup: then it may not know the ends of other sessions either.
+        was_restored = expected + standing.number_before <= standing.committed
+        if was_restored:
+            # From a backup: then it may not know the ends of other sessions either.
             self._spool.doubt_finished()
         if not has_it or (finished and not is_writing):
             self._restart(expected + standing.number_before, committed_sample + standing.sample_before)
@@ -93,6 +94,9 @@ class SpoolOutbox(Outbox):
             self.end()
         super().opened(expected=expected, committed_sample=committed_sample, finished=finished, **answer)
         self._note_committed(expected - 1)
+        if was_restored:
+            # After a crash nothing would tell it again, once the server has caught up with what the disk says of this session.
+            self._spool.save_standings()
 
     def acknowledged(self, *, received: int, committed: int, **answer: Any) -> None:
         """Release what is committed, in the spool too."""
@@ -127,12 +131,31 @@ class SpoolOutbox(Outbox):
         self._note_committed(number - 1)
         return sample
 
-    def renamed(self, uuid: UUID) -> None:
-        """Note the name under which the rest goes on; follows `begin_new_session`."""
-        standing = self._spool.standing(self._session).renamed(str(uuid))
-        self._spool.set_standing(self._session, standing)
-        self._restart(standing.committed + 1, standing.committed_sample)
+    def rewind(self) -> None:
+        """Take up the oldest that the spool still has, committed or not: the server has lost that, and more.
+
+        Then it was restored from a backup, and may not know the ends of other sessions either.
+        """
+        standing = self._spool.standing(self._session)
+        number, sample = self.first_available
+        self._restart(number + standing.number_before, sample + standing.sample_before)
+        self._spool.doubt_finished()
+
+    def renamed(self) -> str | None:
+        """Return the UUID under which the rest goes on, once that is on the disk; follows `begin_new_session`.
+
+        None where the disk does not take it, and then nothing has changed: sent under a name that a crash makes forgotten, the
+        rest would come again under the next, and count twice. The same rest of a session has the same UUID each time.
+        """
+        before = self._spool.standing(self._session)
+        after = before.renamed(str(uuid5(UUID(self.name), str(before.committed + 1))))
+        self._spool.set_standing(self._session, after)
+        if not self._spool.save_standings():
+            self._spool.set_standing(self._session, before)
+            return None
+        self._restart(after.committed + 1, after.committed_sample)
         self._open = self._end_sent = False
+        return after.name
 
     def _restart(self, number: int, sample: int) -> None:
         """Begin at a number and sample of the spool with what its files have from there on."""
@@ -148,19 +171,17 @@ class SpoolOutbox(Outbox):
         """Take what the next file has; return False at the session's end."""
         standing = self._spool.standing(self._session)
         number, sample = self._next_number + standing.number_before, self._next_sample + standing.sample_before
-        if number > self._spool.end_of(self._session)[0]:
+        last_number, end_sample = self._spool.end_of(self._session)
+        if number > last_number:
             return False
         items = self._spool.items_from(self._session, number)
-        if not items:
-            return False
-        first = items[0]
-        if first.sequence_number < number:
-            end = first.start_sample + first.n_samples
-            items[0] = Loss(number, sample, end - sample, LossReason.SPOOL_FULL, first.last_number)
-        elif first.sequence_number > number:
-            missing = first.start_sample - sample
-            items.insert(0, Loss(number, sample, missing, LossReason.SPOOL_EXPIRED, first.sequence_number - 1))
-            self._on_lost(missing, LossReason.SPOOL_EXPIRED)
+        first, begin = (items[0].sequence_number, items[0].start_sample) if items else (last_number + 1, end_sample)
+        if first < number:
+            end = begin + items[0].n_samples
+            items[0] = Loss(number, sample, end - sample, LossReason.SPOOL_FULL, items[0].last_number)
+        elif first > number:
+            items.insert(0, Loss(number, sample, begin - sample, LossReason.SPOOL_EXPIRED, first - 1))
+            self._on_lost(begin - sample, LossReason.SPOOL_EXPIRED)
         self.keep(items)
         return True
 

@@ -54,7 +54,7 @@ def recover(directory: Path, *, now_s: float, repair: bool = True) -> Recovered:
     _find_ends(directory, spool)
     spool.standings = _read_cursor(directory / "cursor", spool)
     for uuid, standing in spool.standings.items():
-        spool.index.note_committed(uuid, standing.committed, now_s)
+        spool.index.note_committed(uuid, standing.committed, now_s, finished=standing.finished)
     return spool
 
 

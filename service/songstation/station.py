@@ -38,7 +38,7 @@ class FieldStation:
 
     ``open_source`` opens the device or the recording, and raises ConfigError while it is not there. ``clock_quality`` says
     what keeps the wall clock on time. ``missing_since_s``, by the loop's clock, is since when there has been no device, as far
-    as no session has declared it.
+    as no session has declared it. A source that ``comes_back``, as a device does, is waited for; a recording is not.
     """
 
     def __init__(  # noqa: PLR0913 - collaborators, each by name
@@ -53,8 +53,9 @@ class FieldStation:
         clock_quality: Callable[[], ClockQuality] = ClockQuality,
         on_song: Callable[[HeardSong], None] = lambda _: None,
         missing_since_s: float | None = None,
+        comes_back: bool = True,
     ) -> None:
-        self._spool, self._plan, self._open_source = spool, plan, open_source
+        self._spool, self._plan, self._open_source, self._comes_back = spool, plan, open_source, comes_back
         self._rng, self._now, self._clock_quality = rng, now, clock_quality
         self._logbook = Logbook(spool, now=now, clock_quality=clock_quality, on_song=on_song)
         self.account = self._logbook.account
@@ -72,7 +73,8 @@ class FieldStation:
         """Listen and send until ``stop`` is set, or a recording is over and all of it committed; the spool is closed then.
 
         When stopped, the rest has the plan's grace to be sent; what is left stays in the spool for the next time. Raises
-        ConfigError DEVICE_STUCK when the sound system holds on to a call, of which only a new process is free.
+        ConfigError DEVICE_STUCK when the sound system holds on to a call, of which only a new process is free, and, once what
+        was read of it is committed, what is wrong with a recording that cannot be played to its end.
         """
         beside = [
             asyncio.create_task(self._sender.backfill(lambda uuid: self._live is not None and self._live.uuid == uuid)),
@@ -88,7 +90,7 @@ class FieldStation:
                 await capturing
             except SongError as error:
                 # What the sound system holds on to keeps nothing from being sent when the station is stopped.
-                if error.reason == STUCK and stop.is_set():
+                if error.reason != STUCK or stop.is_set():
                     await self._finish(stop, beside)
                 raise
             await self._finish(stop, beside)
@@ -134,6 +136,8 @@ class FieldStation:
             except SongError as error:
                 if error.reason == STUCK:
                     await self._declare_missing()
+                    raise
+                if not self._comes_back:
                     raise
                 await self._wait_for_device(error, stop)
                 continue
@@ -193,6 +197,8 @@ class FieldStation:
                 await self._keep(chunk, can_wait=source.can_wait)
                 await self._give_way(goes_on=True)
         except SongError as error:
+            if not self._comes_back:
+                raise
             log.warning("%s", error)
             self.account.last_trouble = str(error)
             self.missing_since_s = loop.time()
@@ -303,8 +309,12 @@ class FieldStation:
     async def _all_committed(self) -> None:
         while self._spool.unfinished():
             await asyncio.sleep(0.05)
-            if self._live is not None and self._live.outbox.is_behind:
+            if self._live is not None and (self._live.outbox.is_behind or self._is_doubted(self._live)):
                 await self._end()
+
+    def _is_doubted(self, live: Live) -> bool:
+        """Return whether the server had all of it, and then told another session that it was restored from a backup."""
+        return live.outbox.finished and not self._spool.standing(live.uuid).finished
 
     async def _tend(self) -> None:
         while True:

@@ -11,7 +11,6 @@ from uuid import UUID
 from songstation.channel import Channel
 from songstation.dialogue import ClockQuality, HeardSong, Pulse, SessionInfo, SessionNotice
 from songstation.link import Link, LinkSettings, RefusedError
-from songstation.listening import uuid7
 from songstation.outbox import LossReason
 from songstation.recovery import Backoff, Failure, asking_delay_s
 from songstation.spool import Spool
@@ -173,10 +172,9 @@ class Sender:
         session = self._spool.sessions[uuid]
         prefix = f"stations/{session.station}/sessions/"
 
-        def rename() -> str:
-            name = uuid7(self._now(), self._rng)
-            outbox.renamed(name)
-            return f"{prefix}{name}"
+        def rename() -> str | None:
+            name = outbox.renamed()
+            return None if name is None else f"{prefix}{name}"
 
         info = SessionInfo(
             prefix + outbox.name,

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from songcore.errors import ConfigError
 from songcore.names import NAME
+from songcore.setting_problems import did_you_mean, near_names, setting_problems
 from songstation.clock_kernel import ClockSetting
 from songstation.spool_index import Policy, SpoolLimits
 
@@ -111,9 +112,14 @@ def load_settings(
             settings[name.removeprefix(ENVIRONMENT_PREFIX).lower()] = value
     settings |= {name: value for name, value in given.items() if value is not None}
     if unknown := settings.keys() - StationSettings.model_fields.keys():
-        raise ConfigError(f"{', '.join(sorted(unknown))} is no setting of a station", reason="SETTING_UNKNOWN")
+        told = "; ".join(f"{name} is no setting of a station{_instead(name)}" for name in sorted(unknown))
+        raise ConfigError(told, reason="SETTING_UNKNOWN")
     try:
         return StationSettings(**settings)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'settings'}: {one['msg']}" for one in error.errors())
+        problems = setting_problems(error, StationSettings)
         raise ConfigError(f"the settings cannot be used: {problems}", reason="SETTING_INVALID") from error
+
+
+def _instead(name: str) -> str:
+    return did_you_mean(near_names(name, StationSettings.model_fields)) or "; docs/station.md lists those there are"

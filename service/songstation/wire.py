@@ -132,7 +132,6 @@ def _opened(response: Response) -> Opened:
         expected=opened.expected_sequence_number,
         committed_sample=opened.committed_sample,
         window=opened.max_in_flight_chunks,
-        max_chunk_bytes=opened.max_chunk_bytes,
         finished=opened.finished,
         window_bytes=opened.max_in_flight_bytes,
         resume_token=opened.resume_token,

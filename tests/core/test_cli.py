@@ -4,12 +4,16 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import entry_points, version
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
-from songcore.cli import GROUP
+from songcore.cli import GROUP, app
 
 HEAVY = ["faiss", "grpc", "librosa", "matplotlib", "numpy", "onnxruntime", "pyarrow", "ray", "scipy", "sklearn"]
 HEAVY += ["sounddevice", "soundfile", "soxr", "sqlalchemy", "torch", "transformers"]
@@ -181,6 +185,24 @@ def test_the_help_of_synth_names_every_preset() -> None:
 
     text = run("synth", "--help")[1].split(" --preset  ")[1].split("--seed")[0].split("[default:")[0]
     assert {name for name in PRESETS if re.search(rf"\b{name}\b", text)} == set(PRESETS)
+
+
+def walk(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Yield every command that does something, by the words that call it."""
+    if not isinstance(command, TyperGroup):
+        yield name, command
+        return
+    context = typer.Context(command)
+    for word in command.list_commands(context):
+        yield from walk(command.get_command(context, word), f"{name} {word}")
+
+
+def test_every_command_prints_json() -> None:
+    """As the README says; servers and watches print a line of it when they are ready or something comes."""
+    found = dict(walk(typer.main.get_command(app), "songstream"))
+    assert {"songstream serve", "songstream types list", "songstream station spool export"} <= set(found)
+    without = {name for name, command in found.items() if not any("--json" in option.opts for option in command.params)}
+    assert without == set()
 
 
 def test_nothing_asked_is_help() -> None:

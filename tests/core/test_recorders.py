@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from songcore.audio import open_recording
-from songcore.recorders import MAX_CHUNKS, read_guano, read_timezone, stated_start, utc_start
+from songcore.recorders import MAX_CHUNKS, is_skipped, read_guano, read_timezone, stated_start, utc_start
 
 EVENING = datetime(2026, 5, 1, 21, 30)  # noqa: DTZ001 - local time of a zone that nobody tells
 SUMMER = timezone(timedelta(hours=2))
@@ -146,6 +146,8 @@ def test_nothing_that_a_file_holds_is_an_error(content: bytes, comment: str, nam
     guano = read_guano(io.BytesIO(riff(content))) + content.decode("latin-1")
     stated = stated_start(name, comment=comment, guano=guano)
     start = utc_start(stated, read_timezone("+14:00"))
+    assert not is_skipped(stated, read_timezone("+14:00"))
+    assert is_skipped(stated, read_timezone("Europe/Berlin")) in {True, False}
     assert (start is None) == (stated is None)
     assert start is None or start.tzinfo is UTC
 
@@ -162,6 +164,30 @@ def test_zones() -> None:
     for text in ("", "Europe", "Europe/Nowhere", "../etc/passwd", "/etc/passwd", "+25:00", "+02:75", "\0", "x" * 5000):
         with pytest.raises(ValueError, match="expected a name such as Europe/Berlin"):
             read_timezone(text)
+
+
+@pytest.mark.parametrize(
+    ("time", "zone", "expected"),
+    [
+        ("2026-03-29T01:59:59", "Europe/Berlin", False),
+        ("2026-03-29T02:00:00", "Europe/Berlin", True),
+        ("2026-03-29T02:30:00.5", "Europe/Berlin", True),
+        ("2026-03-29T03:00:00", "Europe/Berlin", False),
+        ("2026-10-25T02:30:00", "Europe/Berlin", False),  # twice there
+        ("2026-03-29T02:30:00", "+01:00", False),
+        ("2026-03-29T02:30:00+01:00", "Europe/Berlin", False),
+        ("2026-03-29T02:30:00", "Europe/London", False),
+        ("2026-10-04T02:15:00", "Australia/Lord_Howe", True),  # by half an hour
+        ("2026-03-29T02:30:00", None, False),
+        (None, "Europe/Berlin", False),
+    ],
+)
+def test_a_time_that_the_clocks_skip_is_noticed(time: str | None, zone: str | None, expected: bool) -> None:
+    """Only local times within the step to summer time of the zone given for them; UTC counts on from before the step."""
+    stated, of = time and datetime.fromisoformat(time), zone and read_timezone(zone)
+    assert is_skipped(stated or None, of or None) is expected
+    if stated and time == "2026-03-29T02:30:00":
+        assert utc_start(stated, read_timezone("Europe/Berlin")) == datetime(2026, 3, 29, 1, 30, tzinfo=UTC)
 
 
 def test_recordings_without_a_comment_have_an_empty_one(tmp_path: Path) -> None:

@@ -255,6 +255,24 @@ def test_local_times_wait_for_their_zone(bundle: Path, tmp_path: Path) -> None:
         assert "zone" not in again.stderr
 
 
+def test_a_time_that_the_zone_skips_is_told(bundle: Path, tmp_path: Path) -> None:
+    """A recorder that records at 02:30 in the night of the change to summer time does not keep the zone: counted and named."""
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    archive.mkdir()
+    samples, _ = soundscape([0], 1)
+    for stated in ("20260328_023000", "20260329_023000", "20260701_213000"):
+        soundfile.write(archive / f"SM4_{stated}.wav", samples, 24_000)
+    told = classify(archive, "--bundle", bundle, "--out", out, "--timezone", "Europe/Berlin", "--json")
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout)["n_zone_impossible"] == 1
+    assert "go forward: 1; SM4_20260329_023000.wav. " in told.stderr
+    right = classify(archive, "--bundle", bundle, "--out", out, "--timezone", "+01:00", "--json")
+    assert json.loads(right.stdout)["n_zone_impossible"] == 0
+    assert "go forward" not in right.stderr
+    starts = [row["start_utc"] for row in rows(out / "recordings.csv")]
+    assert starts == ["2026-03-28T01:30:00.000Z", "2026-03-29T01:30:00.000Z", "2026-07-01T20:30:00.000Z"]
+
+
 def test_tables_of_earlier_runs_are_named(bundle: Path, tmp_path: Path) -> None:
     """Tables of recordings that are not among the results, or in other formats, stay and the run says so."""
     archive, out = tmp_path / "archive", tmp_path / "out"

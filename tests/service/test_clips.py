@@ -29,7 +29,7 @@ from songcore.stream import Song
 from songserve.batching import Lane
 from songserve.clips import ClipSound, ClipTape
 from songserve.clips_retention import ClipRetention
-from songserve.clips_shelf import WantedClip, clip_path, features_path
+from songserve.clips_shelf import ClipShelf, WantedClip, clip_path, features_path
 from songserve.intake import Chunk, Gap, Work
 from songserve.records import AudioFormat, Commit, StoredSong
 from songserve.runtime import Runtime
@@ -391,10 +391,49 @@ def test_clips_of_another_store_are_left_alone(shelf: Shelf) -> None:
     """A server that is started on the wrong database does not delete the clips of the right one."""
     one = song(shelf.record, 2)
     shelf.shelf.write([(one, ClipSound(0, PCM[:RATE], RATE, FEATURES))])
-    assert shelf.shelf.clean(str(UUID(int=1)), lambda _: set()) == 2  # the first store of the folder is its owner
+    assert shelf.shelf.clean(str(UUID(int=1)), lambda _: {}) == 2  # the first store of the folder is its owner
     shelf.shelf.write([(one, ClipSound(0, PCM[:RATE], RATE, FEATURES))])
     assert shelf.clean() == 0
     assert shelf.files() == [one.uid]
+
+
+def test_a_clip_with_a_row_is_not_deleted_whatever_directory_that_names(
+    shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where a directory lost its name clips stay, and the log says which name makes them readable; what has no row goes."""
+    known, unknown = song(shelf.record, 1), song(shelf.record, 2)
+    (clip,) = shelf.store(known)
+    shelf.shelf.write([(unknown, SOUND)])
+    moved = ClipShelf(
+        shelf.opened.directory.path / "clips", "other", choice="songs", has_room=lambda: True, observe=lambda _: None
+    )
+    store, _ = shelf.opened.queries.position()
+    assert moved.clean(store, shelf.opened.queries.clip_shelves) == 2
+    assert shelf.files() == [known.uid]
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "songserve.clips_shelf"]
+    assert told.startswith("1 clips in ")
+    assert f"write {clip.shelf} into {shelf.opened.directory.path / 'shelf'}" in told
+
+
+def test_the_advice_about_another_store_s_clips_is_safe(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    """Clips that come after the database of a backup are taken over; with strangers among them after what the log advises."""
+    known, unknown = song(shelf.record, 1), song(shelf.record, 2)
+    shelf.store(known)
+    owner = shelf.opened.directory.path / "clips" / "store"
+    owner.write_text(f"{UUID(int=1)}\n")
+    shelf.shelf.write([(unknown, SOUND)])
+    assert shelf.clean() == 0
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "songserve.clips_shelf"]
+    assert "2 files there are of songs without a clip in this one" in told
+    assert told.endswith(f"delete {owner}")
+    owner.unlink()
+    assert shelf.clean() == 2
+    assert shelf.files() == [known.uid]
+    caplog.clear()
+    owner.write_text(f"{UUID(int=1)}\n")
+    assert shelf.clean() == 0
+    assert owner.read_text() == f"{shelf.opened.queries.position()[0]}\n"
+    assert not [record for record in caplog.records if record.name == "songserve.clips_shelf"]
 
 
 def retention(shelf: Shelf, **limits: int) -> tuple[ClipRetention, list[tuple[str, int]]]:
@@ -422,7 +461,7 @@ def test_old_clips_go_and_kept_ones_stay(shelf: Shelf) -> None:
     keeper.sweep(START_MS + 9 * DAY_MS)
     assert shelf.files() == sorted(one.uid for one in (songs[2], *songs[5:]))
     assert deleted == [("age", 4)]
-    assert shelf.opened.queries.with_clip(shelf.shelf.shelf, [one.uid for one in songs]) == set(shelf.files())
+    assert set(shelf.opened.queries.clip_shelves([one.uid for one in songs])) == set(shelf.files())
     assert len(list(shelf.opened.directory.path.glob("clips/*/"))) == 6
     assert shelf.opened.queries.totals()[0].songs == {"T0001": 10}
 
@@ -468,4 +507,4 @@ def test_a_clip_that_is_marked_while_it_is_swept_stays(shelf: Shelf) -> None:
     marked = {one.uid for one, mark in zip(songs, marks, strict=True) if mark.result(10)}
     sweeping.join()
     assert set(shelf.files()) == marked
-    assert shelf.opened.queries.with_clip(shelf.shelf.shelf, [one.uid for one in songs]) == marked
+    assert set(shelf.opened.queries.clip_shelves([one.uid for one in songs])) == marked

@@ -194,7 +194,7 @@ def test_the_drill_is_of_the_shipped_unit() -> None:
     (name,) = re.findall(r"^StateDirectory=(\S+)$", unit, re.MULTILINE)
     (program,) = re.findall(r"^ExecStart=(\S+)/songstream serve", unit, re.MULTILINE)
     page = (ROOT / "docs" / "operating.md").read_text()
-    drill = page.split("A drill, to be done")[1].split("In this order")[0]
+    drill = page.split("A drill, to be done")[1].split("What root restores")[0]
     commands = re.findall(r"^    songstream db .*", drill, re.MULTILINE)
     assert len(commands) == 3
     assert all(f"--data-dir /var/lib/{name} " in f"{command} " for command in commands)
@@ -256,6 +256,33 @@ def test_an_old_store_is_upgraded_by_hand(tmp_path: Path) -> None:
     assert place.check()["problems"] == []
     assert place.run("restore", str(tmp_path / "copy")).exit_code == 0
     assert place.check()["problems"] == []
+
+
+def test_each_command_prints_one_json_object(place: Place, tmp_path: Path) -> None:
+    """For programs: what was written, what was put back and what is set aside, and from which schema to which."""
+    copy = tmp_path / "copy"
+
+    def said(*arguments: str) -> dict[str, Any]:
+        done = place.run(*arguments, "--json")
+        assert done.exit_code == 0, done
+        (line,) = done.stdout.splitlines()
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    assert said("backup", str(copy)) == {"backup": str(copy), "n_bytes": copy.stat().st_size}
+    restored = said("restore", str(copy))
+    kept = [str(path) for path in place.path.glob("songs.sqlite.*Z")]
+    assert kept or place.database_url
+    expected = {"restored": str(copy), "revision_before": REVISION, "revision": REVISION, "kept_shelf": None}
+    assert restored == {**expected, "kept": kept[0] if kept else None}
+    assert said("upgrade") == {"revision_before": REVISION, "revision": REVISION}
+    if not place.database_url:
+        for file in place.path.glob("songs.sqlite*"):
+            file.unlink()
+        with sqlite3.connect(place.path / DATABASE_NAME) as old:
+            old.executescript(FIRST_SCHEMA.read_text())
+        old.close()
+        assert said("upgrade") == {"revision_before": "0001", "revision": REVISION}
 
 
 def test_a_settings_file_says_where_the_store_is(tmp_path: Path) -> None:

@@ -39,12 +39,15 @@ from songserve.refusal import Refusal
 from songserve.security.channel import MAX_PING_STRIKES
 from songserve.settings import load_settings
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc, songs_pb2, songs_pb2_grpc
+from songstation.sources import LEAST_SERVER_CHUNK_BYTES, MAX_CHUNK_SAMPLES
 from stores import Opened, opening
 
 RATE = 24_000
 DAY_MS = 86_400_000
 CHUNKS = chunk_messages(np.zeros(3 * RATE, np.float32), [RATE // 2])
 """Of half a second."""
+LEAST_CHUNK_BYTES = 262_144
+"""That `max_chunk_bytes` may be set to."""
 SETTINGS, PING, GO_AWAY = 4, 6, 7
 """Types of HTTP/2 frames."""
 INITIAL_WINDOW_SIZE = 4
@@ -74,20 +77,20 @@ def sized(n_bytes: int) -> songs_pb2.ListSongsRequest:
 
 def test_a_message_has_a_largest_size(start_server: Callable[..., ServerThread]) -> None:
     """The last byte that fits is read, and its token found wrong; one more is refused unread."""
-    server = start_server(max_message_kb=64, max_chunk_bytes=32 * 1024)
-    assert list_songs(server.channel, sized(64 * 1024)) == ("INVALID_ARGUMENT", "PAGE_TOKEN_INVALID")
-    assert list_songs(server.channel, sized(64 * 1024 + 1)) == ("RESOURCE_EXHAUSTED", "")
+    server = start_server(max_message_kb=320, max_chunk_bytes=256 * 1024)
+    assert list_songs(server.channel, sized(320 * 1024)) == ("INVALID_ARGUMENT", "PAGE_TOKEN_INVALID")
+    assert list_songs(server.channel, sized(320 * 1024 + 1)) == ("RESOURCE_EXHAUSTED", "")
 
 
 def test_a_chunk_has_a_largest_size(start_server: Callable[..., ServerThread]) -> None:
     """A chunk of exactly max_chunk_bytes is stored; one with a sample more ends the stream."""
-    server = start_server(max_chunk_bytes=4096)
-    for n_samples, number in ((2048, 1), (2049, 2)):
+    server, most = start_server(max_chunk_bytes=LEAST_CHUNK_BYTES), LEAST_CHUNK_BYTES // 2
+    for n_samples, number in ((most, 1), (most + 1, 2)):
         data = bytes(2 * n_samples)
         stream = Stream(server.channel, setup(session_name(number=number)))
         stream.send(Chunk(sequence_number=1, sample_count=n_samples, data=data, crc32c=crc32c(data)))
         stream.send(Request(finish=ingest_pb2.Finish(last_sequence_number=1, total_samples=n_samples)))
-        if n_samples == 2048:
+        if n_samples == most:
             assert list(stream)[-1].ack.finished
             stream.half_close()
         else:
@@ -96,7 +99,7 @@ def test_a_chunk_has_a_largest_size(start_server: Callable[..., ServerThread]) -
 
 def test_a_flac_chunk_grows_to_four_times_that(start_server: Callable[..., ServerThread]) -> None:
     """Silence that takes four times max_chunk_bytes once it is decoded is stored; a sample more is refused."""
-    server, most = start_server(max_chunk_bytes=4096), 4 * 4096 // 2
+    server, most = start_server(max_chunk_bytes=LEAST_CHUNK_BYTES), 4 * LEAST_CHUNK_BYTES // 2
     for n_samples in (most, most + 1):
         file = io.BytesIO()
         soundfile.write(file, np.zeros(n_samples, np.int16), RATE, format="FLAC")
@@ -114,10 +117,19 @@ def test_a_flac_chunk_grows_to_four_times_that(start_server: Callable[..., Serve
 
 def test_the_largest_chunk_fits_into_a_message() -> None:
     """Settings under which no chunk of the announced size could come are refused."""
-    given = {"bundle": Path("b"), "data_dir": Path("d"), "max_message_kb": 64}
-    assert load_settings({**given, "max_chunk_bytes": 60 * 1024}).max_message_kb == 64
+    given = {"bundle": Path("b"), "data_dir": Path("d"), "max_message_kb": 264}
+    assert load_settings({**given, "max_chunk_bytes": 260 * 1024}).max_message_kb == 264
     with pytest.raises(ConfigError, match="max_chunk_bytes"):
-        load_settings({**given, "max_chunk_bytes": 60 * 1024 + 1})
+        load_settings({**given, "max_chunk_bytes": 260 * 1024 + 1})
+
+
+def test_what_stations_have_cut_fits_into_any_server() -> None:
+    """The least that a server may be told to take is what stations count on; a byte less is refused."""
+    given = {"bundle": Path("b"), "data_dir": Path("d")}
+    assert 2 * MAX_CHUNK_SAMPLES <= LEAST_SERVER_CHUNK_BYTES == LEAST_CHUNK_BYTES
+    assert load_settings({**given, "max_chunk_bytes": LEAST_CHUNK_BYTES}).max_chunk_bytes == LEAST_CHUNK_BYTES
+    with pytest.raises(ConfigError, match="max_chunk_bytes"):
+        load_settings({**given, "max_chunk_bytes": LEAST_CHUNK_BYTES - 1})
 
 
 def most_metadata(server: ServerThread) -> int:

@@ -1,7 +1,10 @@
 """Numbers at the ends of their ranges, and bytes that are no message."""
 
 import io
+from dataclasses import replace
+from itertools import count
 from typing import Any
+from uuid import UUID
 
 import grpc
 import numpy as np
@@ -12,10 +15,18 @@ from google_crc32c import value as crc32c
 from serving import START_MS, Chunk, Request, ServerThread, Stream, finish_message, session_name, setup
 from songcore.errors import SongError
 from songserve.ingest_requests import read_setup
+from songserve.intake import MAX_CHUNK_ENERGY, Finish, Gap, Intake
+from songserve.intake import Chunk as Sound
+from songserve.records import AudioFormat, SessionName, SessionOpening, SessionRecord
+from songserve.refusal import Refusal
+from songserve.sound import samples_of
 from songserve.v1 import ingest_pb2
 
 RATE = 24_000
 DAY_MS = 86_400_000
+NUMBERS = count(2_000_000)
+"""Of sessions that nothing else uses."""
+OPENING = SessionOpening(SessionName("north", UUID(int=1)), AudioFormat("linear16", RATE, 1, None), START_MS)
 
 
 @pytest.mark.parametrize(
@@ -115,14 +126,48 @@ def test_the_largest_numbers_overflow_nothing(
     assert stream.fails_with()[1] == reason
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("item", [Sound(0, 0, 1, b"ab", crc32c(b"ab")), Gap(0, 0, 0, 1), Gap(0, 1, 0, 1)])
+def test_numbers_begin_at_1(item: Sound | Gap) -> None:
+    """0, which a client says that sets no number, is no chunk that was had before: at the beginning, later, after the end."""
+    intake = Intake(SessionRecord(OPENING, writer_epoch=1), max_chunk_bytes=2**18)
+    intake.finish(Finish(0, 0))  # nothing at all, which 0 stands for here, is a session
+    later = Intake(SessionRecord(OPENING, writer_epoch=1, committed_sequence_number=7), max_chunk_bytes=2**18)
+    for one in (Intake(SessionRecord(OPENING, writer_epoch=1), max_chunk_bytes=2**18), later, intake):
+        with pytest.raises(Refusal, match="begin at 1") as refused:
+            one.accept(item)
+        assert (refused.value.reason, refused.value.metadata) == ("CHUNK_SHAPE", {"sequence_number": "0"})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e20, -3e38])
 def test_numbers_that_are_none_are_refused(shared_server: ServerThread, value: float) -> None:
-    """One sample that is not finite ends the stream; the chunk is not stored."""
-    data = np.array([0, value, 0], "<f4").tobytes()
-    first = setup(session_name("west", 7), encoding=ingest_pb2.AudioFormat.ENCODING_FLOAT32)
+    """One sample that is not finite or could not be sound ends the stream and names its chunk, which a gap may replace."""
+    good, bad = (np.array([0, level, 0], "<f4").tobytes() for level in (2.0**31, value))
+    first = setup(session_name("west", next(NUMBERS)), encoding=ingest_pb2.AudioFormat.ENCODING_FLOAT32)
     stream = Stream(shared_server.channel, first)
-    stream.send(Chunk(sequence_number=1, sample_count=3, data=data, crc32c=crc32c(data)))
-    assert stream.fails_with()[1] == "NOT_FINITE"
+    stream.send(Chunk(sequence_number=1, sample_count=3, data=good, crc32c=crc32c(good)))
+    stream.send(Chunk(sequence_number=2, start_sample=3, sample_count=3, data=bad, crc32c=crc32c(bad)))
+    assert stream.fails_with()[1:] == ("NOT_FINITE", {"sequence_number": "2"})
+
+
+@pytest.mark.parametrize(("n_channels", "channel"), [(1, None), (2, None), (2, 2), (64, None)])
+def test_what_comes_in_can_be_listened_to(n_channels: int, channel: int | None) -> None:
+    """Samples just below the bound of a chunk's squares, in all or in one channel, are read; just above none comes in."""
+    audio_format = AudioFormat("float32", RATE, n_channels, channel)
+    record = SessionRecord(replace(OPENING, audio_format=audio_format), writer_epoch=1)
+    noise = np.random.default_rng(1).normal(size=(3000, n_channels))
+    lone = np.where(np.arange(n_channels) == n_channels - 1, noise, 0)
+    for shape in (noise, lone, np.ones_like(noise)):
+        for scale, fits in ((0.999, True), (1.001, False)):
+            samples = (shape * np.sqrt(scale * MAX_CHUNK_ENERGY / np.square(shape).sum())).astype("<f4")
+            data = samples.tobytes()
+            chunk, intake = Sound(1, 0, len(samples), data, crc32c(data)), Intake(record, max_chunk_bytes=2**20)
+            if fits:
+                assert intake.accept(chunk)
+                assert np.isfinite(samples_of(data, audio_format)).all()
+                continue
+            with pytest.raises(Refusal) as refused:
+                intake.accept(chunk)
+            assert refused.value.reason == "NOT_FINITE"
 
 
 @pytest.mark.parametrize("junk", [b"\xff" * 64, b"\x0a\xff\xff\xff\xff\x0f", b"\x08"])

@@ -13,6 +13,7 @@ from google_crc32c import value as crc32c
 
 from bundles import soundscape
 from serving import (
+    START_MS,
     Chunk,
     Request,
     Response,
@@ -95,6 +96,23 @@ def metric(server: ServerThread, name: str) -> float:
     with urllib.request.urlopen(server.addresses.metrics) as page:  # noqa: S310 - our own server
         lines = page.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+
+
+def test_a_backlog_does_not_set_the_committed_time_back(server: ServerThread) -> None:
+    """The gauge is the live stream's: a stream of the backlog, before or after it, does not move it."""
+    name = "songstream_station_committed_timestamp_seconds"
+
+    def backlog(number: int) -> None:
+        late = setup(session_name(number=number), start_ms=START_MS - 3_600_000)
+        stream_all(server.channel, SAMPLES, [RATE], with_setup(late, lane=ingest_pb2.LANE_BACKFILL))
+
+    backlog(2)
+    assert metric(server, name) == 0
+    stream_all(server.channel, SAMPLES, [RATE])
+    until_s = START_MS / 1000 + len(SAMPLES) / RATE
+    assert metric(server, name) == pytest.approx(until_s, abs=0.01)
+    backlog(3)
+    assert metric(server, name) == pytest.approx(until_s, abs=0.01)
 
 
 def test_flac_gives_the_rows_of_pcm(start_server: Any, tmp_path: Any) -> None:

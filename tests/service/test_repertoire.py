@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from postgres import PostgresServer
@@ -60,8 +61,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(store: Path | str, out: Path, *options: str) -> Any:
     """Run the command and return its JSON."""
-    import typer
-
     app = typer.Typer()
     app.command()(repertoire)
     arguments = ["--store", str(store), "--out", str(out), "--bootstrap", "20", "--json", *options]
@@ -138,9 +137,6 @@ def test_a_part_of_a_store(store: Path, tmp_path: Path) -> None:
     assert [(one["station"], one["n_songs"]) for one in answer["repertoires"]] == [("all", 14), ("south", 14)]
     assert not (tmp_path / "repertoire.html").exists()
     with pytest.raises(SongError) as error:
-        run(store, tmp_path, "--to", "2020-01-01")
-    assert error.value.reason == "NO_SONGS"
-    with pytest.raises(SongError) as error:
         run(tmp_path, tmp_path)
     assert error.value.reason == "DATABASE_MISSING"
     with sqlite3.connect(tmp_path / DATABASE_NAME) as old:
@@ -149,6 +145,47 @@ def test_a_part_of_a_store(store: Path, tmp_path: Path) -> None:
     with pytest.raises(SongError) as error:
         run(tmp_path, tmp_path)
     assert error.value.reason == "STORE_TOO_OLD"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason", "told"),
+    [
+        (("--station", "meadow"), "STATION_UNKNOWN", "nothing of a station 'meadow'; it has heard north, south"),
+        (("--to", "2020-01-01"), "NO_SONGS", "first was sung on 2025-11-24, the last on 2025-12-25, UTC"),
+        (
+            ("--station", "south", "--to", "2025-12-01"),
+            "NO_SONGS",
+            "no song of station 'south' is stored from that time",
+        ),
+    ],
+)
+def test_why_there_are_no_songs(store: Path, tmp_path: Path, options: tuple[str, ...], reason: str, told: str) -> None:
+    """A station that nobody heard, and a time in which nobody sang, are told apart, and what there is instead is said."""
+    with pytest.raises(SongError) as error:
+        run(store, tmp_path, *options)
+    assert (error.value.reason, told in str(error.value)) == (reason, True), error.value
+
+
+def test_an_empty_store_is_told(tmp_path: Path) -> None:
+    """A server that heard nothing yet has no station, and no first or last song."""
+    with Opened(tmp_path / "data"):
+        pass
+    with pytest.raises(SongError, match=r"^no song is stored yet") as error:
+        run(tmp_path / "data", tmp_path)
+    assert error.value.reason == "NO_SONGS"
+    with pytest.raises(SongError, match="has heard no station yet") as error:
+        run(tmp_path / "data", tmp_path, "--station", "meadow")
+    assert error.value.reason == "STATION_UNKNOWN"
+
+
+def test_times_the_wrong_way_round_are_wrong_usage(store: Path, tmp_path: Path) -> None:
+    """As `songs list` says it, before the store is looked at."""
+    app = typer.Typer()
+    app.command()(repertoire)
+    options = ["--store", str(store), "--out", str(tmp_path / "out"), "--from", "2026-05-02", "--to", "2026-05-01"]
+    done = CliRunner().invoke(app, options, env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert "--from 2026-05-02T00:00:00Z is not before --to 2026-05-01T00:00:00Z" in done.stderr
 
 
 def test_a_store_without_types_says_so(tmp_path: Path) -> None:
@@ -188,8 +225,6 @@ def test_one_type_has_no_ranks(tmp_path: Path) -> None:
 
 def print_for_people(store: Path, out: Path) -> str:
     """Run the command without --json and return what it prints."""
-    import typer
-
     app = typer.Typer()
     app.command()(repertoire)
     arguments = ["--store", str(store), "--out", str(out), "--bootstrap", "20", "--tables-only"]

@@ -7,11 +7,15 @@ from typing import Any
 import grpc
 import pytest
 
-from serving import ServerThread, Stream, failure, session_name, setup
+from bundles import soundscape
+from serving import ServerThread, Stream, chunk_messages, failure, finish_message, session_name, setup
 from songcore.bundle import Bundle
 from songserve.security.roles import Role
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc, models_pb2, models_pb2_grpc, songs_pb2, songs_pb2_grpc
 from tokens import add_token, run_token
+
+CHUNKS = chunk_messages(soundscape([0, 1], 5)[0], [24_000])
+"""With two songs."""
 
 
 class Guarded:
@@ -77,6 +81,39 @@ def test_a_station_asks_about_its_own_sessions_only(guarded: Guarded) -> None:
     model = models_pb2.ListModelBundlesRequest()
     assert guarded.refused("north", models.ListModelBundles, model) == ("PERMISSION_DENIED", "ROLE_MISSING")
     assert models.ListModelBundles(model, metadata=guarded.metadata("reader")).model_bundles
+
+
+def test_a_session_is_asked_for_under_its_station_only(guarded: Guarded) -> None:
+    """The UUID of another station's session under one's own name gives nothing of it: no songs, no status, no format."""
+    guarded.tokens["south"] = add_token(guarded.file, "south")
+    sung = guarded.stream("south", "south", 5)
+    sung.send(*CHUNKS, finish_message(CHUNKS))
+    assert list(sung)[-1].ack.finished
+    sung.half_close()
+    ingest: Any = ingest_pb2_grpc.IngestServiceStub(guarded.server.channel)
+    songs: Any = songs_pb2_grpc.SongServiceStub(guarded.server.channel)
+    own, its = session_name("north", 5), session_name("south", 5)
+
+    def listed(who: str, session: str, station: str = "") -> int:
+        request = songs_pb2.ListSongsRequest(session=session, station=station)
+        return len(songs.ListSongs(request, metadata=guarded.metadata(who)).songs)
+
+    assert (listed("south", its), listed("reader", its, "stations/south")) == (2, 2)
+    assert (listed("north", own), listed("reader", own)) == (0, 0)
+    both = songs_pb2.ListSongsRequest(session=its, station="stations/north")
+    assert guarded.refused("reader", songs.ListSongs, both) == ("INVALID_ARGUMENT", "NAME_INVALID")
+    status, end = ingest_pb2.GetSessionStatusRequest(session=own), ingest_pb2.FinishSessionRequest(session=own)
+    assert guarded.refused("north", ingest.GetSessionStatus, status) == ("NOT_FOUND", "SESSION_UNKNOWN")
+    assert guarded.refused("north", ingest.FinishSession, end) == ("NOT_FOUND", "SESSION_UNKNOWN")
+    taken = guarded.stream("north", "north", 5)
+    with pytest.raises(grpc.RpcError) as error:
+        list(taken)
+    taken.half_close()
+    assert failure(error.value)[:2] == ("FAILED_PRECONDITION", "FORMAT_CHANGED")
+    details = error.value.details() or ""
+    assert "another station" in details
+    assert "south" not in details
+    assert "24000" not in details
 
 
 def test_swapping_bundles_is_for_admins(guarded: Guarded) -> None:

@@ -1,7 +1,9 @@
 """Roles: every RPC of every service has one, and what has none nobody may call."""
 
 import asyncio
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -45,6 +47,16 @@ def test_a_station_may_call_only_what_it_needs() -> None:
     """The role ingest reaches its stream, its sessions and its songs, and nothing that changes or shows more."""
     allowed = {method.rpartition("/")[2] for method, roles in ROLES.items() if "ingest" in roles}
     assert allowed == {"StreamAudio", "GetSessionStatus", "FinishSession", "ListSongs"}
+
+
+def test_the_docs_name_all_that_an_admin_may() -> None:
+    """docs/security.md names every RPC that readers may not call and admins may, in the row of that role, and no other."""
+    rows = (Path(__file__).resolve().parents[2] / "docs" / "security.md").read_text().splitlines()
+    (row,) = [row for row in rows if row.startswith("| `admin` |")]
+    needed = {method.rpartition("/")[2] for method, roles in ROLES.items() if "admin" in roles and "read" not in roles}
+    known = {method.rpartition("/")[2] for method in METHODS}
+    assert needed >= {"KeepSongClip", "ActivateModelBundle", "StartReclustering"}
+    assert known & set(re.findall(r"\w+", row)) == needed
 
 
 @pytest.mark.parametrize("method", ["/songserve.v1.SongService/DropAll", "", "/", "/songserve.v1.SongService/getsong"])

@@ -1,5 +1,7 @@
 """TLS: who may connect, whom a certificate names, and certificates that change while the server runs."""
 
+import os
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ from certificates import Authority, Files
 from serving import ServerThread, Stream, failure, session_name, setup
 from songcore.bundle import Bundle
 from songcore.errors import ConfigError
-from songserve.security.tls import TlsFiles, server_credentials
+from songserve.security.tls import TlsFiles, _Following, server_credentials
 from songserve.settings import load_settings
 from songserve.v1 import ingest_pb2, models_pb2, models_pb2_grpc
 from tokens import add_token
@@ -143,6 +145,43 @@ def test_a_renewed_certificate_is_taken_without_a_restart(
         stream.send(ingest_pb2.StreamAudioRequest(finish=ingest_pb2.Finish()))
         assert stream.read().ack.finished
         stream.half_close()
+
+
+@contextmanager
+def nothing_can_be_opened() -> Iterator[None]:
+    """Let this process open no file for a while, as when it has as many as it may; root is let in everywhere else."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_files_that_could_not_be_read_are_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A renewal that came while nothing could be read is taken at the next handshake after, and the failure logged once."""
+    authority = Authority(tmp_path)
+    files, renewed = authority.certificate(HOST), authority.certificate(HOST, file="renewed")
+    following = _Following(TlsFiles(files.certificate, files.key))
+    for old, new in ((files.certificate, renewed.certificate), (files.key, renewed.key)):
+        old.write_bytes(new.read_bytes())
+    with nothing_can_be_opened():
+        assert [following.changed() for _ in range(3)] == [None] * 3
+    assert len(caplog.records) == 1
+    assert following.changed() is not None
+    assert following.changed() is None
+
+
+def test_a_key_that_keeps_time_and_length_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A copy with the old file's time, and a change of owner or mode, move the time of the inode alone."""
+    files = Authority(tmp_path).certificate(HOST)
+    following, before = _Following(TlsFiles(files.certificate, files.key)), files.key.stat()
+    files.key.write_bytes(bytes(before.st_size))
+    while files.key.stat().st_ctime_ns == before.st_ctime_ns:  # until the file system's clock has ticked
+        os.utime(files.key, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.utime(files.key, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert following.changed() is None
+    assert "stays in use" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Tokens: the book, its file and the command."""
 
 import json
+import os
 import stat
 import threading
 from datetime import UTC, datetime, timedelta
@@ -162,6 +163,54 @@ def test_damage_while_serving_keeps_the_last_good_book(tmp_path: Path, caplog: p
     change_tokens(file, lambda book: book)
     assert reason_of(tokens.book, text) == "TOKEN_INVALID"
     assert text not in caplog.text
+
+
+def test_what_is_put_right_counts_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Who was revoked in a file that others may write is out after the advised chmod; calls before it log that once."""
+    file = tmp_path / "tokens.json"
+    text, kept = seeded(1)
+    change_tokens(file, lambda book: book.added("north", "ingest", kept))
+    tokens = TokenFile(file)
+    file.write_text(TokenBook().model_dump_json())
+    file.chmod(0o666)
+    assert [tokens.book.bearer(text, NOW).name for _ in range(3)] == ["north"] * 3
+    assert ["chmod 600" in record.message for record in caplog.records] == [True]
+    file.chmod(0o600)
+    assert reason_of(tokens.book, text) == "TOKEN_INVALID"
+
+
+def test_a_change_that_keeps_time_and_length_is_noticed(tmp_path: Path) -> None:
+    """Another name of as many letters, written in place by a program that puts the file's time back."""
+    file = tmp_path / "tokens.json"
+    text, kept = seeded(1)
+    change_tokens(file, lambda book: book.added("north", "ingest", kept))
+    tokens, before = TokenFile(file), file.stat()
+    file.write_text(file.read_text().replace("north", "south"))
+    while file.stat().st_ctime_ns == before.st_ctime_ns:  # until the file system's clock has ticked
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert tokens.book.bearer(text, NOW).name == "south"
+
+
+def test_a_file_that_comes_and_goes_is_told_of_each_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A folder that is away for a while, and again, with the same file in it, is two problems and not one."""
+    folder, away = tmp_path / "disk", tmp_path / "away"
+    folder.mkdir()
+    change_tokens(folder / "tokens.json", lambda book: book)
+    tokens = TokenFile(folder / "tokens.json")
+    for n_told in (1, 2):
+        folder.rename(away)
+        assert [tokens.book, tokens.book] == [TokenBook()] * 2
+        away.rename(folder)
+        assert tokens.book == TokenBook()
+        assert len(caplog.records) == n_told
+
+
+def test_the_help_says_what_an_admin_may() -> None:
+    """Who gives the role away reads that it changes types and bundles and starts processes, not only that it keeps clips."""
+    text = " ".join(CliRunner().invoke(command, ["add", "--help"], env={"COLUMNS": "300"}).output.split())
+    for power in ("clips", "sessions", "types", "bundles", "reclusterings", "processes on the server"):
+        assert power in text
 
 
 def test_the_command_shows_a_token_once(tmp_path: Path) -> None:

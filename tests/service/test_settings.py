@@ -33,11 +33,10 @@ def test_the_command_line_wins_over_environment_over_file(tmp_path: Path, monkey
         {"listen": "example.org:50051"},
         {"max_streams": 0},
         {"device": "tpu"},
-        {"unknown": 1},
     ],
 )
 def test_what_cannot_be_is_refused(given: dict[str, Any]) -> None:
-    """Malformed, out of range, unknown, and unencrypted where others can reach it."""
+    """Malformed, out of range, and unencrypted where others can reach it."""
     with pytest.raises(ConfigError) as refused:
         load_settings({**NEEDED, **given})
     assert refused.value.reason == "SETTING_INVALID"
@@ -54,14 +53,40 @@ def test_loopback_is_free_and_the_rest_is_on_purpose(listen: str, *, insecure: b
 def test_a_misspelt_variable_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable with the prefix that is no setting is named."""
     monkeypatch.setenv(ENVIRONMENT_PREFIX + "LISTN", "x")
-    with pytest.raises(ConfigError, match="LISTN") as refused:
+    expected = f"{ENVIRONMENT_PREFIX}LISTN in the environment is no setting; did you mean {ENVIRONMENT_PREFIX}LISTEN"
+    with pytest.raises(ConfigError, match=expected) as refused:
         load_settings(NEEDED)
     assert refused.value.reason == "SETTING_UNKNOWN"
 
 
-@pytest.mark.parametrize("content", ["nonsense = 1", "listen = [", None])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("clipz = 1", "clipz is no setting; did you mean clips?"),
+        ("nonsense = 1", "nonsense is no setting; docs/operating.md lists those there are"),
+    ],
+)
+def test_a_misspelt_name_in_the_file_is_an_error(tmp_path: Path, content: str, told: str) -> None:
+    """It has the reason that it has in the environment, and the names that are like it."""
+    file = tmp_path / "serve.toml"
+    file.write_text(content)
+    with pytest.raises(ConfigError) as refused:
+        load_settings(NEEDED, file=file)
+    assert (refused.value.reason, told in str(refused.value)) == ("SETTING_UNKNOWN", True), refused.value
+
+
+def test_what_has_to_be_given_says_how() -> None:
+    """The option, the variable and the name in the file."""
+    with pytest.raises(ConfigError) as refused:
+        load_settings({"data_dir": Path("d")})
+    told = "bundle is missing: give --bundle, SONGSTREAM_SERVE_BUNDLE, or bundle in the --config file"
+    assert str(refused.value) == f"the settings cannot be used: {told}"
+    assert refused.value.reason == "SETTING_INVALID"
+
+
+@pytest.mark.parametrize("content", ["listen = [", None])
 def test_a_bad_file_is_an_error(tmp_path: Path, content: str | None) -> None:
-    """Unknown keys, broken TOML and a missing file are explained."""
+    """Broken TOML and a missing file are explained."""
     file = tmp_path / "serve.toml"
     if content:
         file.write_text(content)

@@ -5,6 +5,7 @@ import re
 import urllib.request
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import grpc
 import pytest
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from bundles import soundscape
 from serving import ServerThread, failure, session_name, setup, stream_all
+from songcore.errors import InputError
 from songserve.commands.types import types
 from songserve.v1 import catalogue_pb2, catalogue_pb2_grpc, songs_pb2, songs_pb2_grpc, types_pb2
 from tokens import add_token
@@ -123,6 +125,15 @@ def test_people_read_tables(heard: ServerThread) -> None:
     assert "undid decision 2" in said(heard, "undo", "2", "--by", "ada")
 
 
+def test_a_name_is_printed_as_it_is(heard: ServerThread) -> None:
+    """Also one that looks like the markup of the library that prints tables."""
+    first = run(heard, "list")["types"][0]["id"]
+    run(heard, "name", first, "[b]trill[/x]", "--by", "[i]ada[/y]")
+    assert "[b]trill[/x]" in said(heard, "list")
+    assert all(text in said(heard, "history") for text in ("'[b]trill[/x]'", "[i]ada[/y]"))
+    assert "'[b]trill[/x]'" in said(heard, "show", first)
+
+
 def test_commands_say_why_they_are_refused(heard: ServerThread) -> None:
     """Wrong ids, stale etags and doubtful decisions end with the server's reason."""
     ids = [one["id"] for one in run(heard, "list")["types"]]
@@ -133,7 +144,67 @@ def test_commands_say_why_they_are_refused(heard: ServerThread) -> None:
     assert refused(heard, "merge", ids[0], "--into", "T0999") == "TYPE_UNKNOWN"
     assert refused(heard, "split", ids[0]) == "SPLIT_EMPTY"
     assert refused(heard, "undo", "7") == "DECISION_UNKNOWN"
-    assert refused(heard, "show", "no id") == "NAME_INVALID"
+    assert refused(heard, "show", "no id") == "TYPE_UNKNOWN"
+    assert refused(heard, "show", " ") == "NAME_INVALID"
+    assert refused(heard, "history", "T0999") == "TYPE_UNKNOWN"
+
+
+def test_types_are_called_by_their_names(heard: ServerThread) -> None:
+    """Each sub-command takes a name where it takes an id; an id still means the type itself, also after a merge."""
+    first, other = [one["id"] for one in run(heard, "list")["types"]][:2]
+    run(heard, "name", first, "long whistle", "--by", "ada")
+    assert run(heard, "show", "Long Whistle")["type"]["id"] == first
+    assert run(heard, "noise", "long whistle", "--by", "ada")["type"]["id"] == first
+    assert run(heard, "song", "long whistle", "--by", "ada")["type"]["id"] == first
+    assert run(heard, "name", "long whistle", "trill", "--by", "ada")["type"]["name"] == "trill"
+    uid = run(heard, "show", "trill")["songs"][0]["uid"]
+    assert run(heard, "split", "trill", uid, "--by", "ada")["type"]["split_from"] == first
+    assert run(heard, "merge", other, "--into", "trill", "--by", "ada")["type"]["id"] == first
+    assert len(run(heard, "history", "trill")["decisions"]) == 6
+    assert run(heard, "show", other)["type"]["merged_into"] == first
+    assert [one["action"] for one in run(heard, "history", other)["decisions"]] == ["merge"]
+    assert refused(heard, "name", other, "b", "--by", "ada") == "TYPE_MERGED"
+    run(heard, "undo", "5", "--by", "ada")
+    assert [one["action"] for one in run(heard, "history", "P0001")["decisions"]] == ["undo", "split"]
+
+
+def test_uids_come_out_of_any_editor(heard: ServerThread, tmp_path: Path) -> None:
+    """Lines may end as Windows ends them, be empty, and begin with the mark that spreadsheets write."""
+    first = max(run(heard, "list")["types"], key=lambda one: one["n_songs"])["id"]
+    uids = [one["uid"] for one in run(heard, "show", first)["songs"]][:2]
+    file = tmp_path / "uids.txt"
+    file.write_bytes(f"\ufeff{uids[0]}\r\n\r\nsongs/{uids[1]}  the second\r\n".encode())
+    assert run(heard, "split", first, "--from", str(file), "--by", "ada")["type"]["n_songs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (f"{UUID(int=1)}\n".encode("utf-16"), "line 1: '\\\\xff"),
+        (f"{UUID(int=1)}\nLerche, männlich\n".encode("latin-1"), "line 2: 'Lerche, m\\\\xe4nnlich'"),
+        (b"recording,onset_s,offset_s,label\n", "line 1: 'recording,onset_s,offset_s,label'"),
+    ],
+)
+def test_what_is_no_list_of_uids_is_told_by_line(
+    shared_server: ServerThread, tmp_path: Path, content: bytes, told: str
+) -> None:
+    """Another encoding or another table: the line, what is in it, and what was expected; nothing is asked of the server."""
+    file = tmp_path / "songs.csv"
+    file.write_bytes(content)
+    options = ["--server", shared_server.addresses.grpc]
+    error = CliRunner().invoke(types, [*options, "split", "T0001", "--from", str(file)]).exception
+    assert isinstance(error, InputError)
+    assert (error.reason, f"{file}, {told}" in str(error)) == ("NAME_INVALID", True), error
+    assert "expected one uid a line, in UTF-8" in str(error)
+
+
+@pytest.mark.parametrize("environment", [{"COLUMNS": "80"}, {"COLUMNS": "80", "FORCE_COLOR": "1", "NO_COLOR": "1"}])
+def test_uids_are_whole_in_a_narrow_table(heard: ServerThread, environment: dict[str, str]) -> None:
+    """In a pipe and on a terminal, so that they can be copied into `split`."""
+    first = max(run(heard, "list")["types"], key=lambda one: one["n_songs"])["id"]
+    uids = [one["uid"] for one in run(heard, "show", first)["songs"]]
+    shown = CliRunner().invoke(types, ["--server", heard.addresses.grpc, "show", first], env=environment).stdout
+    assert [uid in shown for uid in uids] == [True] * len(uids)
 
 
 def test_the_token_tells_who_decides(start_server: Any, tmp_path: Path) -> None:

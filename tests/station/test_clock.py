@@ -6,6 +6,8 @@ import ctypes.util
 import os
 import re
 import struct
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,6 +80,21 @@ def test_the_structure_is_the_kernel_s() -> None:
     assert (timex.modes, timex.freq, timex.esterror, timex.status) == (0, freq, esterror, status)
     # It grows by half a millisecond in a second, until something sets the clock again.
     assert maxerror - timex.maxerror in range(5_000)
+
+
+def test_looking_at_the_clock_starts_no_program() -> None:
+    """It is looked at every two seconds, and with each heartbeat, in the event loop: the library is loaded once."""
+    script = """if True:
+        import sys
+        from songstation.clock_kernel import clock_quality
+        events = []
+        sys.addaudithook(lambda event, arguments: events.append(event))
+        for _ in range(3):
+            clock_quality("auto")
+        assert "subprocess.Popen" not in events, events
+        assert events.count("ctypes.dlopen") == 1, events
+    """
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_the_clock_s_quality_travels_with_the_data(bundle: Bundle, tmp_path: Path) -> None:

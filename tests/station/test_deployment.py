@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,6 +26,8 @@ DOCKERFILES = sorted((DEPLOY / "docker").glob("Dockerfile.*"))
 COMPOSED: dict[str, dict[str, Any]] = yaml.safe_load((DEPLOY / "compose.yml").read_text())["services"]
 BIN = Path(sys.executable).parent
 RATE = 24_000
+CLOCK_LOOKS = {"adjtimex", "clock_adjtime", "clock_adjtime64"}
+"""The calls that tell how good the clock is; to set it by them takes CAP_SYS_TIME."""
 SWITCHES = ["DynamicUser", "NoNewPrivileges", "PrivateTmp", "LockPersonality", "RestrictNamespaces", "RestrictSUIDSGID"]
 SWITCHES += ["ProtectHome", "ProtectHostname", "ProtectControlGroups"]
 SWITCHES += ["ProtectKernelLogs", "ProtectKernelModules", "ProtectKernelTunables"]
@@ -123,14 +126,54 @@ def test_no_unit_has_more_rights_than_it_needs(unit: Path) -> None:
     devices = ["char-alsa rw"] if unit_values(unit, "DevicePolicy") == ["closed"] else []
     assert unit_values(unit, "DeviceAllow") == devices
     assert devices or unit_values(unit, "PrivateDevices") == ["yes"]
-    allowed, *less = unit_values(unit, "SystemCallFilter")
-    assert allowed.split()[0] == "@system-service"
-    assert all(one.startswith("~") for one in less)
+    first, *further = unit_values(unit, "SystemCallFilter")
+    assert first == "@system-service"
+    assert all(line.startswith("~") or set(line.split()) <= CLOCK_LOOKS for line in further)
     (families,) = unit_values(unit, "RestrictAddressFamilies")
     assert set(families.split()) <= {"AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"}
     assert unit_values(unit, "UMask") in (["0027"], ["0077"])
     assert all(unit_values(unit, key) for key in ("MemoryMax", "TasksMax"))
     assert not unit_values(unit, "ReadWritePaths")
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="only systemd knows its groups of calls")
+@pytest.mark.parametrize("unit", SERVICES, ids=lambda path: path.stem)
+def test_a_unit_may_look_at_the_clock_at_most(unit: Path) -> None:
+    """The station asks the kernel how good its clock is; no unit may set it, or do what else takes privileges."""
+    allowed = calls_allowed(unit)
+    assert {"read", "openat", "sendmsg"} <= allowed
+    assert not allowed & {
+        "clock_settime",
+        "clock_settime64",
+        "settimeofday",
+        "stime",
+        "chroot",
+        "bpf",
+        "reboot",
+        "init_module",
+    }
+    assert allowed & CLOCK_LOOKS == (CLOCK_LOOKS if unit.name == "songstream-station@.service" else set())
+
+
+def calls_allowed(unit: Path) -> set[str]:
+    """Return the system calls that a unit's filter lets pass, as systemd.exec(5) says: the last word on a call counts."""
+    allowed: set[str] = set()
+    for line in unit_values(unit, "SystemCallFilter"):
+        calls = {call for name in line.removeprefix("~").split() for call in calls_of(name)}
+        allowed = allowed - calls if line.startswith("~") else allowed | calls
+    return allowed
+
+
+def calls_of(name: str) -> set[str]:
+    """Return the calls of a group, those of its groups included, or the one call that it is."""
+    if not name.startswith("@"):
+        return {name}
+    command = ["systemd-analyze", "syscall-filter", name]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    members = [
+        line.strip() for line in listed.splitlines() if line.startswith("    ") and not line.strip().startswith("#")
+    ]
+    return {call for member in members for call in calls_of(member)}
 
 
 @pytest.mark.parametrize("name", COMPOSED)

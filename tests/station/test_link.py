@@ -13,12 +13,15 @@ import pytest
 from bundles import make_test_bundle, soundscape
 from serving import ServerThread, Stream, pcm16, session_name, setup
 from songcore.errors import ConfigError
+from songserve.settings import ServeSettings
 from songserve.v1 import songs_pb2, songs_pb2_grpc
 from songstation.channel import Channel, open_channel
 from songstation.dialogue import HeardSong, SessionInfo, SessionNotice
 from songstation.link import Link, LinkSettings
-from songstation.outbox import Outbox, Sound
+from songstation.outbox import LossReason, Outbox, Sound
 from songstation.recovery import Backoff, Failure
+from songstation.sources import LEAST_SERVER_CHUNK_BYTES, chunk_samples
+from songstation.wire import item_request
 
 RATE = 24_000
 INFO = SessionInfo("", RATE, datetime(2026, 5, 1, 4, tzinfo=UTC), "test")
@@ -32,15 +35,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
         yield server
 
 
-def make_link(channel: Channel, outbox: Outbox, info: SessionInfo, now: Callable[[], datetime], **hooks: Any) -> Link:
+def make_link(
+    channel: Channel,
+    outbox: Outbox,
+    info: SessionInfo,
+    now: Callable[[], datetime],
+    new_name: Callable[[], str | None] = lambda: session_name(number=999),
+    **hooks: Any,
+) -> Link:
     """Return a link whose delays and names follow from nothing but what is given."""
     return Link(
         channel,
         outbox,
         info,
-        backoff=Backoff(Random(1)),
+        backoff=Backoff(Random(1), first_s=0.1),
         settings=LinkSettings(heartbeat_s=0.2),
-        new_name=lambda: session_name(number=999),
+        new_name=new_name,
         now=now,
         **hooks,
     )
@@ -199,3 +209,96 @@ def test_a_stream_that_cannot_send_any_more_is_begun_anew(server: ServerThread) 
     assert [trouble.reason for trouble in troubles] == ["SENDING_FAILED"]
     assert "the disk did not answer" in troubles[0].message
     assert (link.n_streams, link.n_committed) == (2, len(samples))
+
+
+@pytest.mark.parametrize("n_refused", [0, 2])
+def test_a_hole_that_a_setup_shows_is_left_behind_under_a_name_that_is_kept(
+    server: ServerThread, n_refused: int
+) -> None:
+    """The outbox takes up the oldest that it has, and nothing is sent under the new name before that can be kept."""
+    old, new = session_name(number=50 + n_refused), session_name(number=60 + n_refused)
+    names = iter([*[None] * n_refused, new])
+    link, outbox, troubles = carried(server, old, Rewound((2, 3600 * RATE + 1)), lambda: next(names))
+    assert [failure.reason for failure in troubles] == ["GAP_TOO_LONG"] * (n_refused + 1)
+    assert (outbox.n_rewound, link.session.name) == (n_refused + 1, new)
+    assert (link.n_committed, link.n_streams) == (RATE, n_refused + 2)
+
+
+def test_a_gap_of_more_than_an_hour_is_no_reason_to_begin_with_what_the_server_has(server: ServerThread) -> None:
+    """Said of a gap that was sent, the code means that one: what lies before it would count twice."""
+    outbox = Rewound((1, 0))
+    outbox.lose(3600 * RATE + 1, LossReason.DEVICE_LOST)
+    _, _, troubles = carried(server, session_name(number=70), outbox, lambda: None, most_troubles=1)
+    assert [failure.reason for failure in troubles] == ["GAP_TOO_LONG"]
+    assert outbox.n_rewound == 0
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 44_100, 48_000, 96_000, 192_000, 250_000, 384_000])
+@pytest.mark.parametrize("encoding", ["linear16", "flac"])
+def test_a_chunk_fits_every_server(rate_hz: int, encoding: Any) -> None:
+    """Noise at full scale, which FLAC makes longer, is within the least that a server can be set to take."""
+    n_samples = chunk_samples(5.0, rate_hz)
+    noise = np.random.default_rng(1).integers(-32768, 32768, n_samples, dtype=np.int16).tobytes()
+    request = item_request(Sound(1, 0, n_samples, noise), replace(INFO, sample_rate_hz=rate_hz, encoding=encoding))
+    assert len(request.chunk.data) <= LEAST_SERVER_CHUNK_BYTES
+    (least,) = (rule.ge for rule in ServeSettings.model_fields["max_chunk_bytes"].metadata if hasattr(rule, "ge"))
+    assert least >= LEAST_SERVER_CHUNK_BYTES
+
+
+class Rewound(Outbox):
+    """An outbox that says what is the oldest it has, until it is told that the server has lost that."""
+
+    def __init__(self, oldest: tuple[int, int]) -> None:
+        super().__init__(max_bytes=2**26, max_loss_samples=7200 * RATE)
+        self.oldest, self.n_rewound = oldest, 0
+
+    @property
+    def first_available(self) -> tuple[int, int]:
+        """Return what was given."""
+        return self.oldest
+
+    def rewind(self) -> None:
+        """Count."""
+        self.n_rewound += 1
+
+
+def carried(
+    server: ServerThread,
+    name: str,
+    outbox: Rewound,
+    new_name: Callable[[], str | None],
+    *,
+    most_troubles: int | None = None,
+) -> tuple[Link, Rewound, list[Failure]]:
+    """Send a second of silence behind what is in the outbox, until all is committed or so many streams have failed."""
+    troubles: list[Failure] = []
+
+    def named() -> str | None:
+        if (found := new_name()) is not None:
+            outbox.oldest = 1, 0
+        return found
+
+    async def run() -> Link:
+        async with open_channel(server.addresses.grpc) as channel:
+            link = make_link(
+                channel,
+                outbox,
+                replace(INFO, name=name),
+                lambda: datetime(2026, 5, 1, 5, tzinfo=UTC),
+                named,
+                on_song=lambda _: None,
+                on_trouble=lambda failure, _: troubles.append(failure),
+            )
+            assert outbox.offer(bytes(2 * RATE), RATE)
+            outbox.end()
+            running = asyncio.create_task(link.run())
+            async with asyncio.timeout(30):
+                while not running.done() and (most_troubles is None or len(troubles) < most_troubles):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            if running.done():
+                running.result()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+        return link
+
+    return asyncio.run(run()), outbox, troubles

@@ -41,6 +41,24 @@ def test_samples_come_as_they_were_written(tmp_path: Path, n_odd: int) -> None:
     source.close()
 
 
+def test_what_is_left_at_a_stop_comes_in_chunks_too(tmp_path: Path) -> None:
+    """A server takes chunks up to a size only, and more than one may have been read and not asked for."""
+    path, content = tmp_path / "pipe", np.arange(2_500, dtype="<i2").tobytes()
+    os.mkfifo(path)
+    writer = os.open(path, os.O_RDWR)
+    os.write(writer, content)
+    source = Pipe(path, sample_rate_hz=RATE_HZ, chunk_s=0.1)
+
+    async def first() -> bytes | Lost:
+        return await anext(source.chunks())
+
+    taken = [asyncio.run(first()), *source.finish()]
+    assert [len(chunk) for chunk in taken if isinstance(chunk, bytes)] == [1600, 1600, 1600, 200]
+    assert b"".join(chunk for chunk in taken if isinstance(chunk, bytes)) == content
+    source.close()
+    os.close(writer)
+
+
 @pytest.mark.parametrize("n_turns", range(8))
 @pytest.mark.parametrize("n_bytes", [400, 1_600])
 def test_a_stop_as_sound_comes_ends_at_once(tmp_path: Path, n_turns: int, n_bytes: int) -> None:

@@ -187,6 +187,23 @@ def test_another_station_or_start_counts_anew(bundle: Bundle, tmp_path: Path) ->
     assert effort == [("stations/north", 4.0), ("stations/south", 2.0)]
 
 
+def test_a_time_that_the_zone_skips_is_told(bundle: Bundle, tmp_path: Path) -> None:
+    """Whether the name says it or --start, a local time within the step to summer time is warned of, and played."""
+    path = tmp_path / "SM4_20260329_023000.wav"
+    soundfile.write(path, np.random.default_rng(5).normal(0, 0.01, 24_000), 24_000)
+    with ServerThread(bundle, tmp_path / "data") as server:
+        for options, is_told in (
+            (["--timezone", "Europe/Berlin"], True),
+            (["--timezone", "Europe/Berlin", "--start", "2026-03-29T02:30"], True),
+            (["--timezone", "+01:00"], False),
+        ):
+            _, _, errors = play(path, server.addresses.grpc, "--speed", "max", *options)
+            assert ("2026-03-29 02:30:00 is a time that --timezone Europe/Berlin does not have" in errors) == is_told
+            assert is_told or errors == ""
+        _, effort = stored(server.channel)
+    assert effort == [("stations/north", 1.0)]
+
+
 def test_a_recording_of_unknown_start_is_said_to_be_sung_now(bundle: Bundle, tmp_path: Path) -> None:
     """Faster than it was sung, or with a time without a zone, it is played with a warning; not when now is asked for."""
     night, local = tmp_path / "night.wav", tmp_path / "night_20260501_213000.wav"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from songcore.errors import ConfigError
 from songstation.outbox import Loss, LossReason
 from songstation.spool import Spool
-from songstation.spool_files import SegmentFile, file_name
+from songstation.spool_files import SegmentFile, file_name, rewrite_as_loss
 from songstation.spool_index import Policy, Segment, SpoolIndex, SpoolLimits
 from songstation.spool_records import HEADER_BYTES, Found, Kind, Record, pack, scan
 from songstation.spool_sessions import Session, SpooledSound, Standing
@@ -283,6 +283,74 @@ def test_committed_files_go_after_the_grace(tmp_path: Path, monkeypatch: pytest.
     assert opened(tmp_path).standing(ONE).committed == 5
 
 
+def cut_behind_an_opening(directory: Path, n_chunks: int) -> int:
+    """Write so many chunks and have the power fail as the next file is begun; return the number of that file."""
+    spool = opened(directory)
+    spool.begin(session())
+    for number in range(1, n_chunks + 1):
+        spool.append(chunk(number), N_CHUNK, 7)
+    spool._close_file()
+    spool.append(chunk(n_chunks + 1), N_CHUNK, 7)
+    os.close(spool._lock)
+    path = newest(directory)
+    path.write_bytes(path.read_bytes()[: next(scan(path.read_bytes())).end])
+    return int(path.stem)
+
+
+@pytest.mark.parametrize("n_chunks", [0, 5])
+def test_a_file_of_which_only_the_opening_is_left_goes_with_its_session(tmp_path: Path, n_chunks: int) -> None:
+    """Nothing waits in it, it tells the server where the session ends, and after that and the grace it is deleted."""
+    number, clock = cut_behind_an_opening(tmp_path, n_chunks), Clock()
+    spool = opened(tmp_path, clock, grace_s=900)
+    assert [one.number for one in spool.index.segments][-1] == number
+    assert all(one.number != number for one in spool.index.waiting)
+    assert (spool.unfinished(), spool.end_of(ONE)) == ([ONE], (n_chunks, n_chunks * N_CHUNK))
+    # All is committed, but the server is away before it hears of the end: that has to be told however long it takes.
+    spool.set_standing(ONE, Standing(n_chunks, n_chunks * N_CHUNK))
+    for _ in range(2):
+        spool.tend()
+        clock.s += 900
+    assert [one.number for one in spool.index.segments] == [number]
+    assert spool.unfinished() == [ONE]
+    spool.set_standing(ONE, Standing(n_chunks, n_chunks * N_CHUNK, finished=True))
+    spool.tend()
+    assert newest(tmp_path).exists()
+    clock.s += 900
+    spool.tend()
+    assert list(tmp_path.glob("*.spool")) == []
+    assert spool.sessions == {}
+
+
+@pytest.mark.parametrize("policy", list(Policy))
+def test_a_spool_with_an_empty_file_can_be_full(
+    tmp_path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the policy, a file without sound is not given up, and what is given up of the others is declared."""
+    cut_behind_an_opening(tmp_path, 0)
+    monkeypatch.setattr("songstation.spool.SEGMENT_BYTES", 1200)
+    spool = opened(tmp_path, max_bytes=9_000, policy=policy)
+    spool.begin(session(TWO))
+    for number in range(1, 101):
+        spool.append(chunk(number), N_CHUNK, 0)
+    spool.flush()
+    told = contents(spool, TWO)
+    losses = [one for one in told if isinstance(one, Loss)]
+    assert {loss.reason for loss in losses} == {LossReason.SPOOL_FULL}
+    assert (len(told) - len(losses)) * N_CHUNK + sum(loss.n_samples for loss in losses) == 100 * N_CHUNK
+    assert spool.unfinished() == [ONE]
+    spool.close()
+    again = opened(tmp_path, policy=policy)
+    assert (contents(again, TWO), again.end_of(ONE)) == (told, (0, 0))
+
+
+def test_a_file_without_items_is_not_rewritten(tmp_path: Path) -> None:
+    """There is nothing in it to be declared lost."""
+    cut_behind_an_opening(tmp_path, 0)
+    before = newest(tmp_path).read_bytes()
+    assert rewrite_as_loss(newest(tmp_path), session(), [], 0) == len(before)
+    assert newest(tmp_path).read_bytes() == before
+
+
 @pytest.mark.parametrize("policy", list(Policy))
 def test_a_full_spool_follows_its_policy(tmp_path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is given up is declared: sound and losses are all that was captured, and what is kept is what was asked for."""
@@ -407,6 +475,38 @@ def test_a_damaged_cursor_costs_nothing(tmp_path: Path) -> None:
         spool = opened(tmp_path)
         assert (spool.unfinished(), spool.standing(ONE)) == ([ONE], Standing())
         os.close(spool._lock)
+
+
+def test_a_cursor_is_written_when_it_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nothing new is committed the disk is left alone; a write that fails is made up for."""
+    written(tmp_path, 2)
+    spool, synced = opened(tmp_path), list[int]()
+    fsync = os.fsync
+
+    def noting(handle: int) -> None:
+        synced.append(handle)
+        fsync(handle)
+
+    def failing(_: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "fsync", noting)
+    spool.set_standing(ONE, Standing(1, N_CHUNK))
+    spool.tend()
+    assert synced
+    del synced[:]
+    for _ in range(5):
+        spool.set_standing(ONE, Standing(1, N_CHUNK))
+        spool.tend()
+    assert synced == []
+    monkeypatch.setattr(os, "fsync", failing)
+    spool.set_standing(ONE, Standing(2, 2 * N_CHUNK))
+    assert not spool.save_standings()
+    monkeypatch.setattr(os, "fsync", noting)
+    spool.tend()
+    assert synced
+    os.close(spool._lock)
+    assert opened(tmp_path).standing(ONE).committed == 2
 
 
 def test_syncing_follows_time_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

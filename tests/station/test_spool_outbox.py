@@ -1,9 +1,12 @@
 """An outbox on a real spool against a model of a server, with crashes, torn files, restored servers and sessions left."""
 
+import errno
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -17,6 +20,7 @@ from songstation.outbox import End, Leave, Loss, LossReason, SessionBrokenError,
 from songstation.spool import Spool
 from songstation.spool_index import SpoolLimits
 from songstation.spool_outbox import SpoolOutbox
+from songstation.spool_records import scan
 from songstation.spool_sessions import Session, Standing
 
 START = datetime(2024, 5, 1, 3, 30, tzinfo=UTC)
@@ -69,7 +73,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.servers = [ModelServer()]
         self.captured = b""
         self.hurt = self.connected = self.ended = False
-        self.n_names = 1
+        self.names = [str(self.session.uuid)]
         self.open()
         self.spool.begin(self.session)
         self.outbox = self.new_outbox()
@@ -104,9 +108,9 @@ class SpoolMachine(RuleBasedStateMachine):
         self.spool.end()
         self.ended = True
 
-    @rule(tear=st.integers(0, 60))
-    def crash(self, tear: int) -> None:
-        """Kill the station, perhaps with the newest file torn; its session has ended by that."""
+    @rule(tear=st.integers(0, 60), tends=st.booleans())
+    def crash(self, tear: int, tends: bool = False) -> None:
+        """Kill the station, perhaps with the newest file torn, or long after its last acks; its session has ended by that."""
         if not self.ended:
             # A loss that was still going on is not in the files.
             pending = self.spool.pending_loss
@@ -117,12 +121,14 @@ class SpoolMachine(RuleBasedStateMachine):
                 newest.write_bytes(content[: max(len(content) - tear, 400)])
                 self.hurt = True
             self.spool._close_file()
-        self.spool.tend()
+        if tends:
+            self.spool.tend()
         os.close(self.spool._lock)
         self.open()
         self.ended, self.connected = True, False
         if self.session.uuid in self.spool.sessions:
             self.outbox = self.new_outbox()
+            assert self.outbox.name == self.names[-1]
         else:
             self.captured, self.outbox.finished = b"", True
 
@@ -180,8 +186,9 @@ class SpoolMachine(RuleBasedStateMachine):
         server = self.servers[-1]
         kept = server.commits[-1][1][: 2 * shift].ljust(2 * shift, b"\0")
         server.commits, server.sound = [(0, kept)], kept
-        self.n_names += 1
-        self.outbox.renamed(UUID(int=self.n_names))
+        name = self.outbox.renamed()
+        assert name not in {None, *self.names}
+        self.names.append(str(name))
         self.servers.append(ModelServer())
 
     def feed(self) -> None:
@@ -237,12 +244,77 @@ def test_a_session_that_is_left_goes_on_under_another_name(restarts: bool) -> No
     machine.disconnect()
     machine.leave()
     machine.capture(10)
-    assert machine.outbox.name == str(UUID(int=2))
+    assert machine.outbox.name == machine.names[-1] != machine.names[0]
     assert (machine.outbox.samples_before, machine.outbox.first_available) == (30, (1, 0))
     if restarts:
         machine.crash(tear=0)
     machine.teardown()
     assert [len(server.commits[-1][1]) for server in machine.servers] == [60, 200]
+
+
+def test_a_name_that_the_disk_does_not_take_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing has changed then, and the next try gives the name; so does one after a crash that took the cursor."""
+    machine = SpoolMachine()
+    machine.begin()
+    for _ in range(4):
+        machine.capture(10)
+    machine.connect(restored=False)
+    machine.exchange(most=2, commits=True, answers=True)
+    machine.disconnect()
+
+    def failing(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    outbox = machine.outbox
+    outbox.begin_new_session()
+    with monkeypatch.context() as disk:
+        disk.setattr("songstation.spool.replace_file", failing)
+        assert outbox.renamed() is None
+    assert (outbox.name, outbox.samples_before) == (str(machine.session.uuid), 0)
+    name = outbox.renamed()
+    assert name not in {None, str(machine.session.uuid)}
+    assert (outbox.name, outbox.samples_before) == (name, 20)
+    machine.names.append(str(name))
+    machine.crash(tear=0)
+    assert (machine.outbox.name, machine.outbox.samples_before) == (name, 20)
+    # Without a cursor the server says how far it was, and refuses the session again.
+    (Path(machine.folder.name) / "cursor").unlink()
+    machine.names.pop()
+    machine.crash(tear=0)
+    machine.connect(restored=False)
+    machine.disconnect()
+    machine.outbox.begin_new_session()
+    assert machine.outbox.renamed() == name
+    os.close(machine.spool._lock)
+    machine.folder.cleanup()
+
+
+def test_what_is_deleted_up_to_a_session_s_end_is_declared() -> None:
+    """Of the end only the opening of a file is left, and the server wants what lay before it: a gap of its exact length."""
+    machine = SpoolMachine()
+    machine.begin()
+    for _ in range(3):
+        machine.capture(10)
+    machine.spool._close_file()
+    machine.capture(10)
+    newest = max(Path(machine.folder.name).glob("*.spool"))
+    os.close(machine.spool._lock)
+    newest.write_bytes(newest.read_bytes()[: next(scan(newest.read_bytes())).end])
+    machine.open()
+    machine.spool.set_standing(machine.session.uuid, Standing(3, 30))
+    for segment in machine.spool.index.segments[:-1]:
+        machine.spool._delete(segment)
+    lost: list[int] = []
+    outbox = SpoolOutbox(machine.spool, machine.session.uuid, on_lost=lambda n_samples, _: lost.append(n_samples))
+    assert outbox.first_available == (4, 30)
+    outbox.opened(expected=2, committed_sample=10, window=4)
+    while outbox.feed():
+        pass
+    items = [outbox.next(), outbox.next()]
+    assert items == [Loss(2, 10, 20, LossReason.SPOOL_EXPIRED, 3), End(3, 30)]
+    assert lost == [20]
+    os.close(machine.spool._lock)
+    machine.folder.cleanup()
 
 
 def test_a_restored_server_is_offered_finished_sessions_too() -> None:
@@ -257,8 +329,13 @@ def test_a_restored_server_is_offered_finished_sessions_too() -> None:
     machine.exchange(most=4, commits=True, answers=True)
     machine.disconnect()
     assert machine.spool.standing(other).finished
+    machine.spool.save_standings()
     machine.connect(restored=True)
     assert not machine.spool.standing(other).finished
+    # Nor does a crash make it forgotten, though the server has all of this session again by then.
+    cursor = json.loads((Path(machine.folder.name) / "cursor").read_bytes())
+    assert not cursor[str(other)]["finished"]
+    assert cursor[str(machine.session.uuid)]["committed"] < 4
     machine.teardown()
 
 

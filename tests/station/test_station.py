@@ -6,6 +6,7 @@ import os
 import socket
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any
+from uuid import UUID
 
 import pytest
 from typer.testing import CliRunner
@@ -21,6 +23,7 @@ from typer.testing import CliRunner
 from serving import ServerThread
 from songcore.bundle import Bundle
 from songcore.errors import ConfigError
+from songserve.commands.db import db
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc, songs_pb2, songs_pb2_grpc
 from songstation.channel import open_channel
 from songstation.commands.station import station as station_command
@@ -32,6 +35,8 @@ from songstation.pipe import Pipe
 from songstation.sources import Lost, Playback, Source
 from songstation.spool import Spool
 from songstation.spool_index import Policy, SpoolLimits
+from songstation.spool_records import scan
+from songstation.spool_sessions import Session
 from songstation.station import FieldStation
 from songstation.station_metrics import StationMetrics
 from songstation.station_plan import StationPlan
@@ -546,3 +551,158 @@ def test_a_full_spool_is_declared_to_the_server(
     assert set(station.account.lost_s) == {LossReason.SPOOL_FULL}
     # 200 kB hold 12 of the 32 seconds; what was lost is what is not in the files.
     assert 15 < lost_s < 25
+
+
+class Restored:
+    """A server that is put back to a backup, and a station that may be run more than once."""
+
+    def __init__(self, bundle: Bundle, path: Path) -> None:
+        self.data, self._copy, self.directory, self._bundle = path / "data", path / "copy", path / "spool", bundle
+        self._address = _free_address()
+        self.serve()
+
+    def serve(self) -> None:
+        """Start the server."""
+        self._server = ServerThread(self._bundle, self.data, listen=self._address).__enter__()
+
+    def end_server(self) -> None:
+        """Stop it."""
+        self._server.__exit__(None, None, None)
+
+    def copy(self) -> None:
+        """Take a backup."""
+        assert CliRunner().invoke(db, ["backup", "--data-dir", str(self.data), str(self._copy)]).exit_code == 0
+
+    def put_back(self) -> None:
+        """Restore it."""
+        self.end_server()
+        assert CliRunner().invoke(db, ["restore", "--data-dir", str(self.data), str(self._copy)]).exit_code == 0
+        self.serve()
+
+    def run(self, *script: Any) -> tuple[FieldStation, Spool]:
+        """Run the station until the script is over and all of it is committed."""
+        source = Scripted([*script, self.stop, lambda: asyncio.sleep(30)])
+
+        async def meet(station: FieldStation, stop: asyncio.Event) -> None:
+            self.station, self._stop = station, stop
+
+        station, _, spool = run_station(
+            self._address, self.directory, lambda: source, during=meet, outage_s=600, clock_limit_s=inf
+        )
+        return station, spool
+
+    def stop(self) -> None:
+        """Stop the station in order."""
+        self._stop.set()
+
+    def live(self) -> tuple[Spool, UUID]:
+        """Return the spool and the session that is being captured."""
+        assert self.station._live is not None
+        return self.station._spool, self.station._live.uuid
+
+    async def until_committed(self, n_samples: int) -> None:
+        """Return when the server has so many samples of the session that is being captured."""
+        spool, uuid = self.live()
+        async with asyncio.timeout(30):
+            while spool.standing(uuid).committed_sample < n_samples:  # noqa: ASYNC110 - a standing
+                await asyncio.sleep(0.01)
+
+    async def forget(self, n_samples: int) -> None:
+        """Delete that session's files of the first so many samples, as when their grace is over."""
+        spool, uuid = self.live()
+        for segment in spool.index.of(uuid):
+            if segment.end_sample <= n_samples:
+                await self.station._on_disk(spool._delete, segment)
+
+    def committed(self) -> dict[str, int]:
+        """Return the samples that the server has committed, by session; those with any are finished."""
+        with contextlib.closing(sqlite3.connect(self.data / "songs.sqlite")) as database:
+            rows = database.execute(
+                "SELECT uuid, committed_sample, finished FROM sessions WHERE committed_sample"
+            ).fetchall()
+        assert all(finished for *_, finished in rows)
+        return {uuid: committed for uuid, committed, _ in rows}
+
+
+def test_a_server_put_back_by_more_than_an_hour_gets_what_the_grace_has(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the session that goes on all that is on the disk comes under another name; finished ones come again; none twice."""
+    # Each record has a file of its own, so that the grace is as fine as the sound.
+    monkeypatch.setattr("songstation.spool.SEGMENT_BYTES", 1)
+    rate, place = 8_000, Restored(bundle, tmp_path)
+    try:
+        place.run(rate)
+        place.copy()
+        place.run(2 * rate)
+        # The server loses an hour and a half without a device, which the station has no more.
+        hole = Lost(5_400 * rate, LossReason.DEVICE_LOST)
+        script: list[Any] = [rate, hole, *[rate] * 4, lambda: place.until_committed(5_402 * rate)]
+        script += [lambda: place.forget(5_401 * rate), *[rate] * 6, lambda: place.until_committed(5_408 * rate)]
+        script += [lambda: asyncio.to_thread(place.put_back), *[rate] * 3]
+        station, spool = place.run(*script)
+        assert_all_is_accounted_for(station, spool)
+        before, finished, went_on = list(spool.sessions)
+        standing = spool.standing(went_on)
+        assert standing.sample_before == 5_401 * rate
+        wanted = {str(before): rate, str(finished): 2 * rate, standing.name: 13 * rate}
+        assert place.committed() == wanted
+        # Nothing comes twice when the station has forgotten under which name it went on.
+        (place.directory / "cursor").unlink()
+        _, spool = place.run(rate)
+        assert spool.standing(went_on).name == standing.name
+        assert place.committed() == wanted | {str(list(spool.sessions)[-1]): rate}
+    finally:
+        place.end_server()
+
+
+def test_a_session_that_is_doubted_after_its_end_is_offered_again(bundle: Bundle, tmp_path: Path) -> None:
+    """An earlier session, sent beside it, finds that the server was put back: a stop does not wait for its grace in vain."""
+
+    async def doubt(station: FieldStation, stop: asyncio.Event) -> None:
+        while station.account.captured_s < 1:  # noqa: ASYNC110 - a counter
+            await asyncio.sleep(0.01)
+        assert station._live is not None
+        outbox = station._live.outbox
+        stop.set()
+        while not outbox.finished:  # noqa: ASYNC110 - a flag
+            await asyncio.sleep(0)
+        station._spool.doubt_finished()
+
+    with ServerThread(bundle, tmp_path / "data") as server:
+        source, began_s = Scripted([8_000, lambda: asyncio.sleep(60)]), time.monotonic()
+        address = server.addresses.grpc
+        station, _, spool = run_station(address, tmp_path / "spool", lambda: source, during=doubt, stop_grace_s=30)
+        assert_all_is_accounted_for(station, spool)
+    assert time.monotonic() - began_s < 25
+
+
+@pytest.mark.parametrize("n_before", [0, 2])
+def test_what_a_cut_leaves_of_a_session_is_finished_at_the_server(
+    bundle: Bundle, tmp_path: Path, n_before: int
+) -> None:
+    """Only the opening of its last file is left, of others perhaps the sound: the server hears where it ends."""
+    directory = tmp_path / "spool"
+    spool = Spool(directory, SpoolLimits(10**9), now_s=time.monotonic)
+    spool.begin(Session(UUID(int=7), "north", 8_000, START, 800))
+    for _ in range(n_before):
+        spool.append(bytes(1_600), 800, 0)
+    spool._close_file()
+    spool.append(bytes(1_600), 800, 0)
+    spool.close()
+    newest = max(directory.glob("*.spool"))
+    newest.write_bytes(newest.read_bytes()[: next(scan(newest.read_bytes())).end])
+
+    async def stop_at_the_end(station: FieldStation, stop: asyncio.Event) -> None:
+        while station.account.captured_s < 1:  # noqa: ASYNC110 - a counter
+            await asyncio.sleep(0.01)
+        stop.set()
+
+    with ServerThread(bundle, tmp_path / "data") as server:
+        source = Scripted([8_000, lambda: asyncio.sleep(60)])
+        station, _, spool = run_station(server.addresses.grpc, directory, lambda: source, during=stop_at_the_end)
+        assert_all_is_accounted_for(station, spool)
+        name = ingest_pb2.GetSessionStatusRequest(session=f"stations/north/sessions/{UUID(int=7)}")
+        status = ingest_pb2_grpc.IngestServiceStub(server.channel).GetSessionStatus(name)
+    assert (status.finished, status.committed_sample) == (True, n_before * 800)
+    assert all(segment.committed_s is not None for segment in spool.index.segments)

@@ -1,6 +1,7 @@
 """``songstream station`` as an operator has it: processes that are killed, a disk that is torn, and the commands beside it."""
 
 import json
+import os
 import signal
 import socket
 import stat
@@ -175,6 +176,55 @@ def test_a_station_fits_a_small_computer(bundle: Bundle, recording: Any, tmp_pat
         running.send_signal(signal.SIGTERM)
         assert running.wait(60) == 0
     assert 1024 * peak_kib < 150e6
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [("text", "NOT_AUDIO"), ("empty", "EMPTY_RECORDING"), ("nan", "NOT_FINITE")]
+)
+def test_a_recording_that_cannot_be_played_to_its_end_is_a_failure(
+    content: str, reason: str, bundle_dir: Path, tmp_path: Path
+) -> None:
+    """It will not be there again as a device may: the station says what is wrong and ends, after what it could read of it."""
+    path = tmp_path / "bad.wav"
+    samples = 0.01 * np.random.default_rng(0).standard_normal(48_000 if content == "nan" else 0).astype(np.float32)
+    samples[40_000:] = np.nan
+    soundfile.write(path, samples, 24_000, subtype="FLOAT")
+    if content == "text":
+        path.write_text("no sound")
+    spool = tmp_path / "spool"
+    with ServerProcess(bundle_dir, tmp_path / "data") as server:
+        failed = start(server.ready["address"], spool, path)
+        _, errors = failed.communicate(timeout=60)
+        listed = sessions_of(spool)
+    assert failed.returncode == 1
+    assert f"[{reason}]" in errors.splitlines()[-1]
+    assert "trying again" not in errors
+    assert len(listed) == (content == "nan")
+    assert all(one["finished"] and one["committed_s"] == one["seconds"] >= 1 for one in listed)
+
+
+def test_only_the_last_process_tells_systemd_that_it_stops(tmp_path: Path) -> None:
+    """A station that starts anew in the same process does not say so, or systemd would kill it; one that is stopped does."""
+    never, notify = tmp_path / "never", tmp_path / "notify"
+    os.mkfifo(never)  # nobody writes into it: whoever opens it hangs, as with a sound system that does
+    environment = os.environ | {"NOTIFY_SOCKET": str(notify), "SONGSTREAM_STATION_DEVICE_ANSWER_S": "0.5"}
+    command = [SONGSTREAM, "station", "run", "--spool", str(tmp_path / "spool"), "--play", str(never)]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(notify))
+        manager.settimeout(60)
+        running = subprocess.Popen(
+            [*command, "--metrics-port", "0"], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        STARTED.append(running)
+        said: list[str] = []
+        while said.count("READY=1") < 3:
+            said.append(manager.recv(4096).decode())
+        assert "STOPPING=1" not in said
+        running.send_signal(signal.SIGTERM)
+        while said[-1] != "STOPPING=1":
+            said.append(manager.recv(4096).decode())
+        assert running.wait(60) == 0
+        assert said.count("READY=1") == 3
 
 
 def _check_metrics(scraped: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
 
-from songcore.recorders import utc_start
+from songcore.recorders import is_skipped, utc_start
 from songserve.archive.pool import WorkerPool
 from songserve.archive.recordings import FoundRecording
 from songserve.archive.results import Journal, RecordingResult
@@ -39,6 +39,8 @@ class RunSummary:
     """Songs by type id, novel ones and noise left out."""
     n_zone_unknown: int = 0
     """Recordings that state a time without its zone, where none was given for them."""
+    zone_impossible: list[str] = field(default_factory=list)
+    """Recordings that state a time which the clocks of the zone that was given for them skip."""
     older_tables: list[str] = field(default_factory=list)
     """Left in the output folder by earlier runs, and not of these results."""
     similarity_sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -121,4 +123,6 @@ def _results(
         if result is not None:
             summary.count(result)
             summary.n_zone_unknown += result.start is not None and utc_start(result.start, zone) is None
+            if is_skipped(result.start, zone):
+                summary.zone_impossible.append(recording.name)
             yield result

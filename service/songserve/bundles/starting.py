@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from functools import partial
 
 from songcore.bundle import Bundle
 from songcore.errors import BundleError, ConfigError
@@ -27,6 +28,8 @@ async def open_swaps(runtime: Runtime, given: Bundle, *, server: str) -> Swaps:
     shelf = BundleShelf(settings.bundles_dir, settings.bundle, given, device=settings.device)
     events = await runtime.read(runtime.queries.bundle_events, server)
     history = History(reversed(events))
+    if not events:
+        await _warn_of_others(runtime, given, server)
     if given.digest != history.started or (settings.activate_bundle and given.digest != history.active):
         history.add(await _written(runtime, BundleEvent(server, runtime.now_ms, "started", given.digest)))
     elif given.digest != history.active:
@@ -34,6 +37,24 @@ async def open_swaps(runtime: Runtime, given: Bundle, *, server: str) -> Swaps:
         log.info("bundle %s is active, as it was when the server ended", history.active)
     runtime.metrics.bundle_active(runtime.bundle, since_s=history.active_since_ms / 1000)
     return Swaps(runtime, shelf, history, server=server)
+
+
+async def _warn_of_others(runtime: Runtime, given: Bundle, server: str) -> None:
+    """Say that another bundle was active in the place that this server may have taken."""
+    other = await runtime.read(partial(runtime.queries.latest_server, but=server))
+    if other is None:
+        return
+    active = History(reversed(await runtime.read(runtime.queries.bundle_events, other))).active
+    if active and active != given.digest:
+        log.warning(
+            "bundle %s begins, that of --bundle: nothing was done with bundles in this data directory yet, and in the data "
+            "directory %s of the same store %s is active. If this one has taken that one's place, put that bundle into "
+            "models_dir and call `songstream models activate %s`",
+            given.digest,
+            other,
+            active,
+            active,
+        )
 
 
 async def _written(runtime: Runtime, event: BundleEvent) -> BundleEvent:

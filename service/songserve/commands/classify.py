@@ -183,6 +183,7 @@ def _as_json(summary: "RunSummary", out: Path, wall_s: float) -> dict[str, objec
         "qualities": dict(summary.qualities.most_common()),
         "types": dict(summary.types.most_common()),
         "n_zone_unknown": summary.n_zone_unknown,
+        "n_zone_impossible": len(summary.zone_impossible),
         "older_tables": summary.older_tables,
     }
 
@@ -194,6 +195,12 @@ def _remarks(summary: "RunSummary") -> list[str]:
         remarks.append(
             f"recordings with a time of unknown zone: {summary.n_zone_unknown:,}, without UTC times of songs. Say which "
             "it is with --timezone Europe/Berlin or --timezone +02:00, for example; nothing is classified again for it"
+        )
+    if names := summary.zone_impossible:
+        remarks.append(
+            f"recordings with a time that --timezone does not have, as clocks there go forward: {len(names):,}; "
+            f"{_some(names)}. Their recorder does not follow that zone: in summer its UTC times are off, mostly by an hour. "
+            "Give the offset that it keeps, such as --timezone +01:00; nothing is classified again for it"
         )
     if older := summary.older_tables:
         remarks.append(f"tables of earlier runs that are not of these results: {len(older):,}; {_some(older)}")

@@ -45,7 +45,8 @@ def check(
     """Check that the store agrees with itself; exit code 1 when it does not.
 
     Looks at the pages of a SQLite file, counts all songs anew and compares, adds up the effort, and looks for the file of
-    every clip. Writes nothing, and a server may be running. A million songs take about a minute.
+    every clip of this data directory; those of others on the same PostgreSQL are counted. Writes nothing, and a server may be
+    running. A million songs take about a minute.
     """
     from songserve.checking import check_store
 
@@ -57,6 +58,8 @@ def check(
             f"schema {report.revision}: {report.n_sessions} sessions, {report.n_songs} songs, "
             f"{report.recorded_s / 3600:.1f} hours recorded, {report.n_clips} clips of {report.clip_bytes / 2**20:.1f} MiB"
         )
+        if report.n_clips_elsewhere:
+            print(f"{report.n_clips_elsewhere} of these clips are of other data directories and were not looked at")
         for problem in report.problems:
             print(f"problem: {problem}")
         print("not sound" if report.problems else "sound")
@@ -64,7 +67,9 @@ def check(
 
 
 @db.command()
-def upgrade(data_dir: DataDir = None, database_url: DatabaseUrl = None, config: Config = None) -> None:
+def upgrade(
+    data_dir: DataDir = None, database_url: DatabaseUrl = None, config: Config = None, *, as_json: Json = False
+) -> None:
     """Bring the store of an older songstream up to date, in one transaction.
 
     `songstream serve` does so by itself at start; this does it ahead. No server may be running. Take a backup first: an
@@ -74,8 +79,12 @@ def upgrade(data_dir: DataDir = None, database_url: DatabaseUrl = None, config: 
     from songserve.schema import REVISION
 
     place, url = _place(data_dir, database_url, config)
-    DataDirectory(place, database_url=url).close()
-    print(f"schema {REVISION}")
+    directory = DataDirectory(place, database_url=url)
+    directory.close()
+    if as_json:
+        print(json.dumps({"revision_before": directory.revision_before, "revision": REVISION}))
+    else:
+        print(f"schema {REVISION}")
 
 
 @db.command()
@@ -84,16 +93,22 @@ def backup(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     config: Config = None,
+    *,
+    as_json: Json = False,
 ) -> None:
     """Write a copy of the database, as of one moment, while a server may be running.
 
-    SQLite is copied by its backup interface and the copy is checked; PostgreSQL by pg_dump. Clips are files: copy the
-    folder `clips` afterwards, then every clip that the backup knows and that is not deleted since is in the copy.
+    SQLite is copied by its backup interface and the copy is checked; PostgreSQL by pg_dump. Clips and bundles are files: copy
+    the folders `clips` and `models` afterwards, then every clip that the backup knows and that is not deleted since is in
+    the copy.
     """
     from songserve.backups import back_up
 
     n_bytes = back_up(*_place(data_dir, database_url, config), target, os.environ)
-    print(f"{target}: {n_bytes / 2**20:.1f} MiB")
+    if as_json:
+        print(json.dumps({"backup": str(target), "n_bytes": n_bytes}))
+    else:
+        print(f"{target}: {n_bytes / 2**20:.1f} MiB")
 
 
 @db.command()
@@ -102,16 +117,24 @@ def restore(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     config: Config = None,
+    *,
+    as_json: Json = False,
 ) -> None:
     """Put a backup in the place of the database. No server may be running.
 
-    The backup is checked first and upgraded; a SQLite file that was in the place keeps its name with the time behind. Stations
-    send again what they still hold and the backup does not. Tokens of WatchSongs are void afterwards.
+    The backup is checked first and upgraded; a SQLite file that was in the place keeps its name with the time behind. Copy the
+    folders `clips` and `models` back before or after. Stations send again what they still hold and the backup does not.
+    Tokens of WatchSongs are void afterwards.
     """
     from songserve.backups import restore as put_back
+    from songserve.schema import REVISION
 
-    kept = put_back(*_place(data_dir, database_url, config), source, os.environ, now=datetime.now(UTC))
-    print(f"restored {source}" + (f"; the database before is {kept}" if kept else ""))
+    done = put_back(*_place(data_dir, database_url, config), source, os.environ, now=datetime.now(UTC))
+    if as_json:
+        print(json.dumps({"restored": str(source), "revision": REVISION, **asdict(done)}, default=str))
+        return
+    kept = [(done.kept, "the database before"), (done.kept_shelf, "the directory's name before")]
+    print("; ".join([f"restored {source}", *(f"{what} is {path}" for path, what in kept if path)]))
 
 
 def _place(data_dir: Path | None, database_url: str | None, config: Path | None) -> tuple[Path, str | None]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from songcore.errors import ConfigError, InputError
+from songserve.commands.asked import check_interval, unheard
 
 if TYPE_CHECKING:
     from songserve.repertoire.measures import Repertoire
@@ -61,6 +62,7 @@ def repertoire(  # noqa: PLR0913, PLR0917 - one parameter per option
             "the page needs matplotlib and jinja2; pip install 'songstream[science]', or give --tables-only",
             reason="PICTURES_MISSING",
         )
+    check_interval(since, until)
     facts = {
         "store": _shown(store),
         "station": station,
@@ -90,6 +92,7 @@ def _make(
 ) -> "tuple[list[Repertoire], list[Path]]":
     from songserve.checking import reading, require_current
     from songserve.database import store_place
+    from songserve.repertoire.absence import heard_stations, no_songs
     from songserve.repertoire.measures import measure
     from songserve.repertoire.season import Choice, read_season
     from songserve.repertoire.tables import write_json, write_tables
@@ -98,9 +101,12 @@ def _make(
     choice = Choice(facts["station"], start_ms, end_ms, facts["period"], facts["bout_gap_s"])
     with reading(*store_place(store)) as engine:
         require_current(engine)
+        asked = [] if choice.station is None else [choice.station]
+        if nothing := unheard(asked, heard_stations(engine), where="store"):
+            raise InputError(nothing, reason="STATION_UNKNOWN")
         season = read_season(engine, choice)
-    if not any(heard.counts or heard.n_novel or heard.n_noise for heard in season.heard.values()):
-        raise InputError("no songs are stored of that station and time; see `songstream types list`", reason="NO_SONGS")
+        if not any(heard.counts or heard.n_novel or heard.n_noise for heard in season.heard.values()):
+            raise no_songs(engine, choice)
     found = measure(season, seed=facts["seed"], n_bootstrap=facts["bootstrap"])
     try:
         out.mkdir(parents=True, exist_ok=True)

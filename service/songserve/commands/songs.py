@@ -18,7 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from songcore.errors import ConfigError, InputError
+from songcore.printed_tables import add_id_column, print_table
 from songserve.cells import chosen_formats
+from songserve.commands.asked import check_interval, unheard
 from songserve.commands.remote import add_connection, connect, plain_json
 
 if TYPE_CHECKING:
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["songs"]
 
 SHOWN = 100
-PIPE_WIDTH = 200
-"""Columns of a table that no terminal shows: enough that none is cut."""
 
 songs = typer.Typer(
     name="songs",
@@ -219,10 +219,7 @@ def _time(text: str | None, option: str) -> datetime | None:
 
 def _check(asked: _Asked, limit: int | None, resume: Path | None, *, watch: bool, one_form: bool) -> None:
     """Refuse options that do not go together."""
-    if asked.start and asked.end and asked.start >= asked.end:
-        raise typer.BadParameter(
-            f"--from {asked.start:%Y-%m-%dT%H:%M:%SZ} is not before --to {asked.end:%Y-%m-%dT%H:%M:%SZ}"
-        )
+    check_interval(asked.start, asked.end)
     if watch and (asked.start or asked.end or limit):
         raise typer.BadParameter("--watch shows what comes in; --from, --to and --limit are for stored songs")
     if resume and not watch:
@@ -262,8 +259,8 @@ def _stored(connection: "Connection", asked: _Asked) -> "Wanted":
     """Return which stored songs these are; raises InputError STATION_UNKNOWN, NAME_INVALID or TYPE_UNKNOWN."""
     from songserve.clients.catalogue import CatalogueClient
 
-    if unheard := _unheard(connection, asked.stations):
-        raise InputError(unheard, reason="STATION_UNKNOWN")
+    if nothing := _unheard(connection, asked.stations):
+        raise InputError(nothing, reason="STATION_UNKNOWN")
     catalogue = CatalogueClient(connection)
     return _wanted(asked, [catalogue.find(text).id for text in asked.types or ()])
 
@@ -272,10 +269,7 @@ def _unheard(connection: "Connection", stations: Sequence[str] | None) -> str:
     """Return what to say of a station that the server has nothing of; empty when there is none such."""
     from songserve.clients.songs import SongClient
 
-    known = SongClient(connection).novel_by_station() if stations else {}
-    unheard = next((name for name in stations or () if name not in known), None)
-    there = ", ".join(sorted(known)) or "no station yet"
-    return "" if unheard is None else f"the server has nothing of a station {unheard!r}; it has heard {there}"
+    return unheard(stations, SongClient(connection).novel_by_station(), where="server") if stations else ""
 
 
 def _as_json(one: "SongRow", names: Mapping[str, str]) -> str:
@@ -301,14 +295,13 @@ def _print_table(rows: "Sequence[SongRow]", names: Mapping[str, str], most: int)
     table = Table(
         "start, UTC", "station", "type", "similarity", "p", "novelty", "quality", "s", title=f"{len(shown)} songs"
     )
-    table.add_column("song", no_wrap=True)
+    add_id_column(table, "song")
     for one in shown:
         # What people called a type may look like rich's markup.
         table.add_row(*map(escape, _cells(one, names)))
     if len(rows) > most:
         table.caption = f"the newest {most}; --limit for more, `songs export` for all"
-    console = Console()
-    (console if console.is_terminal else Console(width=max(console.width, PIPE_WIDTH))).print(table)
+    print_table(table)
 
 
 def _watch(connection: "Connection", asked: _Asked, resume: Path | None, *, uids: bool, as_json: bool) -> None:
@@ -316,8 +309,8 @@ def _watch(connection: "Connection", asked: _Asked, resume: Path | None, *, uids
     from songserve.commands.songs_watch import followed, keep_token
 
     # A station may begin tonight.
-    if unheard := _unheard(connection, asked.stations):
-        print(f"songstream: {unheard}; waiting for it", file=sys.stderr)
+    if nothing := _unheard(connection, asked.stations):
+        print(f"songstream: {nothing}; waiting for it", file=sys.stderr)
     try:
         for seen, names in followed(connection, asked.types or (), partial(_wanted, asked), resume):
             for one in seen.songs:

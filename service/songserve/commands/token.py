@@ -38,7 +38,9 @@ def add(
     role: Annotated[
         Literal["ingest", "read", "admin"],
         typer.Option(
-            help="`ingest`: send sound as this station; `read`: look at songs; `admin`: `read`, keep clips, decide on types."
+            help="`ingest`: send sound as this station. `read`: look at songs, types and models. `admin`: `read`, and keep "
+            "clips, finish sessions, decide on types, swap, shadow and retype with bundles, start and cancel reclusterings, "
+            "which are processes on the server."
         ),
     ] = "ingest",
     *,
@@ -74,30 +76,35 @@ def revoke(
     name: Name,
     file: File,
     token_id: Annotated[str | None, typer.Option("--id", help="Only this token, by its id of `token list`.")] = None,
+    *,
+    as_json: Json = False,
 ) -> None:
     """Remove a holder with all tokens, or one token; open streams end within the server's `recheck_s`."""
     from songserve.security.token_file import change_tokens
 
     change_tokens(file, lambda book: book.revoked(name, token_id))
-    print(f"revoked {name if token_id is None else token_id}")
+    if as_json:
+        print(json.dumps({"name": name, "id": token_id, "revoked": True}))
+    else:
+        print(f"revoked {name if token_id is None else token_id}")
 
 
 @token.command()
-def disable(name: Name, file: File) -> None:
+def disable(name: Name, file: File, *, as_json: Json = False) -> None:
     """Shut a holder out and keep the tokens; open streams end within the server's `recheck_s`."""
     from songserve.security.token_file import change_tokens
 
     change_tokens(file, lambda book: book.disabled(name, disabled=True))
-    print(f"disabled {name}")
+    print(json.dumps({"name": name, "disabled": True}) if as_json else f"disabled {name}")
 
 
 @token.command()
-def enable(name: Name, file: File) -> None:
+def enable(name: Name, file: File, *, as_json: Json = False) -> None:
     """Let a disabled holder in again."""
     from songserve.security.token_file import change_tokens
 
     change_tokens(file, lambda book: book.disabled(name, disabled=False))
-    print(f"enabled {name}")
+    print(json.dumps({"name": name, "disabled": False}) if as_json else f"enabled {name}")
 
 
 @token.command("list")

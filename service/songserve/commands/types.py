@@ -1,6 +1,8 @@
 """``songstream types``: look at the song types of a running server, and decide about them."""
 
 import getpass
+import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import islice
@@ -8,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from songcore.errors import InputError
+from songcore.printed_tables import add_id_column, print_table
 from songserve.commands.remote import add_connection, connect, print_json
 
 if TYPE_CHECKING:
@@ -31,7 +35,11 @@ types = typer.Typer(
 )
 add_connection(types)
 
-Type = Annotated[str, typer.Argument(metavar="TYPE", help="Id of the type, for example T0042.", show_default=False)]
+_UID = re.compile(r"(songs/)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+Type = Annotated[
+    str, typer.Argument(metavar="TYPE", help="Id of the type, for example T0042, or its name.", show_default=False)
+]
 By = Annotated[
     str | None,
     typer.Option(
@@ -61,8 +69,9 @@ def list_types(context: typer.Context, *, as_json: Json = False) -> None:
         return
     table = Table("type", "name", "kind", "songs", "", title=f"{len(found)} song types")
     for one in found:
-        table.add_row(one.id, one.name, one.kind, f"{one.n_songs:,}", _origin(one))
-    Console().print(table)
+        # What people called a type may look like rich's markup.
+        table.add_row(one.id, escape(one.name), one.kind, f"{one.n_songs:,}", _origin(one))
+    print_table(table)
     more = "; `songstream songs list --novel` shows them" if n_novel else ""
     print(f"novel songs, of no type yet: {n_novel:,}{more}")
 
@@ -84,7 +93,7 @@ def show(
 
     with connect(context) as connection:
         client, song_client = _client(connection), SongClient(connection)
-        one = client.type(type_id)
+        one = client.type(client.find_id(type_id))
         latest = song_client.songs(Wanted(types=(one.id,), only_with_clip=True), newest_first=True, limit=n_songs)
         songs = list(latest) if n_songs else []
         decisions = list(client.history(one.id))
@@ -101,9 +110,9 @@ def show(
         return
     _print_type(one)
     if decisions:
-        Console().print(_history_table(decisions, "Decisions about it"))
+        print_table(_history_table(decisions, "Decisions about it"))
     if songs:
-        Console().print(_song_table(songs, "Latest songs whose sound is kept"))
+        print_table(_song_table(songs, "Latest songs whose sound is kept"))
     if files:
         print(f"saved {len(files)} clips in {clips}")
 
@@ -121,14 +130,17 @@ def name(
     """Give a type a name of its own."""
     with connect(context) as connection:
         client = _client(connection, by)
-        _print_changed(client.name(type_id, new_name, etag=etag or client.type(type_id).etag), as_json=as_json)
+        found = client.find_id(type_id)
+        _print_changed(client.name(found, new_name, etag=etag or client.type(found).etag), as_json=as_json)
 
 
 @types.command()
 def merge(
     context: typer.Context,
     type_id: Type,
-    into: Annotated[str, typer.Option(help="The type that its songs are of from now on.", show_default=False)],
+    into: Annotated[
+        str, typer.Option(help="The type that its songs are of from now on, by id or name.", show_default=False)
+    ],
     by: By = None,
     etag: Etag = None,
     into_etag: Annotated[str | None, typer.Option(help="The same of the other type.", show_default=False)] = None,
@@ -138,8 +150,9 @@ def merge(
     """Merge a type into another: its songs, of the past and of the future, count for that one."""
     with connect(context) as connection:
         client = _client(connection, by)
-        etags = (etag or client.type(type_id).etag, into_etag or client.type(into).etag)
-        _print_changed(client.merge(type_id, into, etag=etags[0], into_etag=etags[1]), as_json=as_json)
+        found, other = client.find_id(type_id), client.find_id(into)
+        etags = (etag or client.type(found).etag, into_etag or client.type(other).etag)
+        _print_changed(client.merge(found, other, etag=etags[0], into_etag=etags[1]), as_json=as_json)
 
 
 @types.command()
@@ -148,7 +161,7 @@ def split(
     type_id: Type,
     songs: Annotated[list[str] | None, typer.Argument(help="Uids of songs, as `show` lists them.")] = None,
     file: Annotated[
-        typer.FileText | None, typer.Option("--from", help="File with one uid a line, or - for standard input.")
+        typer.FileBinaryRead | None, typer.Option("--from", help="File with one uid a line, or - for standard input.")
     ] = None,
     by: By = None,
     etag: Etag = None,
@@ -156,10 +169,11 @@ def split(
     as_json: Json = False,
 ) -> None:
     """Make a new type of some songs of a type; its id begins with P."""
-    uids = [*(songs or ()), *(line.split()[0] for line in file or () if line.strip())]
+    uids = [*(songs or ()), *(_read_uids(file.read(), getattr(file, "name", "standard input")) if file else ())]
     with connect(context) as connection:
         client = _client(connection, by)
-        _print_changed(client.split(type_id, uids, etag=etag or client.type(type_id).etag), as_json=as_json)
+        found = client.find_id(type_id)
+        _print_changed(client.split(found, uids, etag=etag or client.type(found).etag), as_json=as_json)
 
 
 @types.command()
@@ -167,7 +181,8 @@ def noise(context: typer.Context, type_id: Type, by: By = None, etag: Etag = Non
     """Say that a type is noise: it is recognised, counted apart, and never novel."""
     with connect(context) as connection:
         client = _client(connection, by)
-        _print_changed(client.mark(type_id, "noise", etag=etag or client.type(type_id).etag), as_json=as_json)
+        found = client.find_id(type_id)
+        _print_changed(client.mark(found, "noise", etag=etag or client.type(found).etag), as_json=as_json)
 
 
 @types.command()
@@ -175,7 +190,8 @@ def song(context: typer.Context, type_id: Type, by: By = None, etag: Etag = None
     """Say that a type is song, when it was taken for noise."""
     with connect(context) as connection:
         client = _client(connection, by)
-        _print_changed(client.mark(type_id, "song", etag=etag or client.type(type_id).etag), as_json=as_json)
+        found = client.find_id(type_id)
+        _print_changed(client.mark(found, "song", etag=etag or client.type(found).etag), as_json=as_json)
 
 
 @types.command()
@@ -198,24 +214,46 @@ def undo(
 @types.command()
 def history(
     context: typer.Context,
-    type_id: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="Only about this type.")] = None,
+    type_id: Annotated[
+        str | None, typer.Argument(metavar="[TYPE]", help="Only about this type, by id or name.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 100,
     *,
     as_json: Json = False,
 ) -> None:
     """List who decided what and when, the newest first."""
     with connect(context) as connection:
-        found = list(islice(_client(connection).history(type_id), limit))
+        client = _client(connection)
+        # Nothing was decided about a type that there is not, which an empty list would not say.
+        about = None if type_id is None else client.find_id(type_id)
+        found = list(islice(client.history(about), limit))
     if as_json:
         print_json({"decisions": [asdict(one) for one in found]})
     else:
-        Console().print(_history_table(found, "Decisions"))
+        print_table(_history_table(found, "Decisions"))
 
 
 def _client(connection: Any, by: str | None = None) -> "CatalogueClient":
     from songserve.clients.catalogue import CatalogueClient
 
     return CatalogueClient(connection, by=by or _login())
+
+
+def _read_uids(content: bytes, name: str) -> list[str]:
+    """Return the uid that begins each line that is not empty; raises InputError NAME_INVALID, naming the line."""
+    uids = []
+    # Spreadsheets and Windows' editor begin a file with a byte order mark.
+    for number, line in enumerate(content.removeprefix(BOM_UTF8).splitlines(), 1):
+        # What is no UTF-8 shows as what it is, and is no uid.
+        cells = line.decode("utf-8", "backslashreplace").split()
+        if cells and not _UID.fullmatch(cells[0]):
+            raise InputError(
+                f"{name}, line {number}: {' '.join(cells)[:80]!r} is no uid of a song; expected one uid a line, in UTF-8, as "
+                "`songstream songs list --uids` prints them; in an exported songs.csv they are the column uid",
+                reason="NAME_INVALID",
+            )
+        uids += cells[:1]
+    return uids
 
 
 def _login() -> str:
@@ -258,7 +296,8 @@ def _print_changed(one: "TypeRow", *, as_json: bool) -> None:
 
 
 def _song_table(songs: Iterable["SongRow"], title: str) -> Table:
-    table = Table("start, UTC", "station", "s", "SNR, dB", "model said", "similarity", "song", title=title)
+    table = Table("start, UTC", "station", "s", "SNR, dB", "model said", "similarity", title=title)
+    add_id_column(table, "song")
     for one in songs:
         said = f"{one.model_type} (people: {one.type})" if one.by_people else one.model_type
         start = f"{one.start:%Y-%m-%d %H:%M:%S}"
@@ -277,5 +316,6 @@ def _history_table(decisions: Iterable["DecisionRow"], title: str) -> Table:
         }
         words |= {"split": f"{one.n_songs} songs became {one.detail}", "noise": "is noise", "song": "is song"}
         undone = "undone" if one.undone else ""
-        table.add_row(str(one.number), f"{one.time:%Y-%m-%d %H:%M:%S}", one.by, one.type, words[one.action], undone)
+        cells = one.by, one.type, words[one.action], undone
+        table.add_row(str(one.number), f"{one.time:%Y-%m-%d %H:%M:%S}", *map(escape, cells))
     return table

@@ -1,7 +1,8 @@
 """Which roles may call which RPC. What does not stand here nobody may call, and a test compares with the API.
 
 ``ingest`` is a station: it sends sound, and asks about its own sessions only. ``read`` is a person or program that looks at
-results. ``admin`` may change what is kept, and all that ``read`` may; sound is sent by stations alone.
+results. ``admin`` may do all that ``read`` may, and change things: what is kept, what types are, which bundle decides; it
+starts and ends processes on the server. Sound is sent by stations alone.
 """
 
 from collections.abc import Mapping

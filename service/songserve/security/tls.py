@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 
 from songcore.errors import ConfigError
+from songserve.security.fingerprint import Fingerprint, fingerprint
 
 __all__ = ["TlsFiles", "server_credentials"]
 
@@ -31,44 +32,41 @@ class TlsFiles:
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     """Return credentials that follow the files; connections made before a change keep what they have.
 
-    Raises ConfigError TLS_UNREADABLE when they cannot be used at the beginning; later that is logged and the last good ones
-    are kept.
+    Raises ConfigError TLS_UNREADABLE when they cannot be used at the beginning; later that is logged once, the last good ones
+    are kept, and the files are tried again at each handshake.
     """
+    following = _Following(files)  # looks before they are read: what changes in between is read again
     return grpc.dynamic_ssl_server_credentials(
         _read(files),
-        _Following(files).changed,  # type: ignore[arg-type] # the stubs lack that None means no change
+        following.changed,  # type: ignore[arg-type] # the stubs lack that None means no change
         require_client_authentication=files.client_ca is not None,
     )
 
 
 class _Following:
     def __init__(self, files: TlsFiles) -> None:
-        self._files, self._seen = files, _fingerprint(files)
+        self._files, self._seen, self._problem = files, _fingerprints(files), ""
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
         """Return what the files have now when they changed; gRPC asks at every handshake, from threads of its own."""
-        now = _fingerprint(self._files)
+        now = _fingerprints(self._files)
         if now == self._seen:
+            self._problem = ""
             return None
-        self._seen = now
         try:
             configuration = _read(self._files)
         except ConfigError as error:
-            log.error("%s; the certificate read before stays in use", error)  # noqa: TRY400 - the message says all
+            if str(error) != self._problem:
+                log.error("%s; the certificate read before stays in use", error)  # noqa: TRY400 - the message says all
+            self._problem = str(error)
             return None
+        self._seen, self._problem = now, ""
         log.info("the certificate %s was read again", self._files.certificate)
         return configuration
 
 
-def _fingerprint(files: TlsFiles) -> tuple[tuple[int, int, int] | None, ...]:
-    def one(path: Path) -> tuple[int, int, int] | None:
-        try:
-            status = path.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
-
-    return tuple(one(path) for path in files.paths)
+def _fingerprints(files: TlsFiles) -> tuple[Fingerprint | None, ...]:
+    return tuple(fingerprint(path) for path in files.paths)
 
 
 def _read(files: TlsFiles) -> grpc.ServerCertificateConfiguration:

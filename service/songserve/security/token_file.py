@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from songcore.durable import sync
 from songcore.errors import ConfigError
+from songserve.security.fingerprint import Fingerprint, fingerprint
 from songserve.security.tokens import TokenBook
 
 __all__ = ["TokenFile", "change_tokens", "read_tokens"]
@@ -28,29 +29,35 @@ MAX_BYTES = 16 * 2**20
 class TokenFile:
     """The book as the file has it now; raises ConfigError when it cannot be read at the beginning.
 
-    Damage while the server runs is logged and the last good book kept, so that an operator's slip does not shut all out.
+    What cannot be used while the server runs is logged once and the last good book kept, so that an operator's slip does not
+    shut all out. It is tried again at each look: what is put right counts at once, whatever the file's times say.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._seen = fingerprint(path)  # before the content: what changes in between is read again
         self._book = read_tokens(path)
-        self._seen: tuple[int, int, int] | None = _fingerprint(path)
+        self._problem = ""
 
     @property
     def book(self) -> TokenBook:
         """The holders, at most one look at the file's times old."""
-        try:
-            now = _fingerprint(self._path)
-            if now != self._seen:
-                self._seen = now
-                self._book = read_tokens(self._path)
-        except ConfigError as error:
-            log.error("%s; the tokens read before stay valid", error)  # noqa: TRY400 - the message says all
-        except OSError as error:
-            if self._seen is not None:
-                log.error("the token file is gone (%s); the tokens read before stay valid", error.strerror)  # noqa: TRY400
-            self._seen = None
+        now = fingerprint(self._path)
+        if now == self._seen:
+            self._problem = ""  # it is well, also where only its folder or disk was away: the next time is told again
+        else:
+            self._read(now)
         return self._book
+
+    def _read(self, now: Fingerprint | None) -> None:
+        try:
+            self._book = read_tokens(self._path)
+        except ConfigError as error:
+            if str(error) != self._problem:
+                log.error("%s; the tokens read before stay valid", error)  # noqa: TRY400 - the message says all
+            self._problem = str(error)
+        else:
+            self._seen, self._problem = now, ""
 
 
 def read_tokens(path: Path) -> TokenBook:
@@ -115,8 +122,3 @@ def _replace(path: Path, content: bytes) -> None:
         Path(name).unlink(missing_ok=True)
         raise
     sync(path.parent)
-
-
-def _fingerprint(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -98,8 +98,9 @@ class IngestServiceServicer:
         or a FLAC chunk cannot be decoded
         CHUNK_SHAPE        data, sample_count and start_sample disagree; a FLAC chunk is of another
         rate, number of channels, length or more than 16 bits; capture_time
-        is no time of the years 1 to 9999
-        NOT_FINITE         a sample is NaN or infinite, metadata `sequence_number`; send a gap
+        is no time of the years 1 to 9999; a chunk or gap has the number 0
+        NOT_FINITE         a sample is NaN, infinite or beyond all measure, metadata
+        `sequence_number`; send a gap
         GAP_TOO_LONG       a gap of more than an hour, also one that a setup shows to be needed
         FINISH_MISMATCH    finish disagrees with what was received
         MESSAGE_INVALID    a message without an arm; an enum or a time in it is none

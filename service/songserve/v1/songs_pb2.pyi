@@ -64,7 +64,7 @@ class ListSongsRequest(_message.Message):
     station: _builtins.str
     """`stations/{station}`."""
     session: _builtins.str
-    """`stations/{station}/sessions/{uuid}`."""
+    """`stations/{station}/sessions/{uuid}`; a `station` beside it must be the same."""
     song_type: _builtins.str
     """`songTypes/{id}`: songs of the type, novel ones excluded. This and the next two go by people's decisions."""
     only_novel: _builtins.bool

@@ -109,11 +109,12 @@ def listen(  # noqa: PLR0913, PLR0917 - one argument per option of the command
     source: Source
     printer = _Printer(as_json=as_json)
     zone = _zone(timezone)
-    began = _start(start, zone)
+    began = _start(start, zone, printer)
     if recording is not None:
         source = Playback(recording, channel=channel, speed=playing_speed, chunk_s=chunk_s, start=began, zone=zone)
         if began == "stated":
             _warn_of_now(source, playing_speed, printer)
+            _warn_of_skipped(source.stated, zone, printer)
     elif start is not None or timezone is not None:
         raise typer.BadParameter("--start and --timezone say when a recording began; none is given")
     else:
@@ -212,7 +213,7 @@ def _zone(text: str | None) -> tzinfo | None:
         raise typer.BadParameter(str(error), param_hint="--timezone") from error
 
 
-def _start(text: str | None, zone: tzinfo | None) -> datetime | Literal["stated", "now"]:
+def _start(text: str | None, zone: tzinfo | None, printer: "_Printer") -> datetime | Literal["stated", "now"]:
     """Return what --start says, a time in UTC; raises BadParameter."""
     from songcore.recorders import utc_start
 
@@ -221,15 +222,29 @@ def _start(text: str | None, zone: tzinfo | None) -> datetime | Literal["stated"
     if text == "now":
         return "now"
     try:
+        stated = datetime.fromisoformat(text)
         # Near the ends of the calendar some times are none in UTC.
-        time = utc_start(datetime.fromisoformat(text), zone)
+        time = utc_start(stated, zone)
     except (ValueError, OverflowError):
         time = None
     if time is None:
         raise typer.BadParameter(
             f"start {text!r}; expected now, or a time such as 2026-05-01T21:30:00+02:00, with --timezone if it tells no zone"
         )
+    _warn_of_skipped(stated, zone, printer)
     return time
+
+
+def _warn_of_skipped(stated: datetime | None, zone: tzinfo | None, printer: "_Printer") -> None:
+    """Say that a recording's clock keeps another time than the zone that was given for it."""
+    from songcore.recorders import is_skipped
+
+    if stated is not None and is_skipped(stated, zone):
+        printer.note(
+            f"{stated:%Y-%m-%d %H:%M:%S} is a time that --timezone {zone} does not have, as clocks there go forward: the "
+            "recorder does not follow that zone, and its times in summer are off, mostly by an hour. Give the offset that it "
+            "keeps, such as --timezone +01:00"
+        )
 
 
 def _warn_of_now(recording: "Playback", speed: float, printer: "_Printer") -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from songcore.errors import ConfigError, InputError
+from songcore.printed_tables import add_id_column, print_table
 from songstation.commands.station_run import STATE_FILE, run
 
 __all__ = ["station"]
@@ -83,11 +84,14 @@ def list_sessions(
     if as_json:
         print(json.dumps([{**asdict(one), "start": one.start.isoformat()} for one in sessions]))
         return
-    table = Table("session", "from (UTC)", "rate, Hz", "seconds", "lost", "committed", "MB")
+    table = Table()
+    add_id_column(table, "session")
+    for heading in ("from (UTC)", "rate, Hz", "seconds", "lost", "committed", "MB"):
+        table.add_column(heading)
     for one in sessions:
         row = (f"{one.seconds:.1f}", f"{one.lost_s:.1f}", f"{one.committed_s:.1f}", f"{one.n_bytes / 1e6:.1f}")
         table.add_row(one.session, f"{one.start:%Y-%m-%d %H:%M:%S}", str(one.sample_rate_hz), *row)
-    Console().print(table)
+    print_table(table)
 
 
 @spool.command()
@@ -96,6 +100,8 @@ def export(
     to: Annotated[Path, typer.Option(help="Directory for the recordings.")] = Path(),
     spool_dir: SpoolDirectory = Path("/var/lib/songstream-station"),
     file_format: Annotated[Literal["wav", "flac"], typer.Option("--format", help="Of the recordings.")] = "flac",
+    *,
+    as_json: Json = False,
 ) -> None:
     """Write sessions as recordings named by their start, silence where sound was lost; the spool stays as it is.
 
@@ -108,12 +114,16 @@ def export(
     if not names:
         raise InputError(f"the spool {spool_dir} is empty", reason="SESSION_MISSING")
     for name in names:
-        print(export_session(spool_dir, name, to, file_format))
+        path = export_session(spool_dir, name, to, file_format)
+        # Each as soon as it is there: hours of sound take minutes.
+        print(json.dumps({"session": name, "file": str(path)}) if as_json else path, flush=True)
 
 
 @spool.command()
 def repair(
     spool_dir: SpoolDirectory = Path("/var/lib/songstream-station"),
+    *,
+    as_json: Json = False,
 ) -> None:
     """Cut the torn end off a spool after a crash and write down what was lost; `run` does the same when it starts."""
     from songstation.spool import Spool
@@ -123,12 +133,16 @@ def repair(
         raise InputError(f"there is no spool {spool_dir}", reason="SPOOL_MISSING")
     opened = Spool(spool_dir, SpoolLimits(2**62, grace_s=float("inf")), now_s=lambda: 0.0)
     opened.close()
-    print(f"{len(opened.index.segments)} files, {opened.n_repaired} repaired")
+    n_files, n_repaired = len(opened.index.segments), opened.n_repaired
+    told = json.dumps({"n_files": n_files, "n_repaired": n_repaired})
+    print(told if as_json else f"{n_files} files, {n_repaired} repaired")
 
 
 @token.command("set")
 def set_token(
     file: Annotated[Path, typer.Option("--file", envvar="SONGSTREAM_STATION_TOKEN_FILE", help="Where to keep it.")],
+    *,
+    as_json: Json = False,
 ) -> None:
     """Read the token from standard input, where no list of processes shows it, into a file that only this user reads.
 
@@ -142,5 +156,14 @@ def set_token(
             "no token on standard input; expected the line that `songstream token add` printed",
             reason="TOKEN_UNREADABLE",
         )
-    replace_file(file, f"{text}\n".encode())
+    try:
+        replace_file(file, f"{text}\n".encode())
+    except OSError as error:
+        raise ConfigError(
+            f"the token file {file} cannot be written ({error.strerror}); its folder has to be there and to be this user's",
+            reason="TOKENS_UNWRITABLE",
+        ) from error
+    if as_json:
+        print(json.dumps({"file": str(file)}))
+        return
     Console(stderr=True).print(f"the token is in {file}", style="green", markup=False)

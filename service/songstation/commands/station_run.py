@@ -177,6 +177,7 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> "_Ending":
             clock_quality=lambda: clock_quality(settings.clock),
             on_song=_print_song if as_json else lambda _: None,
             missing_since_s=float(since) if (since := os.environ.pop(_MISSING_SINCE, "")) else None,
+            comes_back=settings.play is None,
         )
         metrics = StationMetrics(field.picture)
         opened.on_sync = metrics.sync_seconds.observe
@@ -187,15 +188,19 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> "_Ending":
         still_s = settings.device_silent_s + _STANDSTILL_S
         telling = asyncio.create_task(_tell(field, settings.spool / STATE_FILE, watchdog, address, still_s=still_s))
         telling.add_done_callback(lambda _: stop.set())
+        ending = _Ending.IN_ORDER
         try:
-            return await _to_the_end(field, stop)
+            ending = await _to_the_end(field, stop)
         finally:
-            watchdog.stopping()
+            # After this word systemd waits for the process to be gone, and kills it: not one that starts anew.
+            if ending is not _Ending.STUCK:
+                watchdog.stopping()
             telling.cancel()
             with suppress(asyncio.CancelledError):
                 await telling
             scraped.shutdown()
             _write_state(field, settings.spool / STATE_FILE, address)
+        return ending
 
 
 async def _to_the_end(field: "FieldStation", stop: asyncio.Event) -> "_Ending":

@@ -44,10 +44,12 @@ def list_systems(
 def report(
     out: Annotated[Path, typer.Option(help="Folder of a `songstream lab run`.")],
     system: Annotated[str | None, typer.Option(help="System to show in detail; the best if not given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print where it is as one JSON line.")] = False,
 ) -> None:
     """Write report.html anew from the results in a folder."""
     from datetime import UTC, datetime
 
     from songtrain.lab.report import write_lab_report
 
-    print(write_lab_report(out, datetime.now(UTC).replace(microsecond=0), system))
+    path = write_lab_report(out, datetime.now(UTC).replace(microsecond=0), system)
+    print(json.dumps({"report": str(path)}) if as_json else path)

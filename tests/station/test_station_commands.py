@@ -1,0 +1,108 @@
+"""`songstream station` beside the program itself: the token, and what is taken out of a spool."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from songcore.errors import ConfigError
+from songstation.commands.station import station
+from songstation.spool import Spool
+from songstation.spool_index import SpoolLimits
+from songstation.spool_sessions import Session
+from songstation.station_settings import load_settings
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+ONE, TWO = UUID(int=1 << 127), UUID(int=3 << 126)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    """Return a spool with two sessions of a second each."""
+    directory = tmp_path / "spool"
+    opened = Spool(directory, SpoolLimits(max_bytes=10**9), now_s=lambda: 0.0)
+    for uuid in (ONE, TWO):
+        opened.begin(Session(uuid, "north", 8_000, START, 8_000))
+        opened.append(bytes(16_000), 8_000, 0)
+    opened.close()
+    return directory
+
+
+def run(*arguments: str, **options: Any) -> Any:
+    """Run a sub-command of `station`."""
+    return CliRunner().invoke(station, arguments, **options)
+
+
+def refused(*arguments: str, **options: Any) -> ConfigError:
+    """Run a sub-command and return why it fails."""
+    error = run(*arguments, **options).exception
+    assert isinstance(error, ConfigError), error
+    return error
+
+
+@pytest.mark.parametrize("folder", ["none", "file"])
+def test_a_token_that_cannot_be_kept_is_told(tmp_path: Path, folder: str) -> None:
+    """Without the folder, or with a file in its place, the path and the reason are said."""
+    (tmp_path / "file").touch()
+    file = tmp_path / folder / "token"
+    error = refused("token", "set", "--file", str(file), input="sst_secret\n")
+    assert (error.reason, str(file) in str(error)) == ("TOKENS_UNWRITABLE", True)
+    assert "sst_secret" not in str(error)
+
+
+def test_a_token_is_kept_as_a_program_asks(tmp_path: Path) -> None:
+    """With --json only the file is said, on standard output."""
+    done = run("token", "set", "--file", str(tmp_path / "token"), "--json", input="sst_secret\n")
+    assert json.loads(done.output) == {"file": str(tmp_path / "token")}
+
+
+@pytest.mark.parametrize("to", ["file", "/proc/recordings"])
+def test_recordings_that_cannot_be_written_are_told(spool: Path, tmp_path: Path, to: str) -> None:
+    """A file in the place of the directory, or a disk that takes none."""
+    (tmp_path / "file").touch()
+    error = refused("spool", "export", "all", "--spool", str(spool), "--to", str(tmp_path / to))
+    assert error.reason == "OUTPUT_NOT_WRITABLE"
+
+
+def test_a_recording_that_cannot_be_opened_is_told(spool: Path, tmp_path: Path) -> None:
+    """Something else has its name."""
+    (tmp_path / "20260101_000000_north.flac").mkdir()
+    error = refused("spool", "export", str(ONE), "--spool", str(spool), "--to", str(tmp_path))
+    assert (error.reason, "20260101_000000_north.flac" in str(error)) == ("OUTPUT_NOT_WRITABLE", True)
+
+
+def test_programs_are_told_of_a_spool(spool: Path, tmp_path: Path) -> None:
+    """Export prints a line of JSON for each recording, repair one for all."""
+    wanted = ("spool", "export", str(TWO), "--spool", str(spool), "--to", str(tmp_path / "out"), "--json")
+    (line,) = run(*wanted).stdout.splitlines()
+    assert json.loads(line)["session"] == str(TWO)
+    assert soundfile.info(json.loads(line)["file"]).frames == 8_000
+    told = json.loads(run("spool", "repair", "--spool", str(spool), "--json").stdout)
+    assert told == {"n_files": 2, "n_repaired": 0}
+
+
+@pytest.mark.parametrize("environment", [{"COLUMNS": "80"}, {"COLUMNS": "80", "FORCE_COLOR": "1", "NO_COLOR": "1"}])
+def test_sessions_are_listed_by_their_whole_names(spool: Path, environment: dict[str, str]) -> None:
+    """In a pipe and on a terminal, so that they can be copied into `export`."""
+    shown = run("spool", "list", "--spool", str(spool), env=environment).stdout
+    assert [str(uuid) in shown for uuid in (ONE, TWO)] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason", "told"),
+    [
+        ({"station": "Meadow 1"}, "SETTING_INVALID", "station 'Meadow 1'; expected small letters, digits and hyphens"),
+        ({"servr": "x"}, "SETTING_UNKNOWN", "servr is no setting of a station; did you mean server?"),
+        ({"zzz": "x"}, "SETTING_UNKNOWN", "zzz is no setting of a station; docs/station.md lists those there are"),
+    ],
+)
+def test_wrong_settings_say_what_was_expected(given: dict[str, str], reason: str, told: str) -> None:
+    """A name in words, as `listen` says it; and of what is no setting those that it is like."""
+    with pytest.raises(ConfigError) as error:
+        load_settings(given, environment={})
+    assert (error.value.reason, told in str(error.value)) == (reason, True), error.value
