@@ -17,7 +17,7 @@ from songtrain.datasets.cache import cache_key, load_cached, pack, store_cached,
 from songtrain.datasets.extract import extract_songs
 from songtrain.datasets.folder import scan_folder
 from songtrain.datasets.screening import screen_songs
-from songtrain.datasets.songs import SongSet, join_recordings
+from songtrain.datasets.songs import RecordingSongs, SongPlace, SongSet, join_recordings
 from songtrain.datasets.split import hold_out
 
 RATE = 24_000
@@ -138,6 +138,22 @@ def test_whole_recordings_are_held_out() -> None:
     assert hold_out(["a"] * 10 + ["b"] * 10, 0.2, np.random.default_rng(0)).tolist() == [8, 9, 18, 19]
 
 
+@pytest.mark.parametrize("sizes", [[600, *[50] * 9], [40, 3, 3, 3, 3], [5] * 5, [97, 1, 1, 1, 1, 1], [1] * 30])
+def test_what_is_held_out_leaves_the_most_to_learn_from(sizes: list[int]) -> None:
+    """However unequal recordings are, between one song and twice the share is held out, whatever the draw."""
+    names = [f"r{number}" for number, size in enumerate(sizes) for _ in range(size)]
+    for seed in range(40):
+        held = hold_out(names, 0.15, np.random.default_rng(seed))
+        assert 1 <= len(held) <= 2 * 0.15 * len(names)
+        assert not {names[i] for i in held} & {names[i] for i in set(range(len(names))) - set(held.tolist())}
+
+
+def test_of_a_few_recordings_each_leaves_a_song() -> None:
+    """Nothing is held out of a recording with one song, and one song of all when there are only such recordings."""
+    assert hold_out(["a", "b", "b", "c", "c", "c"], 0.15, np.random.default_rng(0)).tolist() == [2, 5]
+    assert hold_out(["a", "b", "c", "d"], 0.15, np.random.default_rng(0)).tolist() == [3]
+
+
 @pytest.mark.parametrize(
     ("table", "reason"),
     [
@@ -190,12 +206,46 @@ def test_annotation_names_may_be_paths_or_file_names(tmp_path: Path) -> None:
     assert raised.value.reason == "RECORDING_AMBIGUOUS"
 
 
+def test_a_file_that_is_named_in_two_ways_is_one_recording(tmp_path: Path) -> None:
+    """Songs under its path and under its name are of one recording, and a line that stands twice is one song."""
+    (tmp_path / "one").mkdir()
+    soundfile.write(tmp_path / "one" / "a.wav", singing(n_songs=2), RATE)
+    lines = ("one/a.wav,2,3,x", "a.wav,2,3,x", "a.wav,5,6,y", "a.wav,5,6,y")
+    (tmp_path / "songs.csv").write_text(HEADER + "\n".join(lines) + "\n")
+    (file,) = scan_folder(tmp_path).recordings
+    assert file.name == "one/a.wav"
+    assert [(a.recording, a.onset_s, a.label) for a in file.annotations or ()] == [
+        ("one/a.wav", 2, "x"),
+        ("one/a.wav", 5, "y"),
+    ]
+
+
+def test_background_of_held_out_recordings_is_not_learned_from() -> None:
+    """It goes with recordings that only held-out songs are of; where both sides share a recording it stays."""
+
+    def recording(name: str, n_songs: int, level: int) -> RecordingSongs:
+        places = tuple(SongPlace(name, i, i + 1) for i in range(n_songs))
+        frames = np.zeros((n_songs, 2), np.float16)
+        background = np.full((level, 2), level, np.float16)
+        return RecordingSongs(places, np.ones(n_songs, np.int64), frames, background, 1.0)
+
+    songs = join_recordings([recording("a", 2, 1), recording("", 0, 2), recording("b", 1, 3), recording("c", 2, 4)], 2)
+    learned = songs.subset([0, 1, 3]).without_background_of(songs.subset([2, 4]))
+    assert np.unique(learned.background).tolist() == [1, 2, 4]
+    assert len(learned.background) == 7
+    again = learned.subset([0]).without_background_of(learned.subset([2]))
+    assert np.unique(again.background).tolist() == [1, 2]
+    unknown = replace(songs, background_of=())
+    assert unknown.subset([0]).without_background_of(songs.subset([2])).background is unknown.background
+
+
 def test_songs_that_cannot_teach_are_refused(toy_songs: Callable[..., SongSet]) -> None:
     """Too few songs, silent songs and copies of one song raise InputError, and a few silent ones are only left out."""
     songs = toy_songs(24)
     with pytest.raises(InputError) as raised:
-        screen_songs(songs.subset([0]), min_songs=20)
+        screen_songs(songs.subset([0]), min_songs=20, left_out="2 recordings were skipped")
     assert raised.value.reason == "TOO_FEW_SONGS"
+    assert "2 recordings were skipped" in str(raised.value)
     with pytest.raises(InputError) as raised:
         screen_songs(songs.subset([3] * 24), min_songs=20)
     assert raised.value.reason == "SONGS_EQUAL"

@@ -41,6 +41,21 @@ def test_collapsed_points_fail_though_their_silhouette_is_high() -> None:
     check_embeddings(normalize(rng.normal(size=(640, 32))).astype(np.float32))
 
 
+@pytest.mark.parametrize("n_types", [3, 5, 40])
+def test_few_types_need_few_directions(n_types: int) -> None:
+    """Tight types in directions of their own pass however few they are; as many in three directions are a collapse."""
+    rng = np.random.default_rng(0)
+    centres = np.eye(64)[:n_types][np.arange(600) % n_types]
+    tight = normalize(centres + rng.normal(0, 0.02, centres.shape)).astype(np.float32)
+    check_embeddings(tight)
+    check_embeddings(tight, n_types=n_types)
+    flat = np.pad(normalize(rng.normal(size=(n_types, 3)))[np.arange(600) % n_types], ((0, 0), (0, 61)))
+    flat = normalize(flat + rng.normal(0, 0.005, flat.shape)).astype(np.float32)
+    if n_types > 8:
+        with pytest.raises(CollapseError, match="effective rank"):
+            check_embeddings(flat, n_types=n_types)
+
+
 def test_effective_rank_of_known_spectra() -> None:
     """Equal variance in k directions has rank k; a single point has rank 1."""
     points = np.concatenate([np.eye(8), -np.eye(8)])[:, :5].astype(np.float32)

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, linear, normalize, relu
 
 from songcore.arrays import FloatArray, IntArray
 from songcore.errors import InputError
+from songcore.presets import STREAMS
 from songtrain.augment.joined import joined
 from songtrain.clusterers.shares import BalancedLabels
 from songtrain.clusterers.temi import NeighbourHeads
@@ -24,7 +25,7 @@ from songtrain.losses.stable import centre_loss, representation_loss
 from songtrain.methods.secu import StableClusters
 from songtrain.methods.spice import PrototypeLabels, reliable_songs
 from songtrain.methods.untrained import UntrainedEncoder
-from songtrain.settings import TrainSettings
+from songtrain.settings import PRESETS, TrainSettings
 
 ToySongs = Callable[..., SongSet]
 
@@ -269,6 +270,14 @@ def test_fewer_songs_than_clusters_are_refused(toy_songs: ToySongs) -> None:
     for method in (spice(n_clusters=30), secu(n_clusters=30)):
         with pytest.raises(InputError, match="24 songs, at least 30 are needed"):
             method.fit(toy_songs(24, 3))
+
+
+def test_the_warm_up_follows_the_kind_of_sound(toy_songs: ToySongs) -> None:
+    """Without settings of its own SPICE warms up as the recipe does for this kind of sound."""
+    for kind, preset in (("general", PRESETS["general"]), ("song", PRESETS["default"])):
+        method = PrototypeLabels(3, n_heads=1, stream=STREAMS[kind], max_minutes=0.0, n_head_epochs=1, n_joint_epochs=1)
+        method.fit(toy_songs(24, 3))
+        assert method.n_epochs_ - preset.warmup.n_epochs in {1, 2}  # of the heads, and of what may come after
 
 
 def test_untrained_encoder_is_not_blind(toy_songs: ToySongs) -> None:

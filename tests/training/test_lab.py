@@ -121,7 +121,7 @@ def test_command_runs_resumes_and_reports(season: Path, tmp_path: Path) -> None:
     again = result(command)
     assert (again["n_kept"], again["scores"]) == (6, first["scores"])
     (out / "report.html").unlink()
-    assert CliRunner().invoke(lab, ["report", "--out", str(out)]).exit_code == 0
+    assert result(["report", "--out", str(out), "--json"]) == {"report": str(out / "report.html")}
     page = (out / "report.html").read_text()
     assert "classical-floor" in page
     assert page.count("<svg") >= 2

@@ -21,7 +21,8 @@ from songtrain.datasets.songs import SongSet
 from songtrain.lab.report import write_lab_report
 from songtrain.lab.results import read_rows
 from songtrain.lab.run import LabJob, run_laboratory, run_systems
-from songtrain.lab.systems import choose_systems
+from songtrain.lab.systems import choose_systems, part
+from songtrain.lab.trial import Points, cluster_points
 
 pytestmark = ray_marks(600)
 
@@ -84,6 +85,32 @@ def test_folders_that_cannot_be_compared_on_are_refused(songs: str, expected: st
     """Each wrong folder ends with a reason before anything is run, and leaves no row."""
     assert reason(job(tmp_path / "out", recordings(tmp_path / "data", songs))) == expected
     assert read_rows(tmp_path / "out") == []
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_what_was_left_out_is_said_where_too_little_is_left(tmp_path: Path) -> None:
+    """Songs behind the end and recordings that cannot be read are why there are no songs, and the error says so."""
+    lines = "".join(f"{name}.wav,{1000 + i},{1001 + i},a\n" for name in "01" for i in range(4))
+    data = recordings(tmp_path / "data", lines, rates=(24_000, 24_000))
+    with pytest.raises(InputError, match="8 annotations begin behind the end of their recordings; times are seconds"):
+        run_laboratory(job(tmp_path / "out", data))
+    (data / "1.wav").write_text("no sound")
+    with pytest.raises(
+        InputError, match=r"1 recordings were skipped, the first of them 1\.wav: .*; 4 annotations begin"
+    ):
+        run_laboratory(job(tmp_path / "out", data))
+
+
+def test_a_half_that_is_too_small_costs_no_row(toy_songs: ToySongs) -> None:
+    """OPTICS that asks for more neighbours than half of the songs are still has its row, without stability of halves."""
+    (system,) = choose_systems(["basenet-optics"])
+    chosen = replace(system, clusterer=part("optics", min_samples=20))
+    points = Points(
+        np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32), tuple(toy_songs(30).labels), 0.0, 0.0
+    )
+    scores = cluster_points(points, chosen, 0).scores
+    assert "ari" in scores
+    assert "stability_halves" not in scores
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -16,11 +16,12 @@ from songtrain.cluster import ray_session
 from songtrain.datasets.songs import SongSet
 from songtrain.lab.grid import BinarySearch, SearchRange, grid_settings, parse_grid, parse_search
 from songtrain.lab.leaderboard import leaderboard
+from songtrain.lab.ledger import Ledger
 from songtrain.lab.options import with_parameters
 from songtrain.lab.parts import describe
 from songtrain.lab.report import write_lab_report
 from songtrain.lab.results import Row, read_rows
-from songtrain.lab.sweep import Sweep, run_sweep
+from songtrain.lab.sweep import Sweep, _Plan, _Proposals, run_sweep
 from songtrain.lab.sweep_table import sweep_tables
 from songtrain.lab.systems import choose_systems, part
 
@@ -149,6 +150,27 @@ def test_settings_of_other_systems_are_another_table() -> None:
     first, second = sweep_tables(rows)
     assert (len(first.points), len(second.points)) == (2, 1)
     assert (first.chain, second.chain) == tuple(f"modulation → pca(n_components={n}) → kmeans" for n in (8, 16))
+
+
+def test_a_seed_that_failed_does_not_lead_the_search(
+    toy_songs: Callable[..., SongSet], stream: StreamConfig, tmp_path: Path
+) -> None:
+    """A number is judged by the seeds that worked; one of which none worked is never the best."""
+    (system,) = choose_systems(["modulation-kmeans"])
+    songs, sweep = toy_songs(48), Sweep(system, [{}], 2, parse_search("clusterer.n_clusters=4:36"))
+    plan = _Plan(sweep, songs, stream, "digest")
+    proposals = _Proposals(plan, Ledger(tmp_path, "digest"))
+    scores = {4: 0.1, 12: 0.3, 36: 0.2}
+    tried = set()
+    while isinstance(proposed := proposals.suggest("one"), dict):
+        trial = proposed["trial"]
+        k = trial.blank.parameters["clusterer.n_clusters"]
+        tried.add(k)
+        lost = k not in scores or (k == 12 and trial.blank.seed == 1)
+        proposals.on_trial_complete("one", None if lost else {"silhouette": scores[k]}, error=lost)
+    # Nearer and nearer to 12, and not to 36 with its two seeds that worked.
+    assert {11, 13} <= tried
+    assert max(tried - {36}) == 21
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -99,12 +99,15 @@ def test_resumed_run_equals_an_uninterrupted_one(
     whole = learner(songs, tiny, stream)
     for epoch in epochs:
         whole.run_epoch(epoch)
+        drawn = torch.rand(3)
         resumed = learner(songs, tiny, stream)
+        torch.rand(100)  # as other code of the process may
         if epoch.index:
             state, history = load_state(tmp_path)
             assert history == [{"loss": 1.5}]
             resumed.restore(state)
         result = resumed.run_epoch(epoch)
+        assert torch.equal(torch.rand(3), drawn), "layers that draw by themselves, as dropout, draw the same"
         save_state(tmp_path, resumed.state(), [{"loss": 1.5}])
     assert np.isfinite(result.loss)
     for (name, expected), found in zip(
@@ -112,6 +115,20 @@ def test_resumed_run_equals_an_uninterrupted_one(
     ):
         assert torch.allclose(expected, found, atol=1e-5), name
     assert (np.stack(whole.labels) == np.stack(resumed.labels)).all()
+
+
+def test_a_resumed_run_keeps_its_number_format(
+    toy_songs: SongMaker, stream: StreamConfig, tiny: TrainSettings, tmp_path: Path
+) -> None:
+    """What was quicker when the run began is kept, unless it goes on on another kind of device."""
+    first, second = (learner(toy_songs(40), tiny, stream) for _ in range(2))
+    first._use_bfloat16 = True
+    save_state(tmp_path, first.state(), [])
+    state, _ = load_state(tmp_path)
+    second.restore(state | {"device": "cuda"})
+    assert not second._use_bfloat16
+    second.restore(state)
+    assert second._use_bfloat16
 
 
 def test_forced_collapse_ends_training_by_name(toy_songs: SongMaker, stream: StreamConfig, tiny: TrainSettings) -> None:

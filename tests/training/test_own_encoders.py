@@ -20,6 +20,7 @@ from songcore.stream import StreamConfig
 from songtrain.datasets.songs import SongPlace, SongSet
 from songtrain.datasets.sound import SoundSource
 from songtrain.datasets.windows import windows_of
+from songtrain.lab.parts import chain_of, describe
 from songtrain.lab.systems import read_systems
 from songtrain.lab.trial import place_songs
 from songtrain.methods.frozen import OnnxEncoder
@@ -188,6 +189,59 @@ def test_local_folder_gives_what_the_model_gives(
     np.testing.assert_allclose(opened.fit_transform(songs), first, atol=1e-5)
     assert first.shape == (4, 16)
     assert opened.weights_ == made.weights_ == "random"
+
+
+def test_another_model_at_the_same_path_is_another_system(
+    tmp_path: Path, songs: SongSet, sound: SoundSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row is kept only for the files it was made of: model, manifest, tensors beside it, folder, one's own class."""
+    stream = StreamConfig(*PRESETS["song"], FeatureConfig())
+
+    def described(part: str, **parameters: str) -> str:
+        given = "".join(f', {name} = "{value}"' for name, value in parameters.items())
+        declared = f'[own]\nencoder = {{ part = "{part}"{given} }}\nclusterer = "kmeans"\n'
+        (system,) = read_systems(declared, "own.toml").values()
+        return describe(system, stream)
+
+    def with_tensors_beside(value: float) -> None:
+        write_onnx(tmp_path / "m.onnx", np.full((8000, 2), value, np.float32), ["n", 8000])
+        model = onnx.load(tmp_path / "m.onnx")
+        (tmp_path / "m.data").unlink(missing_ok=True)
+        onnx.save_model(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+
+    made = RandomTransformer("wav2vec2", n_hidden=16, n_layers=1, window_s=0.5, sound=sound).fit(songs)
+    saved: Any = made._model
+    config = tmp_path / "model" / "config.json"
+    saved.save_pretrained(tmp_path / "model")
+    own = tmp_path / "own_part.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    code = "from sklearn.base import BaseEstimator\nclass Own(BaseEstimator):\n    pass\n"
+    changes: list[tuple[dict[str, str], list[Callable[[], object]]]] = [
+        (
+            {"part": "onnx", "path": str(tmp_path / "m.json")},
+            [
+                lambda: write_onnx(tmp_path / "m.onnx", np.ones((8000, 2), np.float32), ["n", 8000]),
+                lambda: write_onnx(tmp_path / "m.onnx", np.zeros((8000, 2), np.float32), ["n", 8000]),
+                lambda: manifest(tmp_path, pooling="max"),
+                lambda: with_tensors_beside(1.0),
+                lambda: with_tensors_beside(2.0),
+            ],
+        ),
+        (
+            {"part": "transformer", "path": str(config.parent)},
+            [lambda: None, lambda: config.write_text(config.read_text() + " ")],
+        ),
+        ({"part": "own_part:Own"}, [lambda: own.write_text(code), lambda: own.write_text(code + "# other\n")]),
+    ]
+    manifest(tmp_path)
+    for system, steps in changes:
+        told = []
+        for step in steps:
+            step()
+            told.append(described(**system))
+            assert described(**system) == told[-1]
+        assert len(set(told)) == len(steps), system
+        assert all("content" not in chain_of(one) for one in told)
 
 
 def test_laboratory_hands_the_sound_over(tmp_path: Path, songs: SongSet, sound: SoundSource) -> None:

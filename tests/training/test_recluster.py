@@ -244,6 +244,15 @@ def test_stages_that_fail_are_told(season: Season, known_bundle: Path) -> None:
     assert (state.state, state.stage, state.reason) == ("FAILED", "training", "TRAINING_MISSING")
 
 
+def test_a_folder_of_bundles_that_takes_none_is_said_at_once(season: Season, known_bundle: Path) -> None:
+    """Not after hours: the first stage tries to write there."""
+    with pytest.raises(ConfigError) as caught:
+        recluster(job(season.folder, known_bundle, models=Path(__file__) / "models"))
+    assert caught.value.reason == "OUTPUT_NOT_WRITABLE"
+    state = RunState.model_validate_json((season.folder / "reclusterings/night-1/state.json").read_bytes())
+    assert (state.state, state.stage) == ("FAILED", "snapshot")
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

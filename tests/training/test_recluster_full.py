@@ -28,7 +28,7 @@ from seasons import Season, decide, fill_store
 from songcore.arrays import FloatArray, IntArray
 from songcore.bundle import load_bundle, read_training, write_bundle
 from songcore.decisions import Mark, Split
-from songcore.errors import BundleError
+from songcore.errors import BundleError, ConfigError
 from songcore.manifest import EncoderInfo
 from songcore.presets import STREAMS
 from songtrain.cluster import ray_session
@@ -37,11 +37,12 @@ from songtrain.datasets.songs import SongSet
 from songtrain.export.training_state import SONGS_PER_TYPE, TrainingState, chosen_songs, pack_training, unpack_training
 from songtrain.loop.distributed import train_encoder
 from songtrain.pipeline import serve_trained
+from songtrain.recluster.full import learning_settings
 from songtrain.recluster.job import recluster
 from songtrain.recluster.run_folder import CancelledError, RunState
 from songtrain.recluster.scheduling import until_stopped
-from songtrain.recluster.settings import ReclusterSettings
-from songtrain.settings import TrainSettings, change_settings
+from songtrain.recluster.settings import FullSettings, ReclusterSettings
+from songtrain.settings import PRESETS, TrainSettings, change_settings
 
 pytestmark = ray_marks(600)
 
@@ -135,6 +136,16 @@ def retrained(
                 path.unlink()
 
     return season, recluster(job(season.folder, trained, mode="full", settings=SETTINGS, now=lambda: NOW), delete)
+
+
+def test_what_learned_without_rounds_goes_on_without() -> None:
+    """A retraining has no more epochs and rounds than the first training had; when none are left it says so at once."""
+    full = FullSettings(warmup_epochs=2, n_rounds=2)
+    of = {name: learning_settings(PRESETS[name], full, 0) for name in ("default", "syllable", "general", "demo")}
+    assert {name: s.rounds.n_rounds for name, s in of.items()} == {"default": 2, "syllable": 0, "general": 0, "demo": 2}
+    assert {s.warmup.n_epochs for s in of.values()} == {2}
+    with pytest.raises(ConfigError, match="nothing would be trained"):
+        learning_settings(PRESETS["syllable"], FullSettings(warmup_epochs=0), 0)
 
 
 def test_a_full_retraining(

@@ -6,7 +6,9 @@ import pytest
 
 from songcore.errors import ConfigError
 from songcore.novelty import NoveltyConfig
+from songtrain.recluster.settings import load_recluster_settings
 from songtrain.settings import PRESETS, load_settings
+from songtrain.synth.config import season_config
 
 
 def test_file_changes_only_what_it_names(tmp_path: Path) -> None:
@@ -23,8 +25,10 @@ def test_file_changes_only_what_it_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("[rounds]\nn_round = 1\n", "rounds.n_round"),
-        ("speed = 3\n", "speed"),
+        ("[rounds]\nn_round = 1\n", r"rounds.n_round is no setting; did you mean rounds.n_rounds\?"),
+        ("n_workers = 2\n", r"n_workers is no setting; did you mean run.n_workers\?"),
+        ("zzz = 3\n", "zzz is no setting; expected name, seed, data"),
+        ("name = 'A b'\n", "name 'A b'; expected small letters, digits, dots and hyphens"),
         ("[rounds]\nmargin_degrees = 200\n", "rounds.margin_degrees"),
         ("[warmup]\nn_epochs = 0\n[rounds]\nn_rounds = 0\n", "nothing would be trained"),
         ("seed = ", "not TOML"),
@@ -36,6 +40,21 @@ def test_wrong_file_is_refused_by_name(tmp_path: Path, text: str, named: str) ->
     file.write_text(text)
     with pytest.raises(ConfigError, match=named):
         load_settings(file)
+
+
+def test_a_misspelt_name_of_a_reclustering_comes_with_the_right_one(tmp_path: Path) -> None:
+    """As that of a training does."""
+    file = tmp_path / "run.toml"
+    file.write_text("[gate]\nmin_reviews = 1\n")
+    with pytest.raises(ConfigError, match=r"gate.min_reviews is no setting; did you mean gate.min_review"):
+        load_recluster_settings(file)
+
+
+def test_a_misspelt_field_of_a_season_comes_with_the_right_one() -> None:
+    """That of `synth --set`."""
+    with pytest.raises(ConfigError, match="n_singer is no setting; did you mean n_singers") as refused:
+        season_config("demo", n_singer="3")
+    assert refused.value.reason == "SEASON_INVALID"
 
 
 def test_what_decides_novelty_travels_with_the_bundle(tmp_path: Path) -> None:

@@ -92,9 +92,10 @@ def train_bundle(job: TrainJob, on_progress: Progress = lambda *_: None) -> dict
     with ray_session(job.address):
         clock.lap("start")
         features = _features(folder, stream, job, on_progress)
-        songs, n_silent = screen_songs(features.songs, min_songs=settings.data.min_songs)
+        songs, n_silent = screen_songs(features.songs, min_songs=settings.data.min_songs, left_out=features.left_out)
         held = hold_out(songs.recordings, settings.novelty.held_out_share, np.random.default_rng([settings.seed, 1]))
-        train, held_out = songs.subset(np.setdiff1d(np.arange(len(songs)), held)), songs.subset(held)
+        held_out = songs.subset(held)
+        train = songs.subset(np.setdiff1d(np.arange(len(songs)), held)).without_background_of(held_out)
         clock.lap("features")
         trained = _train(train, stream, job, on_progress)
         clock.lap("training")
@@ -225,6 +226,7 @@ def _facts(
         "n_recordings": len(set(songs.recordings)),
         "recorded_s": round(songs.duration_s, 1),
         "n_skipped": len(features.skipped),
+        "n_behind": features.n_behind,
         "n_silent": n_silent,
         "n_true_types": len({label for label in songs.labels if label}),
     }

@@ -14,6 +14,7 @@ from songcore.errors import ConfigError
 from songcore.names import BUNDLE_NAME
 from songcore.novelty import NoveltyConfig
 from songcore.presets import STREAMS
+from songcore.setting_problems import setting_problems
 from songcore.stream import StreamConfig
 
 __all__ = [
@@ -268,11 +269,7 @@ def change_settings(settings: TrainSettings, changes: Mapping[str, object], wher
     try:
         return TrainSettings.model_validate(_merged(settings.model_dump(), changes))
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors()
-        )
-        raise ConfigError(f"{where}: {problems}") from error
+        raise ConfigError(f"{where}: {setting_problems(error, TrainSettings)}") from error
 
 
 def _merged(known: dict[str, object], changes: Mapping[str, object]) -> dict[str, object]:

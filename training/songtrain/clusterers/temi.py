@@ -20,8 +20,8 @@ from songtrain.methods.fitting import fit_network, local_device
 __all__ = ["NeighbourHeads"]
 
 PRIOR_MOMENTUM = 0.9
-NEIGHBOURS_SHARE = 20
-"""At most this fraction of the songs are neighbours: fifty of three hundred would span several types."""
+SONGS_PER_NEIGHBOUR = 20
+"""At least: fifty neighbours of three hundred songs would span several types."""
 
 
 class NeighbourHeads(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -58,7 +58,7 @@ class NeighbourHeads(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # scik
         rng = np.random.default_rng(self.random_state)
         self.scale_ = float(np.linalg.norm(X, axis=1).mean()) or 1.0
         self._rows = self._prepared(X)
-        self._neighbours = _nearest(X, min(self.n_neighbours, max(1, len(X) // NEIGHBOURS_SHARE)))
+        self._neighbours = _nearest(X, min(self.n_neighbours, max(1, len(X) // SONGS_PER_NEIGHBOUR)))
         self._student = ParallelHeads(self.n_heads, X.shape[1], self.n_clusters, n_hidden=self.n_hidden, n_layers=3).to(
             local_device()
         )

@@ -87,6 +87,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             )
 
         done = run_laboratory(job, show)
+    warn_of_left_out(done.left_out)
     _tell(done, write_lab_report(out, datetime.now(UTC).replace(microsecond=0)), as_json=as_json)
 
 
@@ -104,6 +105,12 @@ def in_words(row: "Row") -> str:
     """Return what a run that has just ended has given."""
     scores = [f"{name.upper()} {row.scores[name]:.3f}" for name in ("nmi", "ari") if name in row.scores]
     return ", ".join([f"{row.n_clusters} clusters", *scores, f"{row.seconds:.0f} s"])
+
+
+def warn_of_left_out(left_out: str) -> None:
+    """Say on standard error what of the folder was not used."""
+    if left_out:
+        print(f"warning: {left_out}", file=sys.stderr)
 
 
 def warn_of_codes(rows: "Sequence[Row]") -> int:

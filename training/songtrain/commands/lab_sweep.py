@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from songtrain.commands.lab_run import check_choices, in_words, warn_of_codes
+from songtrain.commands.lab_run import check_choices, in_words, warn_of_codes, warn_of_left_out
 
 if TYPE_CHECKING:
     from songtrain.lab.results import Row
@@ -92,6 +92,7 @@ def sweep(  # noqa: PLR0913, PLR0917 - one parameter per option
 
         done = run_sweep(found.songs, job.stream, tried, out, show, found.sound)
         n_types = len({label for label in found.songs.labels if label})
+    warn_of_left_out(found.left_out)
     report = write_lab_report(out, datetime.now(UTC).replace(microsecond=0))
     _tell(done.rows, done.n_kept, n_types, report, as_json=as_json)
 

@@ -108,7 +108,11 @@ def _device(name: str) -> Any:
 
 def _summary(result: dict[str, Any]) -> str:
     songs = f"{result['n_songs']} songs of {result['n_recordings']} recordings ({result['n_skipped']} skipped)"
+    behind = (
+        [f"{result['n_behind']} annotations begin behind the end of their recordings"] if result["n_behind"] else []
+    )
     lines = [
+        *behind,
         f"{result['n_types']} song types in {songs}: {result['bundle']}",
         f"novelty: {result['novelty_auroc']:.3f} AUROC on types left out in turn",
     ]

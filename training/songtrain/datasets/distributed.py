@@ -38,6 +38,21 @@ class FeatureRun:
     skipped: tuple[Skipped, ...]
     n_cached: int
     """Recordings whose features were on disk already."""
+    n_behind: int = 0
+    """Annotations that begin behind the end of their recording."""
+
+    @property
+    def left_out(self) -> str:
+        """What was left out and why, in words; empty when it is nothing."""
+        words = []
+        if self.skipped:
+            first = self.skipped[0]
+            words.append(
+                f"{len(self.skipped)} recordings were skipped, the first of them {first.recording}: {first.message}"
+            )
+        if self.n_behind:
+            words.append(f"{self.n_behind} annotations begin behind the end of their recordings; times are seconds")
+        return "; ".join(words)
 
 
 def extract_features(
@@ -74,7 +89,13 @@ def extract_features(
             n_cached += int(row["was_cached"])
         on_recording()
     songs = join_recordings((found[index] for index in sorted(found)), stream.frontend.n_mels)
-    return FeatureRun(songs, tuple(skipped[index] for index in sorted(skipped)), n_cached)
+    # Of every other annotation there is a song.
+    n_behind = sum(
+        len(annotations) - len(found[index].places)
+        for index, file in enumerate(recordings)
+        if index in found and (annotations := file.annotations) is not None
+    )
+    return FeatureRun(songs, tuple(skipped[index] for index in sorted(skipped)), n_cached, n_behind)
 
 
 def _extract_row(row: dict[str, Any], *, stream: StreamConfig, cache: Path, channel: int | None) -> dict[str, Any]:

@@ -83,4 +83,20 @@ def _annotated(folder: Path, files: list[Path], table: Path) -> tuple[RecordingF
                 f"{table}: {name} could be any of {len(by_name[name])} files; write its path",
                 reason="RECORDING_AMBIGUOUS",
             )
-    return tuple(RecordingFile(name, by_name[name][0], tuple(songs[name])) for name in sorted(songs))
+    return _joined({name: (by_name[name][0], found) for name, found in songs.items()}, folder)
+
+
+def _joined(songs: dict[str, tuple[Path, list[Annotation]]], folder: Path) -> tuple[RecordingFile, ...]:
+    """Return each file once with all of its songs, a line that stands twice once.
+
+    Else one copy of a song could be learned from and the other held out.
+    """
+    names: dict[Path, list[str]] = defaultdict(list)
+    for name, (path, _) in songs.items():
+        names[path].append(name)
+    files = []
+    for path, own in names.items():
+        name = own[0] if len(own) == 1 else str(path.relative_to(folder))
+        lines = {(a.onset_s, a.offset_s, a.label): a for one in own for a in songs[one][1]}
+        files.append(RecordingFile(name, path, tuple(replace(a, recording=name) for a in lines.values())))
+    return tuple(sorted(files, key=lambda file: file.name))

@@ -8,8 +8,10 @@ from songtrain.datasets.songs import SongSet
 __all__ = ["screen_songs"]
 
 
-def screen_songs(songs: SongSet, *, min_songs: int) -> tuple[SongSet, int]:
+def screen_songs(songs: SongSet, *, min_songs: int, left_out: str = "") -> tuple[SongSet, int]:
     """Return the songs that hold any sound above the noise, and how many do not.
+
+    ``left_out`` is told where too few are left: what is missing, and why.
 
     Raises InputError: TOO_FEW_SONGS, SONGS_EQUAL, NOT_FINITE.
     """
@@ -26,8 +28,9 @@ def screen_songs(songs: SongSet, *, min_songs: int) -> tuple[SongSet, int]:
     n_silent = len(songs) - len(heard)
     if len(heard) < min_songs:
         silent = f" and {n_silent} that are silent" if n_silent else ""
+        why = f" ({left_out})" if left_out else ""
         raise InputError(
-            f"{len(heard)} songs{silent}; at least {min_songs} are needed to tell types apart: give more recordings",
+            f"{len(heard)} songs{silent}; at least {min_songs} are needed to tell types apart: give more recordings{why}",
             reason="TOO_FEW_SONGS",
         )
     kept = songs.subset(heard) if n_silent else songs

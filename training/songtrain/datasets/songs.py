@@ -1,7 +1,7 @@
 """Songs with their features, as one flat array: what every later stage works on."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,8 @@ class SongSet:
     frames: Float16Array
     background: Float16Array
     duration_s: float
+    background_of: tuple[tuple[str, int], ...] = ()
+    """Where background comes from: recording and number of rows, in the order of the rows; empty when nobody knows."""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -81,7 +83,20 @@ class SongSet:
         parts = [self.frames[starts[i] : starts[i] + self.lengths[i]] for i in indices]
         frames = np.concatenate(parts) if parts else self.frames[:0]
         places = tuple(self.places[i] for i in indices)
-        return SongSet(places, self.lengths[np.asarray(indices, np.int64)], frames, self.background, self.duration_s)
+        return replace(self, places=places, lengths=self.lengths[np.asarray(indices, np.int64)], frames=frames)
+
+    def without_background_of(self, held_out: "SongSet") -> "SongSet":
+        """Return the songs without background of recordings that only ``held_out`` has songs of.
+
+        Laid over songs that are learned from, it would make the network used to what the held-out ones are heard in.
+        """
+        away = set(held_out.recordings) - set(self.recordings)
+        kept = [name not in away for name, _ in self.background_of]
+        rows = np.repeat(kept, [n for _, n in self.background_of]).astype(bool)
+        if rows.all():
+            return self
+        of = tuple(part for part, keep in zip(self.background_of, kept, strict=True) if keep)
+        return replace(self, background=self.background[rows], background_of=of)
 
 
 def join_recordings(recordings: Iterable[RecordingSongs], n_mels: int) -> SongSet:
@@ -94,4 +109,6 @@ def join_recordings(recordings: Iterable[RecordingSongs], n_mels: int) -> SongSe
         frames=np.concatenate([empty, *(part.frames for part in parts)]),
         background=np.concatenate([empty, *(part.background for part in parts)]),
         duration_s=sum(part.duration_s for part in parts),
+        # A recording without songs is held out by nobody, so it needs no name.
+        background_of=tuple((part.places[0].recording if part.places else "", len(part.background)) for part in parts),
     )

@@ -10,19 +10,27 @@ __all__ = ["hold_out"]
 
 MIN_RECORDINGS = 5
 """With fewer recordings the last songs of each are held out instead."""
+MOST_OF_SHARE = 2.0
+"""A recording with more songs than this many times the share is learned from: held out it would leave too little."""
 
 
 def hold_out(recordings: Sequence[str], share: float, rng: np.random.Generator) -> IntArray:
     """Return the indices of about ``share`` of the songs, at least one, whose recordings are ``recordings`` (n,)."""
     names = np.asarray(recordings)
-    unique = rng.permutation(np.unique(names))
+    unique, sizes = np.unique(names, return_counts=True)
     if len(unique) < MIN_RECORDINGS:
-        last = [
-            np.flatnonzero(names == name)[-max(1, round(share * int((names == name).sum()))) :]
-            for name in np.unique(names)
-        ]
+        # Of a recording with one song nothing, for something has to be learned from it.
+        held = np.minimum(np.maximum(1, np.round(share * sizes)), sizes - 1).astype(np.int64)
+        if not held.any():
+            held[-1] = 1
+        last = [np.flatnonzero(names == name)[-n:] for name, n in zip(unique, held, strict=True) if n]
         return np.sort(np.concatenate(last)).astype(np.int64)
-    counts = np.cumsum([int((names == name).sum()) for name in unique])
+    order = rng.permutation(len(unique))
+    most = MOST_OF_SHARE * share * len(names)
+    chosen = order[sizes[order] <= most][: len(unique) - 1]
+    if not len(chosen):
+        chosen = np.array([sizes.argmin()])
+    counts = np.cumsum(sizes[chosen])
     # Whole recordings until the share is reached as nearly as can be.
-    n = 1 + int(np.abs(counts[:-1] - share * len(names)).argmin())
-    return np.flatnonzero(np.isin(names, unique[:n])).astype(np.int64)
+    n = 1 + int(np.abs(counts - share * len(names)).argmin())
+    return np.flatnonzero(np.isin(names, unique[chosen[:n]])).astype(np.int64)

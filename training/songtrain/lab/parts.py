@@ -2,7 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from hashlib import blake2b, file_digest
 from importlib import import_module
+from inspect import getfile
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from sklearn.base import BaseEstimator
@@ -85,8 +89,10 @@ LATER: Mapping[str, Mapping[str, Any]] = {"nscnet": {"epoch_length": 1}}
 says nothing of them, so that rows made before still count."""
 
 SEEDS = ("random_state", "seed")
-_NOT_CHOSEN = (*SEEDS, "frontend", "stream", "sound")
-"""What `build` sets by itself."""
+CONTENT = "content"
+"""In a description: what a part of a user's own is, by its files; a path says nothing of what lies there now."""
+_NOT_CHOSEN = (*SEEDS, "frontend", "stream", "sound", CONTENT)
+"""What `build` and `describe` set by themselves."""
 COUNTS = ("n_clusters", "n_components")
 """What clusterers call the number of clusters that they are given."""
 
@@ -156,10 +162,30 @@ def describe(system: System, stream: StreamConfig) -> str:
     """Return every parameter of every part, defaults included: two systems with one description give the same labels."""
     parts = {}
     for kind, chosen in parts_of(system).items():
-        values = build(kind, chosen, stream=stream).get_params(deep=False)
+        estimator = build(kind, chosen, stream=stream)
+        values = estimator.get_params(deep=False)
         later = LATER.get(chosen.name, {}).items()
-        parts[kind] = [chosen.name, {name: value for name, value in values.items() if (name, value) not in later}]
+        told = {name: value for name, value in values.items() if (name, value) not in later}
+        if files := _own_files(chosen, estimator):
+            told[CONTENT] = _digest(tuple((path, path.stat().st_mtime_ns) for path in files))
+        parts[kind] = [chosen.name, told]
     return json.dumps(parts, default=str, sort_keys=True)
+
+
+def _own_files(chosen: Part, estimator: BaseEstimator) -> list[Path]:
+    """Return the files of a user's own that decide what a part does: its class, its model."""
+    source = [Path(getfile(type(estimator)))] if ":" in chosen.name else []
+    return source + (estimator.model_files() if hasattr(estimator, "model_files") else [])
+
+
+@lru_cache(maxsize=64)
+def _digest(files: tuple[tuple[Path, int], ...]) -> str:
+    """Return a name for the content of files, each with the time of its last change."""
+    digest = blake2b(digest_size=16)
+    for path, _ in files:
+        with path.open("rb") as file:
+            digest.update(file_digest(file, lambda: blake2b(digest_size=16)).digest())
+    return digest.hexdigest()
 
 
 def chain_of(description: str) -> str:

@@ -62,6 +62,8 @@ class LabSongs:
     n_silent: int
     n_skipped: int
     """Recordings that could not be used."""
+    left_out: str
+    """What of the folder was not used, in words; empty when all was."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class LabRun:
     n_kept: int
     n_silent: int = 0
     n_skipped: int = 0
+    left_out: str = ""
 
 
 @contextmanager
@@ -84,9 +87,11 @@ def lab_songs(job: LabJob) -> Iterator[LabSongs]:
     with held_folder(job.out), ray_session(job.address):
         read_rows(job.out)
         features = extract_features(folder.recordings, job.stream, job.out / "features", channel=job.channel)
-        songs, n_silent = screen_songs(features.songs, min_songs=MIN_SONGS)
+        songs, n_silent = screen_songs(features.songs, min_songs=MIN_SONGS, left_out=features.left_out)
+        silent = [f"{n_silent} songs are silent"] if n_silent else []
+        left_out = "; ".join(filter(None, [features.left_out, *silent]))
         sound = sound_source(folder.recordings, job.stream.frontend.sample_rate_hz, job.channel)
-        yield LabSongs(songs, sound, n_silent, len(features.skipped))
+        yield LabSongs(songs, sound, n_silent, len(features.skipped), left_out)
 
 
 def run_laboratory(job: LabJob, on_row: OnRow = lambda *_: None) -> LabRun:
@@ -97,7 +102,7 @@ def run_laboratory(job: LabJob, on_row: OnRow = lambda *_: None) -> LabRun:
     """
     with lab_songs(job) as found:
         run = run_systems(found.songs, job.stream, job, on_row, found.sound)
-    return LabRun(run.rows, run.n_kept, found.n_silent, found.n_skipped)
+    return LabRun(run.rows, run.n_kept, found.n_silent, found.n_skipped, found.left_out)
 
 
 def run_systems(

@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_rand_score
 
 from songcore.arrays import FloatArray, IntArray
+from songcore.errors import SongError
 from songtrain.clusterers.density import smallest_cluster
 from songtrain.evaluation.collapse import differ, effective_rank
 from songtrain.evaluation.over_k import inertia
@@ -67,7 +68,7 @@ def label_free_scores(points: FloatArray, found: IntArray, system: System, seed:
 
 
 def _halves(points: FloatArray, system: System, seed: int, rng: np.random.Generator) -> float | None:
-    """None where the encoder is what assigns songs, or a half has fewer songs than clusters are asked for."""
+    """None where the encoder is what assigns songs, or a half is too small for what is asked of the clusterer."""
     clusterer = build("clusterer", system.clusterer, seed=seed)
     asked = n_clusters_asked(clusterer)
     if system.clusterer.name == "argmax" or (asked or 2) > len(points) // 2:
@@ -76,7 +77,10 @@ def _halves(points: FloatArray, system: System, seed: int, rng: np.random.Genera
     def cluster(rows: FloatArray) -> IntArray:
         return np.asarray(build("clusterer", system.clusterer, seed=seed).fit_predict(rows), np.int64)
 
-    return stability_between_halves(points, cluster, rng)
+    try:
+        return stability_between_halves(points, cluster, rng)
+    except (ValueError, SongError):  # such as more neighbours asked for than a half has: the row itself stands
+        return None
 
 
 def _sizes(points: FloatArray, system: System, min_cluster_size: int) -> tuple[int, int]:

@@ -35,6 +35,8 @@ __all__ = ["SEARCH_SCORE", "Sweep", "SweepRun", "run_sweep"]
 
 SEARCH_SCORE = "silhouette"
 """What the source's binary search looks at."""
+NO_SCORE = -np.inf
+"""Of a run that failed."""
 MAX_TRIALS = 32
 """Settings at once, however many cores there are: each is a process at the head that waits for what runs elsewhere."""
 OnRow = Callable[[Row, int, int | None], None]
@@ -161,7 +163,7 @@ def _run_trial(config: dict[str, Any], *, bench: Any, board: Any) -> None:
         row = failed(trial.blank, error)
     # Waited for, so that a sweep that is killed next has kept it.
     ray.get(board.post.remote({"row": row}))
-    tune.report({SEARCH_SCORE: row.scores.get(SEARCH_SCORE, -1.0)})
+    tune.report({SEARCH_SCORE: row.scores.get(SEARCH_SCORE, NO_SCORE)})
 
 
 class _Proposals(Searcher):
@@ -203,7 +205,7 @@ class _Proposals(Searcher):
     ) -> None:
         """Take the score, and ask the setting's search for more when it was waiting for no other."""
         number, trial = self._running.pop(trial_id)
-        self._tell(number, trial, -1.0 if error or result is None else float(result[SEARCH_SCORE]))
+        self._tell(number, trial, NO_SCORE if error or result is None else float(result[SEARCH_SCORE]))
 
     def save(self, checkpoint_path: str) -> None:
         """Keep nothing: the rows on disk are what a sweep goes on from."""
@@ -216,7 +218,7 @@ class _Proposals(Searcher):
             trial = self._plan.add(setting, seed)
             if self._ledger.has(trial):
                 row = self._ledger[trial.blank.key]
-                self._tell(number, trial, row.scores.get(SEARCH_SCORE, -1.0))
+                self._tell(number, trial, row.scores.get(SEARCH_SCORE, NO_SCORE))
             else:
                 self._waiting.append((number, trial))
 
@@ -228,7 +230,9 @@ class _Proposals(Searcher):
         scores = self._scores[number][k]
         scores.append(score)
         if len(scores) == self._plan.sweep.n_seeds:
-            self._searches[number].tell(k, float(np.mean(scores)))
+            # A seed whose process was lost says nothing of the number.
+            worked = [one for one in scores if one != NO_SCORE]
+            self._searches[number].tell(k, float(np.mean(worked)) if worked else NO_SCORE)
         # Not before all are told: what is asked next must not depend on which was ready first.
         if all(len(told) == self._plan.sweep.n_seeds for told in self._scores[number].values()):
             self._extend(number)

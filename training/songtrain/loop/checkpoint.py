@@ -26,6 +26,7 @@ def save_state(folder: Path, state: dict[str, Any], history: list[dict[str, Any]
     for index, slots in optimizer["state"].items():
         tensors |= {f"optimizer/{index}/{slot}": value for slot, value in slots.items()}
     plain = {"groups": json.dumps(optimizer["param_groups"]), "history": json.dumps(history)}
+    plain["format"] = json.dumps({"device": state["device"], "bfloat16": state["bfloat16"]})
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / FILE, metadata=plain)
 
 
@@ -45,4 +46,6 @@ def load_state(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             else:
                 state[part] = file.get_tensor(name)
     state["optimizer"] = {"state": slots, "param_groups": json.loads(plain["groups"])}
+    # Checkpoints of earlier versions say nothing of it.
+    state |= json.loads(plain.get("format", '{"device": null, "bfloat16": false}'))
     return state, json.loads(plain["history"])

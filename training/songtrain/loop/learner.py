@@ -97,6 +97,10 @@ class Learner:
         # The order of songs must be known to all workers, their views need not.
         order = np.random.default_rng([self.settings.seed, epoch.index])
         self._views.seed(int(rng.integers(2**62)))
+        # For what draws by itself, as dropout does.
+        torch.manual_seed(
+            int(np.random.default_rng([self.settings.seed, epoch.index, self._world.rank, 1]).integers(2**62))
+        )
         if epoch.stage == "warmup":
             return self._warm_up(epoch, order, rng)
         facts = self._label_anew() if epoch.opens_stage else {}
@@ -122,8 +126,8 @@ class Learner:
                 buffer.copy_(torch.from_numpy(self._world.from_first(buffer.cpu().numpy())))
         return with_beside(self.network.encoder, self._beside)
 
-    def _embeddings(self) -> tuple[FloatArray, float]:
-        """Return all songs as they would be served now, unit rows (n, d), and the effective rank of the network's own part.
+    def _embeddings(self) -> tuple[FloatArray, FloatArray]:
+        """Return all songs as they would be served now, unit rows (n, d), and by the network's own part alone.
 
         Raises CollapseError when the network's part has collapsed, whatever stands beside it.
         """
@@ -137,7 +141,7 @@ class Learner:
         weights = steady_weights(encoder, self.store, self.settings, self._stream)
         embeddings = UnitComponents(size, seed).fit_transform(normalize(rows) @ weights.T)
         # The first worker's: the last bits of a decomposition differ between machines.
-        return self._world.from_first(embeddings), effective_rank(own)
+        return self._world.from_first(embeddings), own
 
     def _pooled(self, network: nn.Module) -> FloatArray:
         mine = embed_store(network, self.store, self._world.share(len(self.store)))
@@ -152,6 +156,8 @@ class Learner:
             "proxies": None if self._arcface is None else self._arcface.W.detach(),
             "labels": torch.from_numpy(labels),
             "neighbours": None if self._neighbours is None else torch.from_numpy(self._neighbours),
+            "device": self._device.type,
+            "bfloat16": self._use_bfloat16,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -162,6 +168,8 @@ class Learner:
         if state["proxies"] is not None:
             self._new_round(state["proxies"].T)
         self._optimizer.load_state_dict(state["optimizer"])
+        if state["device"] == self._device.type:  # on another one the other format may be far quicker
+            self._use_bfloat16 = state["bfloat16"]
 
     _beside: list[Beside] | None = None
     _neighbours: IntArray | None = None
@@ -170,7 +178,8 @@ class Learner:
     def _warm_up(self, epoch: Epoch, order: np.random.Generator, rng: np.random.Generator) -> EpochResult:
         settings, rank = self.settings.warmup, None
         if epoch.step >= settings.neighbours_from_epoch and settings.neighbour_probability:
-            embeddings, rank = self._embeddings()
+            embeddings, own = self._embeddings()
+            rank = effective_rank(own)
             self._neighbours = mutual_neighbours(embeddings, settings.n_neighbours)
 
         def loss(index: IntArray) -> Tensor:
@@ -200,7 +209,7 @@ class Learner:
 
     def _label_anew(self) -> dict[str, float]:
         """Cluster all songs; their dense cores are the labels of the coming round."""
-        embeddings, rank = self._embeddings()
+        embeddings, own = self._embeddings()
         core = np.zeros(len(embeddings), np.int64)
         if self._world.rank == 0:
             s = self.settings.clusters
@@ -208,11 +217,12 @@ class Learner:
             core = clusterer.fit(embeddings).core_labels_
         core = self._world.from_first(core)
         check_clusters(core, max_share=self.settings.clusters.max_share)
+        check_embeddings(own, n_types=int(core.max()) + 1)
         kept = agreement(self.labels[-1], core) if self.labels else None
         self.labels.append(core)
         heads = self._heads()
         self._new_round(class_means(heads, torch.from_numpy(core)).to(self._device))
-        facts = {"core_share": float((core >= 0).mean()), "effective_rank": rank}
+        facts = {"core_share": float((core >= 0).mean()), "effective_rank": effective_rank(own)}
         return facts if kept is None else {**facts, "kept_share": kept}
 
     def _heads(self) -> Tensor:

@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from songcore.arrays import FloatArray
@@ -27,6 +30,10 @@ class SoundEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
     def fit(self, X: SongSet, y: None = None) -> Self:  # noqa: N803 - scikit-learn's signature
         """Open the model; ConfigError when there is none, or when it is not what is said of it."""
         raise NotImplementedError
+
+    def model_files(self) -> list[Path]:
+        """Return the files that decide what it gives, as far as they are there."""
+        return []
 
     def transform(self, X: SongSet) -> FloatArray:  # noqa: N803 - scikit-learn's signature
         """Return one vector per song, (n, d) float32; ConfigError without a source of sound."""
@@ -62,6 +69,13 @@ class OnnxEncoder(SoundEncoder):
         _check_shape(self._model.input_shape, self._inputs(np.zeros((1, self._n_window), np.float32)).shape, model)
         self.weights_ = self.manifest_.weights
         return self
+
+    def model_files(self) -> list[Path]:
+        """Return manifest and model, and files with tensors of the model."""
+        manifest = _manifest_path(self.path)
+        model = manifest.parent / read_manifest(manifest).model
+        files = [manifest, model, *(model.parent / name for name in _tensor_files(model))]
+        return [path for path in files if path.is_file()]
 
     def _rate_hz(self) -> int:
         return self.manifest_.sample_rate_hz
@@ -105,6 +119,15 @@ def _manifest_path(path: str) -> Path:
             reason="MANIFEST_MISSING",
         )
     return found
+
+
+def _tensor_files(model: Path) -> set[str]:
+    """Return the names of the files beside the model that hold tensors of it; none where it cannot be read."""
+    try:
+        tensors = onnx.load(model, load_external_data=False).graph.initializer
+    except (OSError, DecodeError):  # said when the model is opened
+        return set()
+    return {ExternalDataInfo(tensor).location for tensor in tensors if uses_external_data(tensor)}
 
 
 def _check_shape(takes: tuple[int | None, ...], given: tuple[int, ...], model: Path) -> None:

@@ -32,7 +32,7 @@ from songtrain.losses.prototype import double_softmax, prototype_labels
 from songtrain.methods.enough_songs import check_enough
 from songtrain.methods.fitting import fit_network, local_device, torch_seed
 from songtrain.methods.settling import settle_on_songs
-from songtrain.settings import AugmentSettings, TrainSettings
+from songtrain.settings import AugmentSettings, TrainSettings, preset_for
 from songtrain.stopwatch import Stopwatch
 
 __all__ = ["PrototypeLabels", "reliable_songs"]
@@ -85,8 +85,9 @@ class _Shares(nn.Module):
 class PrototypeLabels(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """The three stages on songs. ``output``: "clusters" gives probabilities (n, n_clusters), "codes" the encoder's vector.
 
-    ``settings`` give encoder, warm-up and strong views. A song's label is reliable when more than ``least_agreement`` of its
-    nearest songs have it; where none is, the third stage has nothing to begin with and does not happen.
+    ``settings`` give encoder, warm-up and strong views; without, the preset for this kind of sound does. A song's label is
+    reliable when more than ``least_agreement`` of its nearest songs have it; where none is, the third stage has nothing to
+    begin with and does not happen.
     """
 
     def __init__(  # noqa: PLR0913 - one parameter per choice of the source
@@ -103,7 +104,7 @@ class PrototypeLabels(TransformerMixin, BaseEstimator):  # type: ignore[misc]  #
         head_learning_rate: float = 5e-3,
         learning_rate: float = 5e-4,
         max_minutes: float | None = None,
-        settings: TrainSettings = TrainSettings(),  # noqa: B008 - frozen
+        settings: TrainSettings | None = None,
         stream: StreamConfig = SONG_STREAM,
         random_state: int = 0,
     ) -> None:
@@ -129,7 +130,7 @@ class PrototypeLabels(TransformerMixin, BaseEstimator):  # type: ignore[misc]  #
             heads = self._learn_heads(encoder)
             self.network_ = _Clusters(encoder, heads)
             self._learn_together()
-        settle_on_songs(self.network_, self._store, self.settings.run.batch_size, self._rng)
+        settle_on_songs(self.network_, self._store, self._chosen.run.batch_size, self._rng)
         del self._store, self._views, self._rng
         return self
 
@@ -138,8 +139,12 @@ class PrototypeLabels(TransformerMixin, BaseEstimator):  # type: ignore[misc]  #
         network = self.network_.encoder if self.output == "codes" else _Shares(self.network_)
         return embed_store(network, FrameStore(X, local_device()), np.arange(len(X), dtype=np.int64))
 
+    @property
+    def _chosen(self) -> TrainSettings:
+        return self.settings or preset_for(self.stream)
+
     def _strengths(self) -> dict[str, AugmentSettings]:
-        return {"weak": WEAK, "strong": self.settings.augment}
+        return {"weak": WEAK, "strong": self._chosen.augment}
 
     def _view_maker(self, augment: AugmentSettings) -> ViewMaker:
         maker = ViewMaker(
@@ -147,7 +152,7 @@ class PrototypeLabels(TransformerMixin, BaseEstimator):  # type: ignore[misc]  #
             augment,
             self.stream.frontend,
             self.stream.features,
-            max_frames=self.settings.run.max_frames,
+            max_frames=self._chosen.run.max_frames,
             seed=self.random_state,
         )
         maker.seed(self.random_state)
@@ -166,7 +171,7 @@ class PrototypeLabels(TransformerMixin, BaseEstimator):  # type: ignore[misc]  #
 
     def _warm_up(self, songs: SongSet) -> nn.Module:
         """Stage 1: return an encoder that tells songs apart."""
-        settings = self.settings.model_copy(update={"seed": self.random_state})
+        settings = self._chosen.model_copy(update={"seed": self.random_state})
         self.n_epochs_ = settings.warmup.n_epochs + self.n_head_epochs + self.n_joint_epochs
         learner = Learner(songs, settings, self.stream, device=local_device(), world=World())
         note = self._note(1)
@@ -186,7 +191,7 @@ class PrototypeLabels(TransformerMixin, BaseEstimator):  # type: ignore[misc]  #
         heads = ParallelHeads(self.n_heads, n, self.n_clusters, n_hidden=n, n_layers=2).to(codes.device)
         clusters = _Clusters(encoder, heads)
         pairs = _Pairs(
-            clusters, codes, lambda strength: self._seen(encoder, strength), self.settings.run.batch_size, self._rng
+            clusters, codes, lambda strength: self._seen(encoder, strength), self._chosen.run.batch_size, self._rng
         )
         fit_network(
             lambda index: pairs.losses(index).mean(),
@@ -210,7 +215,7 @@ class PrototypeLabels(TransformerMixin, BaseEstimator):  # type: ignore[misc]  #
         """Codes (n, d) of all songs in one view each."""
         encoder.eval()
         with torch.no_grad():
-            batches = epoch_batches(self._lengths, self.settings.run.batch_size, self._rng)
+            batches = epoch_batches(self._lengths, self._chosen.run.batch_size, self._rng)
             rows = torch.cat([encoder(self._views[strength].views(part)).float() for part in batches])
         out = torch.empty_like(rows)
         out[torch.from_numpy(np.concatenate(batches))] = rows
@@ -239,7 +244,7 @@ class PrototypeLabels(TransformerMixin, BaseEstimator):  # type: ignore[misc]  #
         fit_network(
             loss_of,
             torch.optim.AdamW(network.parameters(), lr=self.learning_rate, weight_decay=1e-3),
-            lambda _: epoch_batches(self._lengths, self.settings.run.batch_size, self._rng),
+            lambda _: epoch_batches(self._lengths, self._chosen.run.batch_size, self._rng),
             n_epochs=self.n_joint_epochs,
             max_minutes=self._minutes_left(),
             on_epoch=self._note(3),

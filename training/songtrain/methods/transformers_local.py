@@ -76,6 +76,13 @@ class LocalTransformer(_Transformer):
         self.weights_ = self.weights
         return self
 
+    def model_files(self) -> list[Path]:
+        """Return weights and settings: what `save_pretrained` wrote that is read."""
+        folder = Path(self.path)
+        return (
+            sorted(path for path in folder.glob("*") if path.suffix in {".json", ".safetensors"}) if self.path else []
+        )
+
 
 class RandomTransformer(_Transformer):
     """A small transformer that never learned anything: what the architecture alone is worth.

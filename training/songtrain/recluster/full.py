@@ -14,7 +14,7 @@ from songcore.arrays import FloatArray, IntArray
 from songcore.bundle import BundleParts
 from songcore.decisions import View
 from songcore.embed import Embedder
-from songcore.errors import BundleError
+from songcore.errors import BundleError, ConfigError
 from songcore.lineage import TypeChange
 from songcore.manifest import EncoderInfo, SongType
 from songtrain.augment.singers import sung_by_others
@@ -112,17 +112,26 @@ def retrain(
 
 
 def learning_settings(first: TrainSettings, full: FullSettings, seed: int) -> TrainSettings:
-    """Return how the encoder learns on: as it learned first, but for less long and at lower rates."""
+    """Return how the encoder learns on: as it learned first, but for less long and at lower rates.
+
+    What learned without rounds goes on without, as their labels would be wrong for it. ConfigError when nothing is left.
+    """
+    n_epochs, n_rounds = min(first.warmup.n_epochs, full.warmup_epochs), min(first.rounds.n_rounds, full.n_rounds)
+    if n_epochs + n_rounds == 0:
+        raise ConfigError(
+            f"full.warmup_epochs is {full.warmup_epochs}, and the bundle's network learned in {first.rounds.n_rounds} rounds: "
+            "nothing would be trained; raise full.warmup_epochs, or use --mode quick",
+        )
     warmup = first.warmup.model_copy(
         update={
-            "n_epochs": full.warmup_epochs,
+            "n_epochs": n_epochs,
             "learning_rate": first.warmup.learning_rate * full.rate_share,
             "neighbours_from_epoch": 0,
         }
     )
     rounds = first.rounds.model_copy(
         update={
-            "n_rounds": full.n_rounds,
+            "n_rounds": n_rounds,
             "n_epochs": full.round_epochs,
             "learning_rate": first.rounds.learning_rate * full.rate_share,
         }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 
@@ -151,9 +152,11 @@ class _Run:
         self._on_state(self._folder.tell(stage=name, n_done=STAGES.index(name)))
 
     def _snapshot(self) -> None:
+        job = self._job
+        # Said before hours are spent, not after.
+        _check_writable(job.models)
         if read_facts(self._folder) is not None:
             return
-        job = self._job
         known = known_manifests(job.models, job.bundle, *filter(None, [job.started_with]))
         beside = store_folder(job.store)
         clips = job.clips or (beside / "clips" if beside else None)
@@ -325,11 +328,30 @@ def _smallest(run: RunInput) -> int:
 
 
 def _publish(candidate: Path, target: Path) -> None:
-    """Make the candidate appear among the models, whole or not at all."""
+    """Make the candidate appear among the models, whole or not at all; raises ConfigError OUTPUT_NOT_WRITABLE."""
     if target.exists():
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _check_writable(target.parent)
     partial = target.with_name(f".{target.name}-partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(candidate, partial)
-    partial.rename(target)
+    try:
+        shutil.copytree(candidate, partial)
+        partial.rename(target)
+    except (OSError, shutil.Error) as error:
+        raise ConfigError(
+            f"cannot write the bundle to {target} ({error}); make room, and give the same command again: all else is done",
+            reason="OUTPUT_NOT_WRITABLE",
+        ) from error
+
+
+def _check_writable(folder: Path) -> None:
+    """Make the folder of bundles; raises ConfigError OUTPUT_NOT_WRITABLE."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to {folder}, where the bundle shall go ({error.strerror}); choose another folder with --models",
+            reason="OUTPUT_NOT_WRITABLE",
+        ) from error

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from songcore.errors import ConfigError
+from songcore.setting_problems import setting_problems
 from songtrain.recluster.groups import GroupSettings
 
 __all__ = ["FullSettings", "GateSettings", "ReclusterSettings", "load_recluster_settings"]
@@ -33,6 +34,7 @@ class FullSettings(BaseModel):
 
     warmup_epochs: int = Field(default=2, ge=0, le=1000)
     n_rounds: int = Field(default=2, ge=0, le=50)
+    """Fewer where the network learned in fewer at first, none where it learned in none."""
     round_epochs: int = Field(default=3, ge=1, le=1000)
     rate_share: float = Field(default=0.3, gt=0, le=1)
     """Of the learning rates that the encoder was first trained with: it shall learn new types and not forget old ones."""
@@ -65,11 +67,12 @@ def load_recluster_settings(file: Path | None) -> ReclusterSettings:
     if file is None:
         return ReclusterSettings()
     try:
-        return ReclusterSettings.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+        changes = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}", reason="CONFIG_UNREADABLE") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # neither TOML nor, it may be, UTF-8
         raise ConfigError(f"{file} is not TOML ({error})", reason="CONFIG_UNREADABLE") from error
+    try:
+        return ReclusterSettings.model_validate(changes)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{file}: {problems}") from error
+        raise ConfigError(f"{file}: {setting_problems(error, ReclusterSettings)}") from error

@@ -196,8 +196,8 @@ def _reading(store: str) -> Iterator[Connection]:
             yield connection
     except (OperationalError, DBAPIError) as error:
         raise ConfigError(
-            f"the store {url.render_as_string(hide_password=True)} cannot be read ({str(error.orig).strip()}); check the URL "
-            "and that the database is there",
+            f"the store {shown_url(store)} cannot be read ({str(error.orig).strip()}); check the URL and that the database is "
+            "there",
             reason="STORE_UNREACHABLE",
         ) from error
     finally:

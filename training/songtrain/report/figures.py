@@ -15,6 +15,7 @@ from songcore.figures import ACCENT, FAINT, INK, SECOND, new_figure
 from songtrain.evaluation.novelty import NoveltyCheck
 
 __all__ = [
+    "N_COLOURED",
     "map_figure",
     "novelty_figure",
     "song_picture",
@@ -22,7 +23,10 @@ __all__ = [
 ]
 
 MAX_MAP_SONGS = 3000
-N_COLOURED = 20
+PALETTE = [colour for number, colour in enumerate(colormaps["tab20"](np.arange(20))) if number not in {14, 15}]
+"""Without its greys: the types that have no colour of their own are grey."""
+N_COLOURED = len(PALETTE)
+"""Types with a colour on the map, the largest."""
 
 
 def song_picture(features: FloatArray, ceiling: float) -> bytes:
@@ -41,10 +45,9 @@ def map_figure(embeddings: FloatArray, labels: IntArray, core: IntArray, type_id
     perplexity = float(min(30, max(2, (len(chosen) - 1) // 4)))
     places = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(embeddings[chosen])
     labels, is_core = labels[chosen], core[chosen] >= 0
-    colours = colormaps["tab20"](np.arange(N_COLOURED) % 20)
     for label in np.unique(labels)[::-1]:
         own = labels == label
-        colour = [colours[label]] if label < N_COLOURED else [FAINT]
+        colour = [PALETTE[label]] if label < N_COLOURED else [FAINT]
         ax.scatter(*places[own & is_core].T, s=9, c=colour, linewidths=0)
         ax.scatter(*places[own & ~is_core].T, s=9, facecolors="none", edgecolors=colour, linewidths=0.7)
         if label < N_COLOURED:

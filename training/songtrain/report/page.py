@@ -19,7 +19,7 @@ from songtrain.discovery import Discovery
 from songtrain.evaluation.novelty import NoveltyCheck
 from songtrain.evaluation.scores import label_numbers, label_scores
 from songtrain.loop.distributed import TrainedEncoder
-from songtrain.report.figures import map_figure, novelty_figure, song_picture, training_figure
+from songtrain.report.figures import N_COLOURED, map_figure, novelty_figure, song_picture, training_figure
 from songtrain.settings import TrainSettings
 
 __all__ = ["ReportContent", "write_report"]
@@ -60,6 +60,7 @@ def write_report(path: Path, content: ReportContent) -> None:
         created_at=content.created_at.isoformat(sep=" "),
         gallery=_gallery(content),
         n_more_types=max(0, len(found.types) - MAX_GALLERY),
+        n_grey=max(0, len(found.types) - N_COLOURED),
         rounds=_rounds(content),
         skipped=content.skipped[:MAX_SKIPPED],
         n_more_skipped=max(0, len(content.skipped) - MAX_SKIPPED),
@@ -82,20 +83,19 @@ def write_report(path: Path, content: ReportContent) -> None:
 def _gallery(content: ReportContent) -> list[dict[str, Any]]:
     """Every type with its most typical songs and, where songs are annotated, what annotators called them."""
     found, train = content.found, content.train
-    hop_s = content.stream.frontend.hop_s
+    lengths = np.asarray([place.offset - place.onset for place in train.places])
+    durations_s = lengths / content.stream.frontend.sample_rate_hz
     ceiling = content.stream.features.range_db / SCALE_DB
     cards = []
     for number, (song_type, best) in enumerate(list(zip(found.types, found.exemplars, strict=True))[:MAX_GALLERY]):
         members = np.flatnonzero(found.labels == number)
         pictures: list[dict[str, Any]] = []
         for index in best[:N_PICTURES]:
-            place = train.places[index]
-            duration_s = (place.offset - place.onset) / content.stream.frontend.sample_rate_hz
             picture = _embedded(song_picture(train.features(index), ceiling))
             pictures.append(
                 {
                     "image": picture,
-                    "width": round(duration_s * PIXELS_PER_S),
+                    "width": round(durations_s[index] * PIXELS_PER_S),
                     "where": song_type.exemplars[len(pictures)],
                 }
             )
@@ -105,7 +105,7 @@ def _gallery(content: ReportContent) -> list[dict[str, Any]]:
                 "n_songs": song_type.n_songs,
                 "share": song_type.n_songs / len(train),
                 "core": float((found.core_labels[members] >= 0).mean()),
-                "median_s": float(np.median(train.lengths[members]) * hop_s),
+                "median_s": float(np.median(durations_s[members])),
                 "n_recordings": len({train.places[i].recording for i in members}),
                 "labels": _labels([train.places[i].label for i in members]),
                 "pictures": pictures,

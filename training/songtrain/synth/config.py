@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from songcore.errors import ConfigError
+from songcore.setting_problems import setting_problems
 
 __all__ = ["PRESETS", "SeasonConfig", "season_config"]
 
@@ -143,8 +144,5 @@ def season_config(preset: str = "default", **changes: object) -> SeasonConfig:
     try:
         return SeasonConfig.model_validate(PRESETS[preset].model_dump() | changes)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'season'}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors()
-        )
+        problems = setting_problems(error, SeasonConfig, whole="season")
         raise ConfigError(f"season settings: {problems}", reason="SEASON_INVALID") from error
