@@ -205,7 +205,8 @@ def test_systems_of_ones_own_are_declared_in_a_file(tmp_path: Path) -> None:
     assert (mine.chain, mine.reducer) == ("mfcc → none → kmeans(n_clusters=3)", part("none"))
     assert [s.name for s in choose_systems(["recipe", "mine"], file)] == ["recipe", "mine"]
     for broken, words in (
-        ("[a]\nfeatures = 'mfcc'", "clusterer: Field required"),
+        ("[a]\nfeatures = 'mfcc'", "clusterer is missing"),
+        ("[a]\nclusterer = 'kmeans'\nfeature = 'mfcc'", r"feature is no setting; did you mean features\?"),
         ("[a]\nclusterer = 'kmeans'", "neither features nor an encoder"),
         ("[a]\nfeatures = 'mfcc'\nclusterer = {n = 1}", "does not say which part"),
         ("[a", "not TOML"),

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from songcore.errors import ConfigError
+from songcore.setting_problems import setting_problems
 
 __all__ = ["SYSTEMS", "Part", "System", "choose_systems", "part", "read_systems", "shipped_declarations"]
 
@@ -74,7 +75,7 @@ def read_systems(text: str, where: str) -> dict[str, System]:
     try:
         return {name: _system(name, _Declaration.model_validate(table)) for name, table in tomllib.loads(text).items()}
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'system'}: {e['msg']}" for e in error.errors())
+        problems = setting_problems(error, _Declaration, whole="system")
         raise ConfigError(f"{where}: {problems}", reason="SYSTEM_INVALID") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where} is not TOML ({error})", reason="SYSTEM_INVALID") from error

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from songcore.errors import ConfigError
+from songcore.setting_problems import setting_problems
 
 __all__ = ["LogMelInput", "OnnxManifest", "read_manifest"]
 
@@ -65,7 +66,7 @@ def read_manifest(path: Path) -> OnnxManifest:
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
         return OnnxManifest.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'manifest'}: {e['msg']}" for e in error.errors())
+        problems = setting_problems(error, OnnxManifest, whole="manifest")
         raise ConfigError(f"{path}: {problems}", reason="MANIFEST_INVALID") from error
     except OSError as error:
         raise ConfigError(f"cannot read the manifest {path} ({error.strerror})", reason="CONFIG_UNREADABLE") from error
