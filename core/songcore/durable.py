@@ -13,7 +13,8 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """
     scratch = path.with_name(f"{path.name}.new")
     try:
-        with scratch.open("wb") as file:
+        # Root may do this in a folder of somebody else's, who could have put a link there that leads to another file.
+        with open(scratch, "wb", opener=_open_no_link) as file:
             os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
@@ -23,6 +24,10 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     except OSError:
         scratch.unlink(missing_ok=True)
         raise
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
 def sync(path: Path) -> None:

@@ -179,7 +179,6 @@ class ClipShelf:
             unknown += [path for path in paths if path.stem not in found]
             # Each of a clip's two files would count.
             elsewhere.update(found[path.stem] for path in paths if path.suffix == CLIP_SUFFIX and path.stem in found)
-        del elsewhere[self.shelf]
         self._warn_of_shelves(elsewhere)
         if unknown and self._owner() not in {None, store}:
             log.warning(
@@ -198,17 +197,20 @@ class ClipShelf:
             log.info("deleted %d files that a crash left without their songs", len(left))
         return len(left)
 
-    def _warn_of_shelves(self, elsewhere: Mapping[str, int]) -> None:
-        for shelf, n_clips in elsewhere.items():
+    def _warn_of_shelves(self, found: Mapping[str, int]) -> None:
+        """Tell of clips that the store has in other data directories than this, by those ``found`` here in each."""
+        for shelf in found.keys() - {self.shelf}:
             log.warning(
-                "%d clips in %s cannot be read: the store has them in the data directory %s, and this one is %s. If this one "
-                "has taken that one's place, stop the server, write %s into %s, and start it again",
-                n_clips,
+                "%d clips in %s cannot be read: the store has them in the data directory %s, and this one is %s%s",
+                found[shelf],
                 self._folder,
                 shelf,
                 self.shelf,
-                shelf,
-                self._folder.parent / "shelf",
+                # Where there are some of its own, its name is right: these songs came to another server as well.
+                ""
+                if found.get(self.shelf)
+                else f". If this one has taken that one's place, stop the server, write {shelf} "
+                f"into {self._folder.parent / 'shelf'}, and start it again",
             )
 
     def _files(self) -> Iterator[list[Path]]:

@@ -30,7 +30,7 @@ def open_shelf(settings: ServeSettings, directory: DataDirectory, queries: SongQ
         has_room=lambda: directory.free_bytes >= reserve,
         observe=metrics.clip_handled,
     )
-    if settings.clips != "none" or queries.clip_totals(shelf.shelf)[0]:
+    if settings.clips != "none" or (directory.path / CLIPS_FOLDER).is_dir():
         shelf.clean(queries.position()[0], queries.clip_shelves)
     return shelf
 

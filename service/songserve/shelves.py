@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Column, Connection, func, select, update
 
 from songserve.schema import bundle_events, clips
 
@@ -18,20 +18,26 @@ def clips_by_shelf(connection: Connection) -> dict[str, int]:
 def shelf_of_store(connection: Connection, own: str | None) -> str | None:
     """Return the data directory that the store was in; None where its rows name none, or where that is not certain.
 
-    That is the one of its clips, or, without any, of what was done with bundles. ``own`` is the name of the directory that
-    the store is in now, if it has one. A SQLite file is of one directory, so of several names it has ``own``, or that of the
-    latest song: the others are left from one that lost its name. Servers on a PostgreSQL have one each.
+    ``own`` is the name of the directory that the store is in now, if it has one. A SQLite file is of one directory, that of
+    its clips or, without any, of what was done with bundles: of several names it has ``own``, or that of the latest song, and
+    the others are left from one that lost its name. Servers on a PostgreSQL have one each, so there one name alone is certain.
     """
-    by_song = select(clips.c.shelf).order_by(clips.c.song_start_ms.desc(), clips.c.song).limit(1)
-    by_event = select(bundle_events.c.shelf).order_by(bundle_events.c.seq.desc()).limit(1)
-    for column, latest in ((clips.c.shelf, by_song), (bundle_events.c.shelf, by_event)):
-        names = set(connection.execute(select(column).distinct()).scalars())
+    by_song = select(clips.c.shelf).order_by(clips.c.song_start_ms.desc(), clips.c.song)
+    by_event = select(bundle_events.c.shelf).order_by(bundle_events.c.seq.desc())
+    found = [_names(connection, column) for column in (clips.c.shelf, bundle_events.c.shelf)]
+    if connection.dialect.name != "sqlite":
+        names = found[0] | found[1]
+        return own if own in names else _checked(names.pop()) if len(names) == 1 else None
+    for names, latest in zip(found, (by_song, by_event), strict=True):
         if own in names:
             return own
         if names:
-            certain = len(names) == 1 or connection.dialect.name == "sqlite"
-            return _checked(connection.execute(latest).scalar_one()) if certain else None
+            return _checked(connection.execute(latest.limit(1)).scalar_one())
     return None
+
+
+def _names(connection: Connection, column: Column[str]) -> set[str]:
+    return set(connection.execute(select(column).distinct()).scalars())
 
 
 def move_clips(connection: Connection, shelf: str) -> None:

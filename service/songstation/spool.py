@@ -127,7 +127,7 @@ class Spool:
         # A record behind it may be half written.
         last_number, _ = self.end_of(session)
         for segment in self.index.of(session):
-            if segment.last_number >= number:
+            if segment.last_number >= number and not segment.is_empty:
                 items = segment_items(self.directory, segment)
                 return [one for one in items if number <= one.last_number <= last_number]
         return []

@@ -30,6 +30,7 @@ class SpoolOutbox(Outbox):
         rate = spool.sessions[session].sample_rate_hz
         super().__init__(max_bytes=2**62, max_loss_samples=3600 * rate)
         self._spool, self._session, self._on_lost = spool, session, on_lost
+        self._is_rewound = False  # and not renamed since
         standing = spool.standing(session)
         self._restart(standing.committed + 1, standing.committed_sample)
 
@@ -48,9 +49,11 @@ class SpoolOutbox(Outbox):
         """Number and start sample of the oldest item that the spool still has, committed or not."""
         standing = self._spool.standing(self._session)
         segments = self._spool.index.of(self._session)
-        if not segments or segments[0].first_number <= standing.number_before:
+        # An empty one has nothing; it may be all there is.
+        oldest = next((one for one in segments if not one.is_empty), segments[0] if segments else None)
+        if oldest is None or oldest.first_number <= standing.number_before:
             return 1, 0
-        return segments[0].first_number - standing.number_before, segments[0].first_sample - standing.sample_before
+        return oldest.first_number - standing.number_before, oldest.first_sample - standing.sample_before
 
     def keep(self, items: list[SpooledSound | Loss]) -> None:
         """Take what was written to the session's file, unless it was read there before, or will be."""
@@ -132,19 +135,16 @@ class SpoolOutbox(Outbox):
         return sample
 
     def rewind(self) -> None:
-        """Take up the oldest that the spool still has, committed or not: the server has lost that, and more.
-
-        Then it was restored from a backup, and may not know the ends of other sessions either.
-        """
+        """Take up the oldest that the spool still has, committed or not: the server has lost that, and more."""
         standing = self._spool.standing(self._session)
         number, sample = self.first_available
         self._restart(number + standing.number_before, sample + standing.sample_before)
-        self._spool.doubt_finished()
+        self._is_rewound = True
 
     def renamed(self) -> str | None:
         """Return the UUID under which the rest goes on, once that is on the disk; follows `begin_new_session`.
 
-        None where the disk does not take it, and then nothing has changed: sent under a name that a crash makes forgotten, the
+        None where the disk does not take it; then it is to be asked again. Sent under a name that a crash makes forgotten, the
         rest would come again under the next, and count twice. The same rest of a session has the same UUID each time.
         """
         before = self._spool.standing(self._session)
@@ -155,6 +155,11 @@ class SpoolOutbox(Outbox):
             return None
         self._restart(after.committed + 1, after.committed_sample)
         self._open = self._end_sent = False
+        if self._is_rewound:
+            # The server was restored from a backup, and may not know the ends of other sessions either.
+            self._is_rewound = False
+            self._spool.doubt_finished()
+            self._spool.save_standings()
         return after.name
 
     def _restart(self, number: int, sample: int) -> None:

@@ -90,6 +90,9 @@ class FieldStation:
                 await capturing
             except SongError as error:
                 # What the sound system holds on to keeps nothing from being sent when the station is stopped.
+                if error.reason != STUCK:
+                    log.error("%s", error)  # noqa: TRY400 - the message says all
+                    self.account.last_trouble = str(error)
                 if error.reason != STUCK or stop.is_set():
                     await self._finish(stop, beside)
                 raise
@@ -145,7 +148,7 @@ class FieldStation:
                 await self._listen(source, start, stop)
             finally:
                 source.close()
-            self._device = ""
+                self._device = ""
             if source.can_wait:
                 return
 

@@ -17,6 +17,7 @@ from uuid import UUID
 import numpy as np
 import pytest
 import soundfile
+from sqlalchemy import update
 
 from bundles import soundscape
 from fake_models import FakeModel
@@ -33,6 +34,7 @@ from songserve.clips_shelf import ClipShelf, WantedClip, clip_path, features_pat
 from songserve.intake import Chunk, Gap, Work
 from songserve.records import AudioFormat, Commit, StoredSong
 from songserve.runtime import Runtime
+from songserve.schema import clips
 from songserve.session import Heard, Step
 from songserve.store import Store
 from songserve.times import DAY_MS
@@ -413,6 +415,21 @@ def test_a_clip_with_a_row_is_not_deleted_whatever_directory_that_names(
     (told,) = [record.getMessage() for record in caplog.records if record.name == "songserve.clips_shelf"]
     assert told.startswith("1 clips in ")
     assert f"write {clip.shelf} into {shelf.opened.directory.path / 'shelf'}" in told
+
+
+def test_a_directory_with_clips_of_its_own_is_not_told_to_be_another(
+    shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One whose song came to another server as well is told of, without the advice to take that one's name."""
+    here, there = song(shelf.record, 1), song(shelf.record, 2)
+    shelf.store(here, there)
+    with shelf.opened.directory.writer.begin() as connection:
+        connection.execute(update(clips).where(clips.c.song == there.uid).values(shelf=str(UUID(int=7))))
+    assert shelf.clean() == 0
+    assert sorted(shelf.files()) == sorted([here.uid, there.uid])
+    (told,) = [record.getMessage() for record in caplog.records if record.name == "songserve.clips_shelf"]
+    assert told.startswith("1 clips in ")
+    assert "write" not in told
 
 
 def test_the_advice_about_another_store_s_clips_is_safe(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, insert, text
 from typer.testing import CliRunner
 
 from bundles import Family, soundscape
@@ -22,6 +22,7 @@ from songcore.bundle import load_bundle
 from songcore.errors import ConfigError
 from songserve.commands.db import db
 from songserve.database import DATABASE_NAME
+from songserve.schema import bundle_events
 from songserve.server import serving
 from songserve.v1 import models_pb2, models_pb2_grpc, songs_pb2, songs_pb2_grpc
 from stores import Opened, Shelf, song
@@ -162,6 +163,14 @@ class Moved:
             connection.execute(statement, {"shelf": shelf, "n": n_clips})
         engine.dispose()
 
+    def add_event(self, shelf: str) -> None:
+        """Have another server of the database begin with a bundle."""
+        engine = create_engine(self.database_url or "")
+        row = {"shelf": shelf, "time_ms": 0, "kind": "started", "bundle": "0" * 64, "who": "", "detail": "{}"}
+        with engine.begin() as connection:
+            connection.execute(insert(bundle_events), row)
+        engine.dispose()
+
     def back_up_again(self, *, at: Path) -> None:
         """Take a newer backup."""
         self.copy.unlink()
@@ -246,10 +255,14 @@ def test_a_further_server_s_clips_are_counted_and_no_problem(tmp_path: Path, pos
     assert moved.run("check", at=moved.old)["n_clips_elsewhere"] == 0
 
 
-def test_a_shared_postgresql_names_no_empty_disk(tmp_path: Path, postgres: Any) -> None:
-    """Where clips are of two servers nobody knows which of them comes back: the directory gets a name of its own."""
+@pytest.mark.parametrize("n_renamed", [7, 0])
+def test_a_shared_postgresql_names_no_empty_disk(tmp_path: Path, postgres: Any, n_renamed: int) -> None:
+    """Where rows are of two servers nobody knows which of them comes back: the directory gets a name of its own."""
     moved = Moved(tmp_path, postgres.new_database())
-    moved.rename(str(uuid4()), 7, at=moved.old)
+    moved.rename(str(uuid4()), n_renamed, at=moved.old)
+    if not n_renamed:
+        # The other server keeps no clips, and is known by what was done with its bundles.
+        moved.add_event(str(uuid4()))
     moved.back_up_again(at=moved.old)
     moved.restore()
     assert not (moved.new / "shelf").exists()

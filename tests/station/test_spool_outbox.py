@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ from songstation import spool as spool_module
 from songstation import spool_outbox as outbox_module
 from songstation.outbox import End, Leave, Loss, LossReason, SessionBrokenError, Sound
 from songstation.spool import Spool
+from songstation.spool_files import file_name
 from songstation.spool_index import SpoolLimits
 from songstation.spool_outbox import SpoolOutbox
 from songstation.spool_records import scan
@@ -265,11 +267,19 @@ def test_a_name_that_the_disk_does_not_take_is_not_used(monkeypatch: pytest.Monk
     def failing(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    outbox = machine.outbox
+    outbox, other = machine.outbox, UUID(int=9)
+    machine.spool.set_standing(other, Standing(5, 50, finished=True))
     outbox.begin_new_session()
     with monkeypatch.context() as disk:
         disk.setattr("songstation.spool.replace_file", failing)
         assert outbox.renamed() is None
+        outbox.rewind()
+        outbox.begin_new_session()
+        assert outbox.renamed() is None
+    assert machine.spool.standing(other).finished, "nor is another session asked about for each try"
+    outbox._restart(3, 20)
+    outbox._is_rewound = False
+    outbox.begin_new_session()
     assert (outbox.name, outbox.samples_before) == (str(machine.session.uuid), 0)
     name = outbox.renamed()
     assert name not in {None, str(machine.session.uuid)}
@@ -313,6 +323,37 @@ def test_what_is_deleted_up_to_a_session_s_end_is_declared() -> None:
     items = [outbox.next(), outbox.next()]
     assert items == [Loss(2, 10, 20, LossReason.SPOOL_EXPIRED, 3), End(3, 30)]
     assert lost == [20]
+    os.close(machine.spool._lock)
+    machine.folder.cleanup()
+
+
+def test_an_empty_file_between_others_hides_nothing() -> None:
+    """What a disk that took no records left in the middle is passed over: all sound behind it is sent, none declared lost."""
+    machine = SpoolMachine()
+    machine.begin()
+    for _ in range(2):
+        machine.capture(10)
+    machine.spool._close_file()
+    for _ in range(2):
+        machine.capture(10)
+    os.close(machine.spool._lock)
+    newest = max(Path(machine.folder.name).glob("*.spool"))
+    shutil.copy(newest, newest.with_name(file_name(int(newest.stem) + 1)))
+    newest.write_bytes(newest.read_bytes()[: next(scan(newest.read_bytes())).end])
+    machine.open()
+    assert [one.is_empty for one in machine.spool.index.segments] == [False, True, False]
+    for expected in (1, 3):
+        outbox = SpoolOutbox(machine.spool, machine.session.uuid, on_lost=lambda *_: None)
+        assert outbox.first_available == (expected, 10 * (expected - 1))
+        outbox.opened(expected=expected, committed_sample=10 * (expected - 1), window=9)
+        items = []
+        for _ in range(expected, 6):
+            outbox.feed()
+            items.append(outbox.next())
+        assert [type(item) for item in items] == [Sound] * (5 - expected) + [End]
+        # For the second round the first file is gone, and the empty one the oldest.
+        if expected == 1:
+            machine.spool._delete(machine.spool.index.segments[0])
     os.close(machine.spool._lock)
     machine.folder.cleanup()
 

@@ -203,6 +203,23 @@ def test_a_recording_that_cannot_be_played_to_its_end_is_a_failure(
     assert all(one["finished"] and one["committed_s"] == one["seconds"] >= 1 for one in listed)
 
 
+def test_what_is_wrong_with_a_recording_is_told_while_the_rest_waits(tmp_path: Path) -> None:
+    """The server is away: the log says at once what broke, and no device is named that stood still, until the stop."""
+    path, spool = tmp_path / "bad.wav", tmp_path / "spool"
+    samples = 0.01 * np.random.default_rng(0).standard_normal(48_000).astype(np.float32)
+    samples[40_000:] = np.nan
+    soundfile.write(path, samples, 24_000, subtype="FLOAT")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        waiting = start(f"127.0.0.1:{nobody.getsockname()[1]}", spool, path)
+        state(spool, lambda found: found["captured_samples"] > 0 and not found["device"])
+        assert waiting.poll() is None
+        waiting.send_signal(signal.SIGTERM)
+        _, errors = waiting.communicate(timeout=60)
+    assert waiting.returncode == 1
+    assert errors.index("ERROR songstation.station") < len(errors) - 200
+
+
 def test_only_the_last_process_tells_systemd_that_it_stops(tmp_path: Path) -> None:
     """A station that starts anew in the same process does not say so, or systemd would kill it; one that is stopped does."""
     never, notify = tmp_path / "never", tmp_path / "notify"
@@ -221,7 +238,9 @@ def test_only_the_last_process_tells_systemd_that_it_stops(tmp_path: Path) -> No
             said.append(manager.recv(4096).decode())
         assert "STOPPING=1" not in said
         running.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 60
         while said[-1] != "STOPPING=1":
+            assert time.monotonic() < deadline, said[-5:]
             said.append(manager.recv(4096).decode())
         assert running.wait(60) == 0
         assert said.count("READY=1") == 3
