@@ -49,11 +49,9 @@ class SpoolOutbox(Outbox):
         """Number and start sample of the oldest item that the spool still has, committed or not."""
         standing = self._spool.standing(self._session)
         segments = self._spool.index.of(self._session)
-        # An empty one has nothing; it may be all there is.
-        oldest = next((one for one in segments if not one.is_empty), segments[0] if segments else None)
-        if oldest is None or oldest.first_number <= standing.number_before:
+        if not segments or segments[0].first_number <= standing.number_before:
             return 1, 0
-        return oldest.first_number - standing.number_before, oldest.first_sample - standing.sample_before
+        return segments[0].first_number - standing.number_before, segments[0].first_sample - standing.sample_before
 
     def keep(self, items: list[SpooledSound | Loss]) -> None:
         """Take what was written to the session's file, unless it was read there before, or will be."""
