@@ -41,7 +41,7 @@ def test_collapsed_points_fail_though_their_silhouette_is_high() -> None:
     check_embeddings(normalize(rng.normal(size=(640, 32))).astype(np.float32))
 
 
-@pytest.mark.parametrize("n_types", [3, 5, 40])
+@pytest.mark.parametrize("n_types", [2, 3, 5, 40])
 def test_few_types_need_few_directions(n_types: int) -> None:
     """Tight types in directions of their own pass however few they are; as many in three directions are a collapse."""
     rng = np.random.default_rng(0)

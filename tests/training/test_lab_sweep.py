@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ray_marks import ray_marks
@@ -21,7 +22,7 @@ from songtrain.lab.options import with_parameters
 from songtrain.lab.parts import describe
 from songtrain.lab.report import write_lab_report
 from songtrain.lab.results import Row, read_rows
-from songtrain.lab.sweep import Sweep, _Plan, _Proposals, run_sweep
+from songtrain.lab.sweep import Sweep, _Plan, _Proposals, _search_score, run_sweep
 from songtrain.lab.sweep_table import sweep_tables
 from songtrain.lab.systems import choose_systems, part
 
@@ -171,6 +172,9 @@ def test_a_seed_that_failed_does_not_lead_the_search(
     # Nearer and nearer to 12, and not to 36 with its two seeds that worked.
     assert {11, 13} <= tried
     assert max(tried - {36}) == 21
+    # One that worked and found nothing to tell apart says something.
+    assert _search_score(row(0, 4, ari=0.5)) == -1.0
+    assert _search_score(replace(row(0, 4, ari=0.5), error="lost [WORKER_LOST]")) == -np.inf
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -234,6 +234,7 @@ def test_another_model_at_the_same_path_is_another_system(
         ({"part": "own_part:Own"}, [lambda: own.write_text(code), lambda: own.write_text(code + "# other\n")]),
     ]
     manifest(tmp_path)
+    told_of_model = ""
     for system, steps in changes:
         told = []
         for step in steps:
@@ -241,7 +242,12 @@ def test_another_model_at_the_same_path_is_another_system(
             told.append(described(**system))
             assert described(**system) == told[-1]
         assert len(set(told)) == len(steps), system
+        told_of_model = told[-1] if system["part"] == "transformer" else told_of_model
         assert all("content" not in chain_of(one) for one in told)
+    # What cannot be read here is told by the row.
+    (tmp_path / "model" / "gone.json").symlink_to(tmp_path / "nowhere")
+    assert described(part="transformer", path=str(tmp_path / "model")) == told_of_model
+    assert "content" not in described(part="onnx", path=str(tmp_path / "none.toml"))
 
 
 def test_laboratory_hands_the_sound_over(tmp_path: Path, songs: SongSet, sound: SoundSource) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from io import BytesIO
 from ipaddress import IPv4Address
 from pathlib import Path
 from socket import ntohl
@@ -34,7 +35,14 @@ from songcore.presets import STREAMS
 from songtrain.cluster import ray_session
 from songtrain.clusterers.prototypes import make_prototypes
 from songtrain.datasets.songs import SongSet
-from songtrain.export.training_state import SONGS_PER_TYPE, TrainingState, chosen_songs, pack_training, unpack_training
+from songtrain.export.training_state import (
+    MAX_BACKGROUND,
+    SONGS_PER_TYPE,
+    TrainingState,
+    chosen_songs,
+    pack_training,
+    unpack_training,
+)
 from songtrain.loop.distributed import train_encoder
 from songtrain.pipeline import serve_trained
 from songtrain.recluster.full import learning_settings
@@ -139,7 +147,7 @@ def retrained(
 
 
 def test_what_learned_without_rounds_goes_on_without() -> None:
-    """A retraining has no more epochs and rounds than the first training had; when none are left it says so at once."""
+    """A retraining has no more epochs and rounds than the first training had; when none are left it says so."""
     full = FullSettings(warmup_epochs=2, n_rounds=2)
     of = {name: learning_settings(PRESETS[name], full, 0) for name in ("default", "syllable", "general", "demo")}
     assert {name: s.rounds.n_rounds for name, s in of.items()} == {"default": 2, "syllable": 0, "general": 0, "demo": 2}
@@ -300,6 +308,21 @@ def test_cancelled_and_killed_while_it_learns(
     shutil.rmtree(season.folder / "clips")
     last = recluster(wanted)
     assert (last.state, last.candidate, last.facts) == ("SUCCEEDED", undisturbed.candidate, undisturbed.facts)
+
+
+def test_a_training_file_tells_whose_background_it_has(toy_songs: Callable[..., SongSet]) -> None:
+    """As much as is kept of it, the last recording's in part; a file of an earlier version does not tell."""
+    songs = toy_songs(12)
+    background = np.zeros((MAX_BACKGROUND + 30, songs.frames.shape[1]), np.float16)
+    songs = replace(
+        songs, background=background, background_of=(("a", 2_000), ("b", MAX_BACKGROUND - 1_990), ("c", 20))
+    )
+    packed = pack_training(TrainingState(TrainSettings(), {}, songs, ("T0001",) * 12))
+    assert unpack_training(packed).songs.background_of == (("a", 2_000), ("b", MAX_BACKGROUND - 2_000))
+    with np.load(BytesIO(packed)) as arrays:
+        earlier = BytesIO()
+        np.savez(earlier, **{name: arrays[name] for name in arrays.files if not name.startswith("background_")})
+    assert unpack_training(earlier.getvalue()).songs.background_of == ()
 
 
 def test_a_damaged_training_file() -> None:

@@ -23,8 +23,6 @@ __all__ = [
 
 MIN_RANK = 8.0
 """Directions that many types span at least."""
-LEAST_RANK = 2.0
-"""Directions of any songs that differ, however few their types."""
 MIN_SPREAD = 0.2
 MIN_VARIATION = 0.01
 """Of unit features around their mean: what is less is rounding, in which components would find as many directions as asked."""
@@ -66,14 +64,13 @@ def check_variation(features: FloatArray) -> None:
         )
 
 
-def check_embeddings(embeddings: FloatArray, *, n_types: int | None = None) -> None:
+def check_embeddings(embeddings: FloatArray, *, n_types: int = 2) -> None:
     """Raise CollapseError when unit embeddings (n, d) have too few directions.
 
     Songs of ``n_types`` well separated types span n_types - 1 directions and need not span more. As long as nobody knows
-    how many there are, they may be few.
+    how many there are, they may be two.
     """
-    types_span = LEAST_RANK if n_types is None else 0.5 * n_types
-    needed = min(MIN_RANK, 0.3 * min(embeddings.shape), types_span)
+    needed = min(MIN_RANK, 0.3 * min(embeddings.shape), 0.5 * n_types)
     rank, spread = effective_rank(embeddings), relative_spread(embeddings)
     if rank < needed or spread < MIN_SPREAD:
         raise CollapseError(

@@ -20,6 +20,7 @@ from songtrain.datasets.songs import SongPlace, SongSet
 from songtrain.settings import TrainSettings
 
 __all__ = [
+    "MAX_BACKGROUND",
     "SONGS_PER_TYPE",
     "TrainingState",
     "chosen_songs",
@@ -75,7 +76,7 @@ def with_songs(
 
 def pack_training(state: TrainingState) -> bytes:
     """Return the content of ``training.npz``."""
-    file, songs = BytesIO(), state.songs
+    file, songs = BytesIO(), _with_less_background(state.songs)
     weights: dict[str, Any] = {_WEIGHT + name: tensor.detach().cpu().numpy() for name, tensor in state.weights.items()}
     np.savez_compressed(
         file,
@@ -85,10 +86,19 @@ def pack_training(state: TrainingState) -> bytes:
         place=np.asarray([[p.onset, p.offset] for p in songs.places], np.int64).reshape(-1, 2),
         lengths=songs.lengths,
         frames=songs.frames,
-        background=songs.background[:MAX_BACKGROUND],
+        background=songs.background,
+        background_of=np.asarray([name for name, _ in songs.background_of], np.str_),
+        background_rows=np.asarray([n for _, n in songs.background_of], np.int64),
         **weights,
     )
     return file.getvalue()
+
+
+def _with_less_background(songs: SongSet) -> SongSet:
+    ends = np.minimum(np.cumsum([n for _, n in songs.background_of], dtype=np.int64), MAX_BACKGROUND)
+    rows = np.diff(ends, prepend=0).tolist()
+    of = tuple((name, n) for (name, _), n in zip(songs.background_of, rows, strict=True) if n)
+    return replace(songs, background=songs.background[:MAX_BACKGROUND], background_of=of)
 
 
 def unpack_training(content: bytes) -> TrainingState:
@@ -102,6 +112,10 @@ def unpack_training(content: bytes) -> TrainingState:
                 arrays["frames"],
                 arrays["background"],
                 0.0,
+                # Bundles of earlier versions do not say.
+                tuple(zip(arrays["background_of"].tolist(), arrays["background_rows"].tolist(), strict=True))
+                if "background_of" in arrays
+                else (),
             )
             weights = {
                 name.removeprefix(_WEIGHT): torch.from_numpy(arrays[name])

@@ -166,16 +166,23 @@ def describe(system: System, stream: StreamConfig) -> str:
         values = estimator.get_params(deep=False)
         later = LATER.get(chosen.name, {}).items()
         told = {name: value for name, value in values.items() if (name, value) not in later}
-        if files := _own_files(chosen, estimator):
-            told[CONTENT] = _digest(tuple((path, path.stat().st_mtime_ns) for path in files))
+        if content := _content(chosen, estimator):
+            told[CONTENT] = content
         parts[kind] = [chosen.name, told]
     return json.dumps(parts, default=str, sort_keys=True)
 
 
-def _own_files(chosen: Part, estimator: BaseEstimator) -> list[Path]:
-    """Return the files of a user's own that decide what a part does: its class, its model."""
-    source = [Path(getfile(type(estimator)))] if ":" in chosen.name else []
-    return source + (estimator.model_files() if hasattr(estimator, "model_files") else [])
+def _content(chosen: Part, estimator: BaseEstimator) -> str:
+    """Return a name for the files of a user's own that decide what a part does, its class and its model; empty without any.
+
+    Empty as well where they cannot be read here: the row tells why, and on a cluster they may lie on other nodes only.
+    """
+    try:
+        files = [Path(getfile(type(estimator)))] if ":" in chosen.name else []
+        files += estimator.model_files() if hasattr(estimator, "model_files") else []
+        return _digest(tuple((path, path.stat().st_mtime_ns) for path in files)) if files else ""
+    except (OSError, ConfigError):
+        return ""
 
 
 @lru_cache(maxsize=64)

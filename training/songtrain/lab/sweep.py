@@ -163,7 +163,12 @@ def _run_trial(config: dict[str, Any], *, bench: Any, board: Any) -> None:
         row = failed(trial.blank, error)
     # Waited for, so that a sweep that is killed next has kept it.
     ray.get(board.post.remote({"row": row}))
-    tune.report({SEARCH_SCORE: row.scores.get(SEARCH_SCORE, NO_SCORE)})
+    tune.report({SEARCH_SCORE: _search_score(row)})
+
+
+def _search_score(row: Row) -> float:
+    """Return what a search goes by, the lowest there is for a run that found nothing to tell apart."""
+    return row.scores.get(SEARCH_SCORE, NO_SCORE if row.error else -1.0)
 
 
 class _Proposals(Searcher):
@@ -218,7 +223,7 @@ class _Proposals(Searcher):
             trial = self._plan.add(setting, seed)
             if self._ledger.has(trial):
                 row = self._ledger[trial.blank.key]
-                self._tell(number, trial, row.scores.get(SEARCH_SCORE, NO_SCORE))
+                self._tell(number, trial, _search_score(row))
             else:
                 self._waiting.append((number, trial))
 

@@ -193,7 +193,9 @@ def _run_name(songs: SongSet, settings: TrainSettings, stream: StreamConfig, sta
     run = settings.run.model_copy(update={"n_workers": 1, "threads_per_worker": None, "max_failures": 0})
     training = settings.model_copy(update={"name": "songs", "run": run})
     digest.update(training.model_dump_json().encode() + stream.fingerprint())
-    digest.update(songs.lengths.tobytes() + np.ascontiguousarray(songs.frames).tobytes())
+    digest.update(songs.lengths.tobytes())
+    for array in (songs.frames, songs.background):
+        digest.update(np.ascontiguousarray(array).tobytes())
     for name, tensor in start.items():
         digest.update(name.encode() + tensor.numpy().tobytes())
     return f"run-{digest.hexdigest()}"

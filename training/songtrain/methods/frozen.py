@@ -1,5 +1,6 @@
 """Encoders that come as they are and hear the songs themselves: an ONNX file that a user brings, described by a manifest."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self
 
@@ -74,8 +75,10 @@ class OnnxEncoder(SoundEncoder):
         """Return manifest and model, and files with tensors of the model."""
         manifest = _manifest_path(self.path)
         model = manifest.parent / read_manifest(manifest).model
-        files = [manifest, model, *(model.parent / name for name in _tensor_files(model))]
-        return [path for path in files if path.is_file()]
+        if not model.is_file():
+            return [manifest]
+        tensors = [model.parent / name for name in _tensor_files(model, model.stat().st_mtime_ns)]
+        return [manifest, model, *(path for path in tensors if path.is_file())]
 
     def _rate_hz(self) -> int:
         return self.manifest_.sample_rate_hz
@@ -121,8 +124,10 @@ def _manifest_path(path: str) -> Path:
     return found
 
 
-def _tensor_files(model: Path) -> set[str]:
+@lru_cache(maxsize=64)
+def _tensor_files(model: Path, changed_ns: int) -> set[str]:
     """Return the names of the files beside the model that hold tensors of it; none where it cannot be read."""
+    del changed_ns  # so that it is read again when it has changed
     try:
         tensors = onnx.load(model, load_external_data=False).graph.initializer
     except (OSError, DecodeError):  # said when the model is opened

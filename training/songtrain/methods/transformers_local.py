@@ -79,9 +79,8 @@ class LocalTransformer(_Transformer):
     def model_files(self) -> list[Path]:
         """Return weights and settings: what `save_pretrained` wrote that is read."""
         folder = Path(self.path)
-        return (
-            sorted(path for path in folder.glob("*") if path.suffix in {".json", ".safetensors"}) if self.path else []
-        )
+        found = folder.glob("*") if self.path else ()
+        return sorted(path for path in found if path.suffix in {".json", ".safetensors"} and path.is_file())
 
 
 class RandomTransformer(_Transformer):

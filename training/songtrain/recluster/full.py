@@ -87,9 +87,10 @@ def retrain(
     screen_songs(lesson.songs, min_songs=settings.data.min_songs)
     held = hold_out(lesson.songs.recordings, settings.novelty.held_out_share, np.random.default_rng([settings.seed, 1]))
     taught = np.setdiff1d(np.arange(len(lesson.songs)), held)
+    learned = lesson.songs.subset(taught).without_background_of(lesson.songs.subset(held))
     with ray_session(address):
-        trained = train_encoder(lesson.songs.subset(taught), settings, stream, work, start=state.weights)
-    served = serve_trained(trained, lesson.songs.subset(taught), settings, stream)
+        trained = train_encoder(learned, settings, stream, work, start=state.weights)
+    served = serve_trained(trained, learned, settings, stream)
     embeddings = served.embedder.embed(lesson.songs.all_features())
     proposal, labels = recluster_all(run, lesson.old, embeddings, settings, taught=taught)
     calibrated = _calibrated(proposal, lesson.songs.subset(held), labels[held], served.embedder, run.parts, settings)
@@ -119,8 +120,9 @@ def learning_settings(first: TrainSettings, full: FullSettings, seed: int) -> Tr
     n_epochs, n_rounds = min(first.warmup.n_epochs, full.warmup_epochs), min(first.rounds.n_rounds, full.n_rounds)
     if n_epochs + n_rounds == 0:
         raise ConfigError(
-            f"full.warmup_epochs is {full.warmup_epochs}, and the bundle's network learned in {first.rounds.n_rounds} rounds: "
-            "nothing would be trained; raise full.warmup_epochs, or use --mode quick",
+            f"full.warmup_epochs is {full.warmup_epochs} and full.n_rounds {full.n_rounds}; the bundle's network learned in "
+            f"{first.warmup.n_epochs} epochs of warm-up and {first.rounds.n_rounds} rounds, and has no more of either, so "
+            "nothing would be trained; raise one that it had, or use --mode quick",
         )
     warmup = first.warmup.model_copy(
         update={
@@ -205,6 +207,7 @@ def _lesson(run: RunInput, features: KeptFeatures, state: TrainingState) -> _Les
         frames=np.concatenate([features.frames, came.frames]),
         background=came.background,
         duration_s=came.duration_s,
+        background_of=tuple((CAME + name, n) for name, n in came.background_of),
     )
     old = [number.get(run.view.resolve(name), -1) for name in came_ids]
     # What founded a type is of it, also where the bundle is not sure of the song.
