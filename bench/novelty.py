@@ -151,8 +151,7 @@ def discover(songs: SongSet, stream: StreamConfig, settings: TrainSettings) -> t
     """Train, find types and calibrate as `songstream train` does; return the types and what embeds songs."""
     songs, _ = screen_songs(songs, min_songs=settings.data.min_songs)
     held = hold_out(songs.recordings, settings.novelty.held_out_share, np.random.default_rng([settings.seed, 1]))
-    held_out = songs.subset(held)
-    train = songs.subset(np.setdiff1d(np.arange(len(songs)), held)).without_background_of(held_out)
+    train, held_out = songs.parted(held)
     fitted = SelfLabelledEncoder(settings, stream, settings.seed).fit(train)
     steady: SteadyEncoder = fitted.encoder_.cpu()
     embedder = serve_encoder(steady, FrameStore(train, torch.device("cpu")), settings, stream).embedder

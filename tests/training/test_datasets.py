@@ -230,13 +230,14 @@ def test_background_of_held_out_recordings_is_not_learned_from() -> None:
         return RecordingSongs(places, np.ones(n_songs, np.int64), frames, background, 1.0)
 
     songs = join_recordings([recording("a", 2, 1), recording("", 0, 2), recording("b", 1, 3), recording("c", 2, 4)], 2)
-    learned = songs.subset([0, 1, 3]).without_background_of(songs.subset([2, 4]))
+    learned, held_out = songs.parted(np.array([2, 4]))
+    assert [len(learned), held_out.recordings] == [3, ["b", "c"]]
     assert np.unique(learned.background).tolist() == [1, 2, 4]
     assert len(learned.background) == 7
-    again = learned.subset([0]).without_background_of(learned.subset([2]))
+    again, _ = learned.subset([0, 2]).parted(np.array([1]))
     assert np.unique(again.background).tolist() == [1, 2]
     unknown = replace(songs, background_of=())
-    assert unknown.subset([0]).without_background_of(songs.subset([2])).background is unknown.background
+    assert unknown.parted(np.array([2]))[0].background is unknown.background
 
 
 def test_songs_that_cannot_teach_are_refused(toy_songs: Callable[..., SongSet]) -> None:

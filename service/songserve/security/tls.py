@@ -3,12 +3,13 @@
 import logging
 import ssl
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import grpc
 
 from songcore.errors import ConfigError
-from songserve.security.fingerprint import Fingerprint, fingerprint
+from songserve.security.followed_files import FollowedFiles
 
 __all__ = ["TlsFiles", "server_credentials"]
 
@@ -35,9 +36,9 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     Raises ConfigError TLS_UNREADABLE when they cannot be used at the beginning; later that is logged once, the last good ones
     are kept, and the files are tried again at each handshake.
     """
-    following = _Following(files)  # looks before they are read: what changes in between is read again
+    following = _Following(files)
     return grpc.dynamic_ssl_server_credentials(
-        _read(files),
+        following.files.content,
         following.changed,  # type: ignore[arg-type] # the stubs lack that None means no change
         require_client_authentication=files.client_ca is not None,
     )
@@ -45,28 +46,15 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
 
 class _Following:
     def __init__(self, files: TlsFiles) -> None:
-        self._files, self._seen, self._problem = files, _fingerprints(files), ""
+        self._certificate = files.certificate
+        self.files = FollowedFiles(files.paths, partial(_read, files), kept="the certificate read before stays in use")
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
         """Return what the files have now when they changed; gRPC asks at every handshake, from threads of its own."""
-        now = _fingerprints(self._files)
-        if now == self._seen:
-            self._problem = ""
+        if not self.files.look():
             return None
-        try:
-            configuration = _read(self._files)
-        except ConfigError as error:
-            if str(error) != self._problem:
-                log.error("%s; the certificate read before stays in use", error)  # noqa: TRY400 - the message says all
-            self._problem = str(error)
-            return None
-        self._seen, self._problem = now, ""
-        log.info("the certificate %s was read again", self._files.certificate)
-        return configuration
-
-
-def _fingerprints(files: TlsFiles) -> tuple[Fingerprint | None, ...]:
-    return tuple(fingerprint(path) for path in files.paths)
+        log.info("the certificate %s was read again", self._certificate)
+        return self.files.content
 
 
 def _read(files: TlsFiles) -> grpc.ServerCertificateConfiguration:

@@ -5,59 +5,36 @@ credentials, and callers are known while the database is away. It is replaced wh
 """
 
 import fcntl
-import logging
 import os
 import stat
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from songcore.durable import sync
 from songcore.errors import ConfigError
-from songserve.security.fingerprint import Fingerprint, fingerprint
+from songserve.security.followed_files import FollowedFiles
 from songserve.security.tokens import TokenBook
 
 __all__ = ["TokenFile", "change_tokens", "read_tokens"]
-
-log = logging.getLogger(__name__)
 
 MAX_BYTES = 16 * 2**20
 
 
 class TokenFile:
-    """The book as the file has it now; raises ConfigError when it cannot be read at the beginning.
-
-    What cannot be used while the server runs is logged once and the last good book kept, so that an operator's slip does not
-    shut all out. It is tried again at each look: what is put right counts at once, whatever the file's times say.
-    """
+    """The book as the file has it now; raises ConfigError when it cannot be read at the beginning, and follows it then."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen = fingerprint(path)  # before the content: what changes in between is read again
-        self._book = read_tokens(path)
-        self._problem = ""
+        self._file = FollowedFiles([path], partial(read_tokens, path), kept="the tokens read before stay valid")
 
     @property
     def book(self) -> TokenBook:
         """The holders, at most one look at the file's times old."""
-        now = fingerprint(self._path)
-        if now == self._seen:
-            self._problem = ""  # it is well, also where only its folder or disk was away: the next time is told again
-        else:
-            self._read(now)
-        return self._book
-
-    def _read(self, now: Fingerprint | None) -> None:
-        try:
-            self._book = read_tokens(self._path)
-        except ConfigError as error:
-            if str(error) != self._problem:
-                log.error("%s; the tokens read before stay valid", error)  # noqa: TRY400 - the message says all
-            self._problem = str(error)
-        else:
-            self._seen, self._problem = now, ""
+        self._file.look()
+        return self._file.content
 
 
 def read_tokens(path: Path) -> TokenBook:

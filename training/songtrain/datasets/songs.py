@@ -85,18 +85,24 @@ class SongSet:
         places = tuple(self.places[i] for i in indices)
         return replace(self, places=places, lengths=self.lengths[np.asarray(indices, np.int64)], frames=frames)
 
-    def without_background_of(self, held_out: "SongSet") -> "SongSet":
-        """Return the songs without background of recordings that only ``held_out`` has songs of.
+    def parted(self, held: IntArray) -> tuple["SongSet", "SongSet"]:
+        """Return the songs that are learned from, and those at the indices ``held``, which are held out.
 
-        Laid over songs that are learned from, it would make the network used to what the held-out ones are heard in.
+        Background of recordings that only held-out songs are of is not learned from either: laid over other songs, it would
+        make the network used to what they are heard in.
         """
-        away = set(held_out.recordings) - set(self.recordings)
-        kept = [name not in away for name, _ in self.background_of]
-        rows = np.repeat(kept, [n for _, n in self.background_of]).astype(bool)
-        if rows.all():
-            return self
-        of = tuple(part for part, keep in zip(self.background_of, kept, strict=True) if keep)
-        return replace(self, background=self.background[rows], background_of=of)
+        held_out = self.subset(held)
+        learned = self.subset(np.setdiff1d(np.arange(len(self)), held))
+        return _without_background_of(learned, set(held_out.recordings) - set(learned.recordings)), held_out
+
+
+def _without_background_of(songs: SongSet, away: set[str]) -> SongSet:
+    kept = [name not in away for name, _ in songs.background_of]
+    rows = np.repeat(kept, [n for _, n in songs.background_of]).astype(bool)
+    if rows.all():
+        return songs
+    of = tuple(part for part, keep in zip(songs.background_of, kept, strict=True) if keep)
+    return replace(songs, background=songs.background[rows], background_of=of)
 
 
 def join_recordings(recordings: Iterable[RecordingSongs], n_mels: int) -> SongSet:

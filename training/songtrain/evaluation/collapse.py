@@ -64,19 +64,21 @@ def check_variation(features: FloatArray) -> None:
         )
 
 
-def check_embeddings(embeddings: FloatArray, *, n_types: int = 2) -> None:
-    """Raise CollapseError when unit embeddings (n, d) have too few directions.
+def check_embeddings(embeddings: FloatArray, *, n_types: int = 2, rank: float | None = None) -> float:
+    """Return the effective rank of unit embeddings (n, d), ``rank`` if it is known; CollapseError for too few directions.
 
     Songs of ``n_types`` well separated types span n_types - 1 directions and need not span more. As long as nobody knows
     how many there are, they may be two.
     """
     needed = min(MIN_RANK, 0.3 * min(embeddings.shape), 0.5 * n_types)
-    rank, spread = effective_rank(embeddings), relative_spread(embeddings)
+    rank = effective_rank(embeddings) if rank is None else rank
+    spread = relative_spread(embeddings)
     if rank < needed or spread < MIN_SPREAD:
         raise CollapseError(
             f"the embeddings have collapsed: effective rank {rank:.1f} (at least {needed:.1f} expected), spread {spread:.3f} "
             f"(at least {MIN_SPREAD}); lower the learning rate, or check that the songs differ",
         )
+    return rank
 
 
 def check_clusters(labels: IntArray, *, max_share: float = 0.6) -> None:

@@ -23,7 +23,7 @@ from songtrain.datasets.songs import SongSet
 from songtrain.encoders.beside import fit_beside, with_beside
 from songtrain.encoders.build import build_encoder
 from songtrain.encoders.network import AnyEncoder, Beside, SongNetwork, SteadyEncoder, TrainingOutput
-from songtrain.evaluation.collapse import check_clusters, check_embeddings, check_variation, effective_rank
+from songtrain.evaluation.collapse import check_clusters, check_embeddings, check_variation
 from songtrain.loop.batches import epoch_batches, mutual_neighbours, sampling_weights
 from songtrain.loop.embedding import embed_store
 from songtrain.loop.precision import is_faster_in_bfloat16
@@ -126,8 +126,8 @@ class Learner:
                 buffer.copy_(torch.from_numpy(self._world.from_first(buffer.cpu().numpy())))
         return with_beside(self.network.encoder, self._beside)
 
-    def _embeddings(self) -> tuple[FloatArray, FloatArray]:
-        """Return all songs as they would be served now, unit rows (n, d), and by the network's own part alone.
+    def _embeddings(self) -> tuple[FloatArray, FloatArray, float]:
+        """Return all songs as they would be served now, unit rows (n, d), by the network's own part alone, and its rank.
 
         Raises CollapseError when the network's part has collapsed, whatever stands beside it.
         """
@@ -137,11 +137,11 @@ class Learner:
         own = normalize(rows[:, : self.network.encoder.n_features])
         check_variation(own)
         own = UnitComponents(size, seed).fit_transform(own)
-        check_embeddings(own)
+        rank = check_embeddings(own)
         weights = steady_weights(encoder, self.store, self.settings, self._stream)
         embeddings = UnitComponents(size, seed).fit_transform(normalize(rows) @ weights.T)
         # The first worker's: the last bits of a decomposition differ between machines.
-        return self._world.from_first(embeddings), own
+        return self._world.from_first(embeddings), own, rank
 
     def _pooled(self, network: nn.Module) -> FloatArray:
         mine = embed_store(network, self.store, self._world.share(len(self.store)))
@@ -178,8 +178,7 @@ class Learner:
     def _warm_up(self, epoch: Epoch, order: np.random.Generator, rng: np.random.Generator) -> EpochResult:
         settings, rank = self.settings.warmup, None
         if epoch.step >= settings.neighbours_from_epoch and settings.neighbour_probability:
-            embeddings, own = self._embeddings()
-            rank = effective_rank(own)
+            embeddings, _, rank = self._embeddings()
             self._neighbours = mutual_neighbours(embeddings, settings.n_neighbours)
 
         def loss(index: IntArray) -> Tensor:
@@ -209,7 +208,7 @@ class Learner:
 
     def _label_anew(self) -> dict[str, float]:
         """Cluster all songs; their dense cores are the labels of the coming round."""
-        embeddings, own = self._embeddings()
+        embeddings, own, rank = self._embeddings()
         core = np.zeros(len(embeddings), np.int64)
         if self._world.rank == 0:
             s = self.settings.clusters
@@ -217,12 +216,12 @@ class Learner:
             core = clusterer.fit(embeddings).core_labels_
         core = self._world.from_first(core)
         check_clusters(core, max_share=self.settings.clusters.max_share)
-        check_embeddings(own, n_types=int(core.max()) + 1)
+        check_embeddings(own, n_types=int(core.max()) + 1, rank=rank)
         kept = agreement(self.labels[-1], core) if self.labels else None
         self.labels.append(core)
         heads = self._heads()
         self._new_round(class_means(heads, torch.from_numpy(core)).to(self._device))
-        facts = {"core_share": float((core >= 0).mean()), "effective_rank": effective_rank(own)}
+        facts = {"core_share": float((core >= 0).mean()), "effective_rank": rank}
         return facts if kept is None else {**facts, "kept_share": kept}
 
     def _heads(self) -> Tensor:

@@ -331,7 +331,6 @@ def _publish(candidate: Path, target: Path) -> None:
     """Make the candidate appear among the models, whole or not at all; raises ConfigError OUTPUT_NOT_WRITABLE."""
     if target.exists():
         return
-    _check_writable(target.parent)
     partial = target.with_name(f".{target.name}-partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
