@@ -89,11 +89,12 @@ class FieldStation:
             try:
                 await capturing
             except SongError as error:
-                # What the sound system holds on to keeps nothing from being sent when the station is stopped.
-                if error.reason != STUCK:
+                is_stuck = error.reason == STUCK
+                if not is_stuck:
                     log.error("%s", error)  # noqa: TRY400 - the message says all
                     self.account.last_trouble = str(error)
-                if error.reason != STUCK or stop.is_set():
+                # What the sound system holds on to keeps nothing from being sent when the station is stopped.
+                if not is_stuck or stop.is_set():
                     await self._finish(stop, beside)
                 raise
             await self._finish(stop, beside)

@@ -299,17 +299,27 @@ def test_a_name_that_the_disk_does_not_take_is_not_used(monkeypatch: pytest.Monk
     machine.folder.cleanup()
 
 
-def test_what_is_deleted_up_to_a_session_s_end_is_declared() -> None:
-    """Of the end only the opening of a file is left, and the server wants what lay before it: a gap of its exact length."""
+def with_two_files(n_first: int, n_second: int) -> tuple[SpoolMachine, Path]:
+    """Return a machine whose spool was left with so many chunks in either file, and the second file."""
     machine = SpoolMachine()
     machine.begin()
-    for _ in range(3):
-        machine.capture(10)
-    machine.spool._close_file()
-    machine.capture(10)
-    newest = max(Path(machine.folder.name).glob("*.spool"))
+    for n_chunks in (n_first, n_second):
+        machine.spool._close_file()
+        for _ in range(n_chunks):
+            machine.capture(10)
     os.close(machine.spool._lock)
-    newest.write_bytes(newest.read_bytes()[: next(scan(newest.read_bytes())).end])
+    return machine, max(Path(machine.folder.name).glob("*.spool"))
+
+
+def cut_behind_the_opening(file: Path) -> None:
+    """Leave only the record that a file begins with."""
+    file.write_bytes(file.read_bytes()[: next(scan(file.read_bytes())).end])
+
+
+def test_what_is_deleted_up_to_a_session_s_end_is_declared() -> None:
+    """Of the end only the opening of a file is left, and the server wants what lay before it: a gap of its exact length."""
+    machine, newest = with_two_files(3, 1)
+    cut_behind_the_opening(newest)
     machine.open()
     machine.spool.set_standing(machine.session.uuid, Standing(3, 30))
     for segment in machine.spool.index.segments[:-1]:
@@ -329,17 +339,9 @@ def test_what_is_deleted_up_to_a_session_s_end_is_declared() -> None:
 
 def test_an_empty_file_between_others_hides_nothing() -> None:
     """What a disk that took no records left in the middle is passed over: all sound behind it is sent, none declared lost."""
-    machine = SpoolMachine()
-    machine.begin()
-    for _ in range(2):
-        machine.capture(10)
-    machine.spool._close_file()
-    for _ in range(2):
-        machine.capture(10)
-    os.close(machine.spool._lock)
-    newest = max(Path(machine.folder.name).glob("*.spool"))
+    machine, newest = with_two_files(2, 2)
     shutil.copy(newest, newest.with_name(file_name(int(newest.stem) + 1)))
-    newest.write_bytes(newest.read_bytes()[: next(scan(newest.read_bytes())).end])
+    cut_behind_the_opening(newest)
     machine.open()
     assert [one.is_empty for one in machine.spool.index.segments] == [False, True, False]
     for expected in (1, 3, 2):
