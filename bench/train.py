@@ -1,8 +1,9 @@
 """Songs per second of our loop under Ray Train against the bare torch loop, in one run; prints one JSON line last.
 
-Both train the light encoder on the same random songs with the same batches, views, losses and threads. ``ratio`` is the median
-epoch under Ray Train, its checkpoint and report included, against the bare loop's median epoch, which does neither; epochs of
-the two alternate in rounds, so that a busy machine slows both. Starting Ray and its workers is reported apart.
+Both train the light encoder on the same random songs with the same batches, views, losses and threads. ``ratio`` is the time
+of the bare loop's epochs against those under Ray Train, whose checkpoints and reports count while the bare loop makes none.
+The two take turns, and the median of all rounds counts, so that a busy machine slows both. Starting Ray and its workers is
+reported apart.
 
 With ``--workers 2`` one worker and two, each of one thread, take turns instead, and ``workers_ratio`` is by how much two are
 faster. ``apart_ratio`` is the most that the cores allow: by how much two bare loops at once, in processes that know nothing of
@@ -51,9 +52,10 @@ from songtrain.synth.write import simulate
 
 @dataclass
 class Epochs:
-    """What epochs took, the first of every run left out: it warms caches."""
+    """What an epoch took on average, run by run, the first of every run left out: it warms caches."""
 
     seconds: list[float] = field(default_factory=list)
+    """With whatever lies between an epoch and the next, such as a checkpoint."""
     worked_s: list[float] = field(default_factory=list)
     """Processor time of the process."""
     start_s: list[float] = field(default_factory=list)
@@ -61,8 +63,8 @@ class Epochs:
 
     def add(self, ended_at: list[float], worked_s: list[float]) -> None:
         """Take the clocks at the ends of all epochs of a run."""
-        self.seconds += [float(seconds) for seconds in np.diff(ended_at)]
-        self.worked_s += [float(seconds) for seconds in np.diff(worked_s)]
+        self.seconds.append(float(np.diff(ended_at).mean()))
+        self.worked_s.append(float(np.diff(worked_s).mean()))
 
 
 def main(
@@ -104,14 +106,17 @@ def main(
             else:
                 _bare_epochs(data, chosen, stream, device, other)
     ray_s, other_s = median(under_ray.seconds), median(other.seconds)
-    times_faster = median(under_ray.worked_s) / median(other.worked_s)
+    # Of runs after one another, which a machine that slows down slows alike.
+    times_faster = median(np.divide(under_ray.seconds, other.seconds))
+    times_less_work = median(np.divide(under_ray.worked_s, other.worked_s))
     result = {"songs_per_s": songs / ray_s, "start_s": median(under_ray.start_s)}
     if workers > 1:
-        result |= {"several_songs_per_s": songs / other_s, "workers_ratio": ray_s / other_s, "workers": workers}
-        result |= {"workers_ratio_of_cpu": times_faster}
+        result |= {"several_songs_per_s": songs / other_s, "workers_ratio": times_faster, "workers": workers}
+        result |= {"workers_ratio_of_cpu": times_less_work}
         result |= {"apart_ratio": workers * median(alone.seconds) / median(together.seconds)}
     else:
-        result |= {"bare_songs_per_s": songs / other_s, "ratio": other_s / ray_s, "ratio_of_cpu": 1 / times_faster}
+        result |= {"bare_songs_per_s": songs / other_s, "ratio": 1 / times_faster}
+        result |= {"ratio_of_cpu": 1 / times_less_work}
     result |= {"threads": threads, "load": os.getloadavg()[0]}
     print(json.dumps({name: round(value, 3) for name, value in result.items()}))
 

@@ -1,6 +1,7 @@
 """A spool for people: what is in it, and its sound as recordings. Reads only, also beside a station that runs."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -59,14 +60,23 @@ def export(directory: Path, session: str, to: Path, file_format: Literal["wav", 
     description, first = spool.sessions[uuid], spool.index.of(uuid)[0].first_sample
     start = _time_of(description, first)
     path = to / f"{start:%Y%m%d_%H%M%S}_{description.station}.{file_format}"
+    unfinished = path.with_name(f"{path.name}.tmp")
     try:
         to.mkdir(parents=True, exist_ok=True)
         with soundfile.SoundFile(
-            path, "w", description.sample_rate_hz, 1, "PCM_16", format=file_format.upper()
+            unfinished, "w", description.sample_rate_hz, 1, "PCM_16", format=file_format.upper()
         ) as file:
+            n_samples = 0
             for samples in _samples(directory, spool, uuid):
                 file.write(samples)
+                n_samples += len(samples)
+        # libsndfile tells nobody that the disk took no more when it closed the file.
+        if (there := soundfile.info(unfinished).frames) != n_samples:
+            raise OSError(f"the file has {there} of {n_samples} samples")
+        unfinished.replace(path)
     except (OSError, soundfile.SoundFileError) as error:  # reading raises neither: what cannot be read is silence
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         why = getattr(error, "strerror", None) or error
         raise ConfigError(
             f"{path} cannot be written ({why}); name another directory by --to, or make room",

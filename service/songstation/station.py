@@ -76,6 +76,8 @@ class FieldStation:
         ConfigError DEVICE_STUCK when the sound system holds on to a call, of which only a new process is free, and, once what
         was read of it is committed, what is wrong with a recording that cannot be played to its end.
         """
+        # While it was away the server may have been put back to a backup, and lost what it had finished.
+        self._spool.doubt_finished()
         beside = [
             asyncio.create_task(self._sender.backfill(lambda uuid: self._live is not None and self._live.uuid == uuid)),
             asyncio.create_task(self._tend()),

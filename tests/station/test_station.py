@@ -656,6 +656,25 @@ def test_a_server_put_back_by_more_than_an_hour_gets_what_the_grace_has(
         place.end_server()
 
 
+def test_a_server_put_back_while_the_station_was_off_gets_finished_sessions_again(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    """What was finished and is still on the disk is offered when the station starts, and sent where it is not known."""
+    rate, place = 8_000, Restored(bundle, tmp_path)
+    try:
+        place.run(rate)
+        place.copy()
+        place.run(2 * rate)
+        had = place.committed()
+        place.put_back()
+        assert sorted(place.committed().values()) == [rate]
+        station, spool = place.run(3 * rate)
+        assert_all_is_accounted_for(station, spool)
+        assert place.committed() == had | {str(list(spool.sessions)[-1]): 3 * rate}
+    finally:
+        place.end_server()
+
+
 def test_a_session_that_is_doubted_after_its_end_is_offered_again(bundle: Bundle, tmp_path: Path) -> None:
     """An earlier session, sent beside it, finds that the server was put back: a stop does not wait for its grace in vain."""
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import pytest
 import soundfile
+from disks import mounted
 from typer.testing import CliRunner
 
 from songcore.errors import ConfigError
@@ -67,6 +69,19 @@ def test_recordings_that_cannot_be_written_are_told(spool: Path, tmp_path: Path,
     (tmp_path / "file").touch()
     error = refused("spool", "export", "all", "--spool", str(spool), "--to", str(tmp_path / to))
     assert error.reason == "OUTPUT_NOT_WRITABLE"
+
+
+@pytest.mark.parametrize("file_format", ["wav", "flac"])
+def test_a_full_disk_leaves_no_part_of_a_recording(tmp_path: Path, file_format: str) -> None:
+    """FLAC is written when the file is closed, where libsndfile tells nobody that the disk took no more."""
+    spool = Spool(tmp_path / "spool", SpoolLimits(max_bytes=10**9), now_s=lambda: 0.0)
+    spool.begin(Session(ONE, "north", 8_000, START, 8_000))
+    spool.append(np.random.default_rng(0).integers(-(2**15), 2**15, 8_000, np.int16).tobytes(), 8_000, 0)
+    spool.close()
+    options = ("--spool", str(tmp_path / "spool"), "--format", file_format)
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=8k", "songstream-test") as disk:
+        error = refused("spool", "export", str(ONE), *options, "--to", str(disk))
+        assert (error.reason, list(disk.iterdir())) == ("OUTPUT_NOT_WRITABLE", [])
 
 
 def test_a_recording_that_cannot_be_opened_is_told(spool: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def tiny() -> TrainSettings:
             "encoder": {"width": 4, "n_features": 32, "dimension": 16},
             "warmup": {"n_epochs": 2, "neighbours_from_epoch": 1},
             "rounds": {"n_rounds": 1, "n_epochs": 1},
-            "run": {"batch_size": 32, "precision": "float32"},
+            "run": {"batch_size": 32, "precision": "float32", "checkpoint_every_s": 0},
         }
     )
 

@@ -199,7 +199,13 @@ def epochs(n_workers: int) -> TrainSettings:
             "encoder": {"width": 4, "n_features": 32, "dimension": 16},
             "warmup": {"n_epochs": 4, "neighbours_from_epoch": 1},
             "rounds": {"n_rounds": 1, "n_epochs": 1},
-            "run": {"batch_size": 32, "precision": "float32", "n_workers": n_workers, "threads_per_worker": 1},
+            "run": {
+                "batch_size": 32,
+                "precision": "float32",
+                "n_workers": n_workers,
+                "threads_per_worker": 1,
+                "checkpoint_every_s": 0,
+            },
         }
     )
 

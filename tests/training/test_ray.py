@@ -46,6 +46,7 @@ n_epochs = 2
 [run]
 batch_size = 16
 precision = "float32"
+checkpoint_every_s = 0
 [data]
 min_songs = 10
 """
@@ -77,6 +78,27 @@ def test_bad_recording_is_skipped_and_the_rest_cached(stream: StreamConfig, tmp_
     again = extract_features(files, stream, tmp_path / "cache")
     assert again.n_cached == 3
     assert np.array_equal(again.songs.frames, first.songs.frames)
+
+
+@pytest.mark.parametrize(("every_s", "n_checkpoints"), [(0, 3), (3600, 1)])
+@pytest.mark.usefixtures("ray_here")
+def test_checkpoints_are_as_far_apart_as_asked_for_and_one_follows_the_last_epoch(
+    toy_songs: Callable[..., SongSet],
+    tiny: TrainSettings,
+    stream: StreamConfig,
+    tmp_path: Path,
+    every_s: float,
+    n_checkpoints: int,
+) -> None:
+    """Three epochs leave a checkpoint each, or only the last one does; either way all workers agree on it."""
+    run = tiny.run.model_copy(update={"n_workers": 2, "threads_per_worker": 1, "checkpoint_every_s": every_s})
+    trained = train_encoder(toy_songs(96), tiny.model_copy(update={"run": run}), stream, tmp_path)
+    assert len(trained.history) == 3
+    # Ray keeps the last two, and counts on in their names.
+    (report,) = tmp_path.glob("checkpoints/*/checkpoint_manager_snapshot.json")
+    results = json.loads(report.read_text())["checkpoint_results"]
+    assert len(results) == min(2, n_checkpoints)
+    assert [result["metrics"]["epoch"] for result in results][-1] == 3
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -81,7 +81,7 @@ def trained(toy_songs: Callable[..., SongSet], tmp_path_factory: pytest.TempPath
         "encoder": {"width": 4, "n_features": 32, "dimension": 16, "n_steady_songs": 32, "n_modulation": 16},
         "warmup": {"n_epochs": 2, "neighbours_from_epoch": 1},
         "rounds": {"n_rounds": 1, "n_epochs": 1},
-        "run": {"batch_size": 32, "precision": "float32"},
+        "run": {"batch_size": 32, "precision": "float32", "checkpoint_every_s": 0},
         "novelty": {"n_others": 1},
     }
     settings = change_settings(TrainSettings(), tiny, "a test")

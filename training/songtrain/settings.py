@@ -185,6 +185,8 @@ class RunSettings(_Section):
     """None: the cores of this machine shared among the workers."""
     max_failures: int = Field(default=3, ge=0)
     """So often a lost worker is replaced and training resumed."""
+    checkpoint_every_s: float = Field(default=10.0, ge=0, le=3600)
+    """A checkpoint follows the first epoch that ends so long after the last one; 0: every epoch."""
 
 
 class TrainSettings(_Section):

@@ -1,4 +1,4 @@
-"""The training loop on Ray Train: one worker or several, checkpointed every epoch, resumed after a lost worker or driver."""
+"""The training loop on Ray Train: one worker or several, checkpointed as it goes, resumed after a lost worker or driver."""
 
 import os
 import tempfile
@@ -135,14 +135,20 @@ def _train_worker(config: dict[str, Any]) -> None:
     if start := ray.get(config["start"]):
         learner.network.encoder.load_state_dict(start)
     history = _resume(learner)
+    epochs = plan_epochs(settings)
+    saved_at = perf_counter()
     try:
-        for epoch in plan_epochs(settings)[len(history) :]:
+        for epoch in epochs[len(history) :]:
             begin = perf_counter()
             result = learner.run_epoch(epoch)
             where = {"stage": epoch.stage, "round": epoch.round, "pid": os.getpid()}
             row = {**where, "n_workers": world.size, **asdict(result), "seconds": perf_counter() - begin}
             history.append(row)
-            _report(learner, history, world)
+            # Ray takes reports every half second: on a GPU short epochs would wait for it longer than they take.
+            due = perf_counter() - saved_at >= settings.run.checkpoint_every_s or len(history) == len(epochs)
+            if world.from_first(np.array([due]))[0]:  # all workers report, or none
+                _report(learner, history, world)
+                saved_at = perf_counter()
             if world.rank == 0:
                 # Waited for, so that a run that is killed next has told what it did.
                 clocks = {"ended_at": perf_counter(), "worked_s": process_time()}
@@ -187,10 +193,12 @@ def _load_trained(folder: Path, settings: TrainSettings, n_mels: int) -> Trained
 def _run_name(songs: SongSet, settings: TrainSettings, stream: StreamConfig, start: Mapping[str, Tensor]) -> str:
     """Name of a run: another one for other songs or parameters, so that no foreign checkpoint is taken up.
 
-    Workers and their threads are not among these: a run may go on with more or fewer.
+    Workers, their threads and how often they write checkpoints are not among these: a run may go on with others.
     """
     digest = blake2b(digest_size=8)
-    run = settings.run.model_copy(update={"n_workers": 1, "threads_per_worker": None, "max_failures": 0})
+    run = settings.run.model_copy(
+        update={"n_workers": 1, "threads_per_worker": None, "max_failures": 0, "checkpoint_every_s": 0.0}
+    )
     training = settings.model_copy(update={"name": "songs", "run": run})
     digest.update(training.model_dump_json().encode() + stream.fingerprint())
     digest.update(songs.lengths.tobytes())
