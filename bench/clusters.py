@@ -5,9 +5,10 @@ stretches of long files, and says how its songs are cut:
 
     python bench/clusters.py --data finch=FOLDER,segmenter=syllable,songs=4000 --data clips=FOLDER,segmenter=general
 
-Labels only score; scores are means over the seeds, ``seeds`` has those of each. A system that is given a number of clusters is
-given the true one, and one that finds it says by ``type_ratio`` how far off it was. The segmenter says what kind of sound it
-is, and so which preset of training the recipe takes; nothing else is chosen.
+Labels only score; scores are means over the seeds, ``seeds`` has those of each. ``without_labels`` are scores that look at
+no label, by which systems can be chosen; of them ``stability_seeds`` is the mean ARI between the clusters of two seeds. A
+system that is given a number of clusters is given the true one, and one that finds it says by ``type_ratio`` how far off it
+was. The segmenter says what kind of sound it is, and so which preset of training the recipe takes; nothing else is chosen.
 """
 
 import csv
@@ -26,9 +27,11 @@ import typer
 from songtrain.datasets.songs import SongSet
 from songtrain.lab.results import Row
 from songtrain.lab.run import LabJob, lab_songs, run_systems
+from songtrain.lab.scoring import stability
 from songtrain.lab.systems import choose_systems
 
 SHOWN = ("nmi", "v_measure", "ami", "ari")
+LABEL_FREE = ("silhouette", "stability_halves", "neighbour_agreement")
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,11 @@ def summary(rows: Sequence[Row], songs: SongSet) -> dict[str, Any]:
         if len(worked) < len(own):
             systems[name] = {"error": next(row.error for row in own if row.error)}
             continue
-        line: dict[str, Any] = {
-            score: round(mean(row.scores[score] for row in worked), 4) for score in SHOWN if score in worked[0].scores
-        }
+        line: dict[str, Any] = _means(worked, SHOWN)
         line["n_clusters"] = round(mean(row.n_clusters or 0 for row in worked), 1)
+        line["without_labels"] = _means(worked, LABEL_FREE)
+        for stable in stability(worked).values():  # none of a single seed
+            line["without_labels"]["stability_seeds"] = round(stable, 4)
         line["seeds"] = [
             {name: round(row.scores[name], 4) for name in SHOWN if name in row.scores} | {"n_clusters": row.n_clusters}
             for row in worked
@@ -109,6 +113,12 @@ def summary(rows: Sequence[Row], songs: SongSet) -> dict[str, Any]:
         line["peak_memory_mib"] = round(max(row.peak_memory_mib or 0 for row in worked))
         systems[name] = line
     return {"n_songs": len(songs), "n_types": n_types, "systems": systems}
+
+
+def _means(rows: Sequence[Row], scores: Sequence[str]) -> dict[str, float]:
+    """Return the mean of every score that all rows have."""
+    shared = [score for score in scores if all(score in row.scores for row in rows)]
+    return {score: round(mean(row.scores[score] for row in rows), 4) for score in shared}
 
 
 def run_set(chosen: LabelledSet, systems: str, file: Path | None, seeds: int, out: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 A hundred streams give a hundred small jobs a second at a hundred different moments. Waking a thread and the event loop for
 each, with cold caches, costs a good part of the work itself. Jobs are therefore gathered for a moment and run one after
-another, in one thread or, where that is set, in several when there are many.
+another, in one thread or, where that is set, in several when there are many. The first to come are the first to run, and are
+answered some at a time: who waited longest for company does not wait for all of it.
 
 Jobs of the lane BACKFILL fill the pauses between: a short turn of them whenever nothing runs and no live job is due. When
 live jobs leave no pause, every second of live sound brings a quarter of a second of backlog along, so that a backlog waits
@@ -22,6 +23,8 @@ __all__ = ["BACKFILL_WEIGHT", "Gatherer"]
 T = TypeVar("T")
 JOBS_OF_A_THREAD = 8
 """Up to this many jobs are not worth a second thread."""
+JOBS_OF_AN_ANSWER = 8
+"""After so many jobs their callers are told: waking the event loop costs a small part of running them."""
 BACKFILL_WEIGHT = 1 / 4
 """Of the lane BACKFILL for each of the lane LIVE while both wait."""
 TURN_S = 8.0
@@ -91,7 +94,7 @@ class Gatherer:
         loop = asyncio.get_running_loop()
         self._n_running = n_parts
         for first in range(n_parts):
-            running = loop.run_in_executor(self._executor, _run_all, jobs[first::n_parts])
+            running = loop.run_in_executor(self._executor, _run_all, jobs[first::n_parts], loop)
             running.add_done_callback(self._end_part)
 
     def _turn(self) -> list[_Job]:
@@ -104,20 +107,22 @@ class Gatherer:
             self._allowance_s = min(self._allowance_s, 0.0)
         return jobs
 
-    def _end_part(self, done: "asyncio.Future[Sequence[_Job]]") -> None:
+    def _end_part(self, done: "asyncio.Future[None]") -> None:
         self._n_running -= 1
-        _settle(done.result())
+        done.result()
         if self._live_due or self._backfill:
             self._start()
 
 
-def _run_all(jobs: Sequence[_Job]) -> Sequence[_Job]:
-    for job in jobs:
-        try:
-            job.result = job.run()
-        except Exception as error:  # noqa: BLE001 - it belongs to who asked for the job
-            job.error = error
-    return jobs
+def _run_all(jobs: Sequence[_Job], loop: asyncio.AbstractEventLoop) -> None:
+    for first in range(0, len(jobs), JOBS_OF_AN_ANSWER):
+        part = jobs[first : first + JOBS_OF_AN_ANSWER]
+        for job in part:
+            try:
+                job.result = job.run()
+            except Exception as error:  # noqa: BLE001 - it belongs to who asked for the job
+                job.error = error
+        loop.call_soon_threadsafe(_settle, part)
 
 
 def _settle(jobs: Sequence[_Job]) -> None:

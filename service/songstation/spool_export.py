@@ -63,16 +63,7 @@ def export(directory: Path, session: str, to: Path, file_format: Literal["wav", 
     unfinished = path.with_name(f"{path.name}.tmp")
     try:
         to.mkdir(parents=True, exist_ok=True)
-        with soundfile.SoundFile(
-            unfinished, "w", description.sample_rate_hz, 1, "PCM_16", format=file_format.upper()
-        ) as file:
-            n_samples = 0
-            for samples in _samples(directory, spool, uuid):
-                file.write(samples)
-                n_samples += len(samples)
-        # libsndfile tells nobody that the disk took no more when it closed the file.
-        if (there := soundfile.info(unfinished).frames) != n_samples:
-            raise OSError(f"the file has {there} of {n_samples} samples")
+        _write(unfinished, description.sample_rate_hz, file_format, _samples(directory, spool, uuid))
         unfinished.replace(path)
     except (OSError, soundfile.SoundFileError) as error:  # reading raises neither: what cannot be read is silence
         with suppress(OSError):
@@ -83,6 +74,18 @@ def export(directory: Path, session: str, to: Path, file_format: Literal["wav", 
             reason="OUTPUT_NOT_WRITABLE",
         ) from error
     return path
+
+
+def _write(path: Path, sample_rate_hz: int, file_format: str, parts: Iterator[NDArray[np.int16]]) -> None:
+    """Write a recording; raises OSError or SoundFileError unless all of it is in the file."""
+    n_samples = 0
+    with soundfile.SoundFile(path, "w", sample_rate_hz, 1, "PCM_16", format=file_format.upper()) as file:
+        for samples in parts:
+            file.write(samples)
+            n_samples += len(samples)
+    # libsndfile tells nobody that the disk took no more when it closed the file.
+    if (there := soundfile.info(path).frames) != n_samples:
+        raise OSError(f"the file has {there} of {n_samples} samples")
 
 
 def _samples(directory: Path, spool: Recovered, uuid: UUID) -> Iterator[NDArray[np.int16]]:

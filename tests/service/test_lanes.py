@@ -1,7 +1,7 @@
 """Live sound goes first, a backlog waits and does not starve; credit shrinks with load; what is worth telling is told."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import Event
@@ -58,6 +58,9 @@ def test_a_backlog_gets_its_share_and_no_more_while_live_sound_leaves_no_pause()
             following = await window(gates[number + 1])
             gates[number].set()
             await asyncio.gather(*running)
+            # The last are answered a moment before the next are taken.
+            while gatherer._live:  # noqa: ASYNC110 - a list
+                await asyncio.sleep(0)
             running = following
         share = (
             len(backlog) * job_s / len(live)
@@ -92,6 +95,26 @@ def test_a_backlog_alone_runs_at_full_speed_and_live_sound_overtakes_it() -> Non
         asyncio.run(run(executor))
     assert order.count("backfill") == 50
     assert 5 <= order.index("live") <= 8
+
+
+def test_who_waited_longest_is_answered_while_the_others_are_listened_to() -> None:
+    """Of many jobs that wait together the first are answered while the last still runs."""
+    last_may_end = Event()
+
+    async def run(executor: ThreadPoolExecutor) -> None:
+        gatherer = Gatherer(executor, n_threads=1, window_s=0.0)
+        jobs: list[Callable[[], object]] = [*[lambda: 1] * 40, lambda: last_may_end.wait(30)]
+        waiting = [asyncio.create_task(gatherer.run(job)) for job in jobs]
+        assert await asyncio.wait_for(waiting[0], 20) == 1
+        assert not waiting[-1].done()
+        last_may_end.set()
+        assert all(await asyncio.gather(*waiting))
+
+    with ThreadPoolExecutor(1) as executor:
+        try:
+            asyncio.run(run(executor))
+        finally:
+            last_may_end.set()
 
 
 def test_live_songs_are_named_first() -> None:

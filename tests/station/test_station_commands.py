@@ -9,9 +9,9 @@ from uuid import UUID
 import numpy as np
 import pytest
 import soundfile
-from disks import mounted
 from typer.testing import CliRunner
 
+from disks import mounted
 from songcore.errors import ConfigError
 from songstation.commands.station import station
 from songstation.spool import Spool

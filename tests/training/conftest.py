@@ -80,6 +80,12 @@ def tiny() -> TrainSettings:
     )
 
 
+@pytest.fixture
+def no_umap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the map by UMAP out of reports: it compiles itself for ten seconds, and the tests of pictures draw it."""
+    monkeypatch.setattr("songtrain.report.cluster_pictures.find_spec", lambda _: None)
+
+
 @pytest.fixture(scope="session")
 def known_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a bundle that knows all types but one."""

@@ -1,10 +1,13 @@
 """Songs of an archive embedded and clustered in shards: as in one piece, resumable, with clear errors."""
 
 import json
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
@@ -18,7 +21,7 @@ from songcore.bundle import load_bundle
 from songcore.errors import ConfigError, InputError
 from songtrain.archive.clusters import density_of_shards, kmeans_of_shards, neighbours_of_shards
 from songtrain.archive.run import ArchiveJob, cluster_archive
-from songtrain.archive.shards import Shard, read_shard, write_shard
+from songtrain.archive.shards import Shard, _embeddings, read_shard, write_shard
 from songtrain.cluster import ray_session
 from songtrain.clusterers.reachability import density_labels, nearest_neighbours
 from songtrain.commands.cluster import cluster
@@ -72,10 +75,56 @@ def shards_of(rows: FloatArray, folder: Path, borders: list[int]) -> list[Path]:
     return paths
 
 
-def test_command_embeds_as_the_bundle_does_and_goes_on(season: Path, bundle_dir: Path, tmp_path: Path) -> None:
-    """Rows follow the recordings, embeddings are the encoder's, a bad file is skipped; a second run keeps whole shards."""
-    job = ArchiveJob(season, bundle_dir, tmp_path / "out", n_clusters=3, per_shard=2)
-    first = cluster_archive(job)
+class Held:
+    """How many shards' embeddings this process holds, now and at most."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.most = 0
+        monkeypatch.setattr("songtrain.archive.shards._embeddings", self._read)
+
+    def _read(self, table: pa.Table) -> FloatArray:
+        # A copy, so that whoever holds a view holds this array and not what it is a view of.
+        rows = _embeddings(table).copy()
+        self.now += 1
+        self.most = max(self.most, self.now)
+        weakref.finalize(rows, self._gone)
+        return rows
+
+    def _gone(self) -> None:
+        self.now -= 1
+
+
+def here(
+    work: Callable[..., Any], items: Sequence[Any], *common: object, in_order: bool = False
+) -> Iterator[tuple[int, Any]]:
+    """Do as `on_cluster` does, one after the other in this process: in order, asked to or not."""
+    assert in_order in {True, False}
+    for index, item in enumerate(items):
+        yield index, work(item, *common)
+
+
+def command(*options: str) -> str:
+    """Return what ``songstream cluster`` prints, given these options."""
+    app = typer.Typer()
+    app.command()(cluster)
+    shown = CliRunner().invoke(app, options)
+    assert shown.exit_code == 0, shown.output
+    return shown.stdout
+
+
+def test_command_embeds_as_the_bundle_does_and_goes_on(
+    season: Path, bundle_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows follow the recordings, embeddings are the encoder's, a bad file is skipped; a second run keeps whole shards.
+
+    Where the command runs, embeddings are not held but to see whether a shard that is there is whole.
+    """
+    job = ArchiveJob(season, bundle_dir, tmp_path / "out", n_clusters=3, per_shard=2, seed=7)
+    held = Held(monkeypatch)
+    options = ["--data", str(season), "--bundle", str(bundle_dir), "--out", str(job.out)]
+    options += ["--clusters", "3", "--per-shard", "2", "--seed", "7"]
+    first = json.loads(command(*options, "--json").splitlines()[-1])
+    assert held.most == 0
     assert first["n_skipped"] == 1
     assert first["n_clusters"] == 3
     rows = pq.read_table(first["table"]).to_pylist()
@@ -97,7 +146,9 @@ def test_command_embeds_as_the_bundle_does_and_goes_on(season: Path, bundle_dir:
     kept = {path: path.stat().st_mtime_ns for path in shards}
     damaged = shards[1]
     damaged.write_bytes(damaged.read_bytes()[:100])
+    own = held.most = held.now
     assert cluster_archive(job) == first
+    assert held.most == own + 1
     assert {path for path in shards if path.stat().st_mtime_ns != kept[path]} == {damaged}
     with pytest.raises(ConfigError, match="shards of other recordings") as caught:
         cluster_archive(ArchiveJob(season, bundle_dir, job.out, n_clusters=3, per_shard=3))
@@ -152,13 +203,33 @@ def test_more_clusters_than_songs_are_refused(tmp_path: Path) -> None:
         kmeans_of_shards(shards_of(points(5), tmp_path, [2]), 7, seed=0)
 
 
+def test_clustering_holds_one_shard_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """k-means holds one shard's embeddings, a task that looks for neighbours two; all are joined once, and only if needed."""
+    rows = points()
+    paths = shards_of(rows, tmp_path, [300, 301, 700])
+    monkeypatch.setattr("songtrain.archive.clusters.on_cluster", here)
+    held = Held(monkeypatch)
+    kmeans_of_shards(paths, 6, seed=0)
+    assert held.most == 1
+    held.most = 0
+    density_of_shards(paths)
+    assert held.most == 2
+    monkeypatch.setattr("songtrain.archive.clusters._all_embeddings", lambda _: pytest.fail("all neighbours are known"))
+    assert len(density_of_shards(shards_of(rows[:20], tmp_path, [8]))) == 20
+
+
 def test_command_prints_one_line(season: Path, bundle_dir: Path, tmp_path: Path) -> None:
-    """``songstream cluster --json`` finds clusters by density and prints what came of it."""
-    app = typer.Typer()
-    app.command()(cluster)
-    options = ["--data", str(season), "--bundle", str(bundle_dir), "--out", str(tmp_path / "out"), "--json"]
-    shown = CliRunner().invoke(app, options)
-    assert shown.exit_code == 0, shown.output
-    facts = json.loads(shown.stdout.splitlines()[-1])
+    """``songstream cluster --json`` finds clusters by density and prints what came of it; without it, the same in words."""
+    options = ["--data", str(season), "--bundle", str(bundle_dir), "--out", str(tmp_path / "out")]
+    options += ["--channel", "1", "--per-shard", "3", "--min-songs", "3"]
+    facts = json.loads(command(*options, "--json").splitlines()[-1])
+    # It takes up the shards, which it would not of another channel or size.
+    job = ArchiveJob(season, bundle_dir, tmp_path / "out", per_shard=3, channel=1, min_songs=3)
+    assert cluster_archive(job) == facts
+    left_out = f", {facts['n_unclustered']} songs in none" if facts["n_unclustered"] else ""
+    assert command(*options) == (
+        f"{facts['n_clusters']} clusters in {facts['n_songs']} songs of {facts['n_recordings']} recordings "
+        f"(1 skipped){left_out}: {facts['table']}\n"
+    )
     assert facts["n_recordings"] == len(list((season / "recordings").iterdir()))
     assert len(pq.read_table(facts["table"])) == facts["n_songs"]

@@ -1,5 +1,7 @@
 """HDBSCAN from a graph of nearest neighbours: the same tree as from all distances, the same clusters as scikit-learn's."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy.sparse.csgraph import minimum_spanning_tree
@@ -36,6 +38,31 @@ def test_tree_is_the_minimum_spanning_tree_of_all_distances(spread: float, n_nei
     tree = reachability_tree(points, nearest_neighbours(points, points, n_neighbours), 5)
     expected = np.sort(minimum_spanning_tree(full).data)
     assert np.allclose(np.sort(tree.lengths), expected, rtol=0, atol=1e-12)
+
+
+def test_tree_is_grown_without_a_copy_of_the_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is left of the tree when the neighbours are used up is found in pieces: the same edges, in a bounded memory."""
+    points = zipf_points(3000, 0.03, n_types=20, dimension=256)
+    neighbours = nearest_neighbours(points, points, 12)
+    whole = reachability_tree(points, neighbours, 5)
+    monkeypatch.setattr("songtrain.clusterers.reachability.BLOCK_VALUES", 1 << 15)
+    asked = 0
+
+    def given() -> FloatArray:
+        nonlocal asked
+        asked += 1
+        tracemalloc.reset_peak()
+        return points
+
+    tracemalloc.start()
+    try:
+        tree = reachability_tree(given, neighbours, 5)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert asked == 1
+    assert peak < points.nbytes
+    assert np.allclose(np.sort(tree.lengths), np.sort(whole.lengths), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("spread", "smallest"), [(0.03, 5), (0.08, 8), (0.15, 5)])

@@ -30,7 +30,7 @@ from songtrain.report.song_pictures import STATISTIC_WORDS
 from songtrain.synth.config import season_config
 from songtrain.synth.write import simulate
 
-pytestmark = ray_marks(600)
+pytestmark = [*ray_marks(600), pytest.mark.usefixtures("no_umap")]
 
 ToySongs = Callable[..., SongSet]
 
@@ -49,6 +49,28 @@ def season(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = season_config("demo", n_songs=36, n_types=4, zipf_exponent=0.0, n_singers=1, snr_db=(20.0, 30.0))
     simulate(config, folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where the season's features are kept from one test to the next."""
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture
+def out(features: Path, tmp_path: Path) -> Path:
+    """Return the folder of a run."""
+    folder = tmp_path / "lab"
+    folder.mkdir()
+    (folder / "features").symlink_to(features)
+    return folder
+
+
+def result(arguments: list[str]) -> dict[str, Any]:
+    """Return the last line of ``songstream lab`` with these arguments."""
+    done = CliRunner().invoke(lab, arguments)
+    assert done.exit_code == 0, done.exception
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def job(out: Path, *names: str, n_seeds: int = 2, n_clusters: int | None = 6) -> LabJob:
@@ -100,24 +122,19 @@ def test_a_failure_before_the_clusterer_is_a_row(toy_songs: ToySongs, stream: St
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_command_runs_resumes_and_reports(season: Path, tmp_path: Path) -> None:
+def test_command_runs_resumes_and_reports(season: Path, out: Path) -> None:
     """``songstream lab run`` on a simulated season prints scores, keeps all runs the second time, and writes one page."""
-    out = tmp_path / "lab"
     command = ["run", "--data", str(season), "--out", str(out), "--seeds", "2", "--clusters", "4", "--json"]
     command += ["--systems", "classical-floor,basenet-kmeans,chroma-dbscan"]
 
-    told: list[str] = []
-
-    def result(arguments: list[str]) -> dict[str, Any]:
-        done = CliRunner().invoke(lab, arguments)
-        assert done.exit_code == 0, done.exception
-        told.append(done.stderr)
-        return dict(json.loads(done.stdout.splitlines()[-1]))
-
-    first = result(command)
+    done = CliRunner().invoke(lab, command)
+    assert done.exit_code == 0, done.exception
+    first = json.loads(done.stdout.splitlines()[-1])
     assert (first["n_runs"], first["n_kept"], first["n_failed"], first["n_songs"]) == (6, 0, 0, 36)
     assert first["scores"]["classical-floor"]["ari"] > 0.5
-    assert re.search(r"^6/6 [a-z-]+, seed \d: \d+ clusters, NMI \d\.\d+, ARI -?\d\.\d+, \d+ s$", told[0], re.MULTILINE)
+    assert re.search(
+        r"^6/6 [a-z-]+, seed \d: \d+ clusters, NMI \d\.\d+, ARI -?\d\.\d+, \d+ s$", done.stderr, re.MULTILINE
+    )
     again = result(command)
     assert (again["n_kept"], again["scores"]) == (6, first["scores"])
     (out / "report.html").unlink()
@@ -128,9 +145,31 @@ def test_command_runs_resumes_and_reports(season: Path, tmp_path: Path) -> None:
     assert not re.search(r'(src|href)="(?!data:|#)', page), "the page must need nothing beside it"
 
 
-def test_the_page_has_every_picture_and_statistic(season: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ray_here")
+def test_command_sweeps_and_says_what_every_score_prefers(season: Path, out: Path) -> None:
+    """``songstream lab sweep`` prints every setting and each score's best one, as JSON and, from kept rows, in words."""
+    command = ["sweep", "--data", str(season), "--out", str(out), "--system", "modulation-kmeans"]
+    command += ["--grid", "clusters=2,4"]
+    facts = result([*command, "--json"])
+    assert [facts[name] for name in ("n_runs", "n_kept", "n_failed", "n_types", "n_codes")] == [2, 0, 0, 4, 1]
+    assert [setting["parameters"] for setting in facts["settings"]] == [{"clusters": 2}, {"clusters": 4}]
+    assert [setting["scores"]["n_clusters"] for setting in facts["settings"]] == [2, 4]
+    assert facts["best"]["ari"] == {"clusters": 4}
+    assert facts["best"].keys() >= {"nmi", "silhouette", "calinski_harabasz"}
+    assert facts["report"] == str(out / "report.html")
+    assert "Sweep of modulation-kmeans over clusters" in (out / "report.html").read_text()
+    again = CliRunner().invoke(lab, command)
+    assert again.exit_code == 0, again.exception
+    words = again.stdout.splitlines()
+    assert re.fullmatch(r"clusters=2: 2 clusters, ari \d\.\d{3}, nmi \d\.\d{3}, silhouette \d\.\d{3}", words[0])
+    assert words[2] == "ari (labels) prefers clusters=4"
+    assert f"silhouette (no labels) prefers clusters={facts['best']['silhouette']['clusters']}" in words
+    assert words[-2:] == ["annotated: 4 types", f"2 runs, 2 of them from before, 0 failed: {out / 'report.html'}"]
+
+
+def test_the_page_has_every_picture_and_statistic(season: Path, out: Path, tmp_path: Path) -> None:
     """Of systems with networks, an autoencoder and random weights the page shows all that it has to show of anything."""
-    out, few_epochs = tmp_path / "lab", tmp_path / "few-epochs.toml"
+    few_epochs = tmp_path / "few-epochs.toml"
     # Epochs and not minutes: labels of two epochs are compared, however slow the machine.
     few_epochs.write_text(
         "[short-nscnet]\nfeatures = 'log-mel'\nclusterer = {part = 'kmeans', n_clusters = 4}\n"

@@ -8,6 +8,7 @@ from songtrain.datasets.folder import scan_folder
 from songtrain.datasets.songs import SongSet, join_recordings
 from songtrain.datasets.sound import SoundSource, sound_source
 from songtrain.lab.options import n_clusters_given, with_clusters, with_minutes, with_parameters
+from songtrain.lab.parts import build, parts_of
 from songtrain.lab.systems import SYSTEMS
 from songtrain.lab.trial import Points, cluster_points, place_songs
 from songtrain.synth.config import season_config
@@ -52,3 +53,20 @@ def test_every_system_runs(name: str, heard: tuple[SongSet, SoundSource], placed
     assert len(found.labels) == len(songs) == N_SONGS
     assert found.labels.max() < (n_clusters_given(system) or N_SONGS)
     assert found.scores.keys() >= {"ari", "largest_share"}
+
+
+def test_systems_have_the_values_of_their_sources() -> None:
+    """VaDE's code is VAENet's, MFCC clips last 5 s, K is one that was tried; nothing follows PCA where nothing did there."""
+    built = {
+        name: {k: build(k, p).get_params() for k, p in parts_of(system).items()} for name, system in SYSTEMS.items()
+    }
+    lengths = {
+        name: parts["encoder"]["n_latent"] for name, parts in built.items() if name.startswith(("vade", "vaenet"))
+    }
+    assert set(lengths.values()) == {64}
+    assert built["mfcc-ae-kmeans"]["features"]["seconds"] == 5.0
+    asked = {name: n_clusters_given(SYSTEMS[name]) for name in ("chroma-kmeans", "chroma-ae-kmeans", "mfcc-ae-kmeans")}
+    assert set(asked.values()) == {20}
+    grid = [name for name in built if name.startswith(("byol-a-pca", "wav2vec2", "ast", "chroma-kmeans"))]
+    assert len(grid) == 7
+    assert not any(built[name]["reducer"]["unit"] for name in grid)

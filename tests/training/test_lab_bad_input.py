@@ -23,8 +23,10 @@ from songtrain.lab.results import read_rows
 from songtrain.lab.run import LabJob, run_laboratory, run_systems
 from songtrain.lab.systems import choose_systems, part
 from songtrain.lab.trial import Points, cluster_points
+from songtrain.pipeline import TrainJob, train_bundle
+from songtrain.settings import TrainSettings
 
-pytestmark = ray_marks(600)
+pytestmark = [*ray_marks(600), pytest.mark.usefixtures("no_umap")]
 
 ToySongs = Callable[..., SongSet]
 NAMES = ("modulation-kmeans", "classical-floor")
@@ -114,12 +116,39 @@ def test_a_half_that_is_too_small_costs_no_row(toy_songs: ToySongs) -> None:
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_overlapping_songs_and_mixed_rates_are_taken(tmp_path: Path) -> None:
-    """Songs that overlap are songs; recordings of three sample rates are one data set, tones told apart across them."""
-    data = recordings(tmp_path / "data", annotated(3) + "0.wav,1.5,3.5,c\n", rates=(16_000, 24_000, 44_100))
-    rows = run_laboratory(job(tmp_path / "out", data, n_clusters=3)).rows
-    assert [(row.error, row.n_songs) for row in rows] == [("", 19)] * 2
-    assert rows[0].scores["ari"] > 0.5
+def test_overlapping_songs_and_mixed_rates_are_taken_and_silent_songs_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Songs that overlap are songs, at one rate whatever the files have; silent ones are counted; for training as well."""
+    silent = "silent.wav,1,2,a\nsilent.wav,3,4,b\n"
+    lines = "0.wav,1.5,3.5,c\n" + annotated(3) + silent
+    data = recordings(tmp_path / "data", lines, rates=(16_000, 24_000, 44_100))
+    soundfile.write(data / "silent.wav", np.zeros(6 * 32_000), 32_000)
+    run = run_laboratory(job(tmp_path / "out", data, n_clusters=3))
+    assert [(row.error, row.n_songs) for row in run.rows] == [("", 19)] * 2
+    assert run.rows[0].scores["ari"] > 0.5
+    assert (run.n_silent, run.left_out) == (2, "2 songs are silent")
+
+    class LearnedFromError(Exception):
+        """Ends a training before it begins, with the songs that it would learn from."""
+
+    def learned_from(songs: SongSet, *_: object, **__: object) -> None:
+        raise LearnedFromError(songs)
+
+    monkeypatch.setattr("songtrain.pipeline.train_encoder", learned_from)
+    settings = TrainSettings.model_validate({"data": {"min_songs": 19}})
+    work = tmp_path / "out"  # where the features are
+    with pytest.raises(LearnedFromError) as raised:
+        train_bundle(TrainJob(data, tmp_path / "bundle", settings, work, "", datetime(2026, 5, 1, tzinfo=UTC)))
+    (songs,) = raised.value.args
+    seconds = {(p.recording, p.label, p.onset / 24_000, p.offset / 24_000) for p in songs.places}
+    assert len(songs) == len(seconds) == 16
+    assert "silent.wav" not in songs.recordings
+    # Whoever overlaps a found song best has its borders, all others keep their own.
+    assert ("0.wav", "c", 1.5, 3.5) in seconds
+    for number in range(3):
+        onsets = sorted(onset for name, label, onset, _ in seconds if name == f"{number}.wav" and label != "c")
+        assert np.allclose(onsets, np.arange(1, 1 + 2 * len(onsets), 2), atol=0.2)
 
 
 @pytest.mark.usefixtures("ray_here")

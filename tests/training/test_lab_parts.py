@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.fft import idct
+from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
@@ -114,9 +116,51 @@ def test_umap_keeps_far_groups_apart_and_takes_few_points() -> None:
     places = UniformMap(2).fit_transform(points)
     assert places.dtype == np.float32
     assert adjusted_rand_score(truth, KMeans(len(set(truth)), n_init=3, random_state=0).fit_predict(places)) == 1
-    np.testing.assert_array_equal(places, UniformMap(2).fit_transform(points))
+    uniform = UniformMap(2).fit(points)
+    np.testing.assert_array_equal(places, uniform.embedding_)
+    others = uniform.transform(balls(5, seed=1)[0])
+    assert others.dtype == np.float32
+    near = np.linalg.norm(places[None] - others[:, None], axis=2).argmin(axis=1)
+    assert np.array_equal(truth[near], balls(5)[1])
     assert UniformMap(2).fit_transform(points[::10][:3]).shape == (3, 2)
     assert UniformMap(8).fit_transform(points[:9]).shape == (9, 6)
+
+
+QUICK: dict[str, dict[str, float]] = {"temi": {"n_clusters": 4, "n_heads": 2, "n_epochs": 2, "min_steps": 1}}
+"""Parameters of parts that take long with their own: nothing is asked of what they find."""
+
+
+@pytest.mark.parametrize("name", PARTS["clusterer"])
+def test_clusterers_have_scikit_learns_habits(name: str) -> None:
+    """A clone has the same parameters and nothing learned; fit returns the estimator, and keeps what fit_predict returns."""
+    clusterer, again = fitted_and_clone("clusterer", name)
+    kept = clusterer.labels_ if hasattr(clusterer, "labels_") else clusterer.predict(balls()[0])
+    found = again.fit_predict(balls()[0])
+    assert np.array_equal(found, kept)
+    assert (found.shape, found.dtype.kind) == ((80,), "i")
+
+
+@pytest.mark.parametrize("name", PARTS["reducer"])
+def test_reducers_have_scikit_learns_habits(name: str) -> None:
+    """As for clusterers; what fit_transform returns is kept, or what transform gives for the same rows."""
+    reducer, again = fitted_and_clone("reducer", name)
+    places = again.fit_transform(balls()[0])
+    if hasattr(reducer, "transform"):
+        assert np.allclose(reducer.transform(balls()[0]), places, atol=1e-5)
+    if hasattr(reducer, "embedding_") or not hasattr(reducer, "transform"):
+        assert np.array_equal(reducer.embedding_, places)
+
+
+def fitted_and_clone(kind: Kind, name: str) -> tuple[Any, Any]:
+    """Return the part, fitted to `balls`, and a clone of it that is not."""
+    estimator: Any = build(kind, part(name, **QUICK.get(name, {})), seed=1)
+    parameters = estimator.get_params()
+    assert estimator.fit(balls()[0]) is estimator
+    again = clone(estimator)
+    assert again.get_params() == parameters == estimator.get_params()
+    assert not [attribute for attribute in vars(again) if attribute.endswith("_")]
+    assert type(estimator)().set_params(**parameters).get_params() == parameters
+    return estimator, again
 
 
 def test_umap_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +180,8 @@ def test_every_clusterer_finds_separate_groups(name: str) -> None:
         "dbscan": {"eps": 2.0},
         "optics": {"min_samples": 10},
         "meanshift": {"bandwidth": 4.0},
-        "temi": {"n_heads": 4},
+        # A teacher that follows sooner, and larger steps: a tenth of the steps.
+        "temi": {"n_heads": 4, "n_epochs": 15, "momentum": 0.98, "learning_rate": 2e-3},
     }
     told = name in {"kmeans", "spherical-kmeans", "agglomerative", "gmm", "temi"}
     options = extra.get(name, {}) | ({count: 4} if told else {})

@@ -63,6 +63,10 @@ def test_sweeps_have_a_line_per_setting_of_the_other_parameters() -> None:
     assert figure.axes[1].lines[0].get_xydata() == pytest.approx(np.array([[2, 0.02], [8, 0.08], [64, 0.64]]))
     words = sweep_figure([SweepPoint({"linkage": w}, {"ari": 0.5}) for w in ("single", "average")], "linkage")
     assert [label.get_text() for label in words.axes[0].get_xticklabels()] == ["average", "single"]
+    tables = sweep_figure(
+        [SweepPoint({"changes": c}, {"ari": 0.5}) for c in ({"rounds": {"scale": 8}}, None)], "changes"
+    )
+    assert len(tables.axes[0].get_xticklabels()) == 2
 
 
 def test_songs_types_and_reconstructions_are_drawn() -> None:

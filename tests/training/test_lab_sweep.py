@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,13 +19,13 @@ from songtrain.datasets.songs import SongSet
 from songtrain.lab.grid import BinarySearch, SearchRange, grid_settings, parse_grid, parse_search
 from songtrain.lab.leaderboard import leaderboard
 from songtrain.lab.ledger import Ledger
-from songtrain.lab.options import with_parameters
+from songtrain.lab.options import n_clusters_given, with_clusters, with_parameters
 from songtrain.lab.parts import describe
 from songtrain.lab.report import write_lab_report
 from songtrain.lab.results import Row, read_rows
 from songtrain.lab.sweep import Sweep, _Plan, _Proposals, _search_score, run_sweep
 from songtrain.lab.sweep_table import sweep_tables
-from songtrain.lab.systems import choose_systems, part
+from songtrain.lab.systems import System, choose_systems, part
 
 pytestmark = [
     *ray_marks(600),
@@ -95,6 +96,62 @@ def test_settings_of_training_are_swept_by_name() -> None:
         for to in [with_parameters(recipe, {"encoder.changes.rounds.scale": scale})]
     ]
     assert len(sweep_tables(rows)[0].points) == 2
+
+
+def test_parts_named_alone_are_taken_instead() -> None:
+    """As the first declared system has them behind the same part, else as they are; the system's own as it has them."""
+    byol, mfcc, floor, vade = choose_systems(["byol-a-kmeans", "mfcc-ae-kmeans", "classical-floor", "vade"])
+    mapped, reduced = choose_systems(["byol-a-tsne-dbscan", "byol-a-pca-kmeans"])
+    for setting in ({"reducer": "tsne", "clusterer": "dbscan"}, {"clusterer": "dbscan", "reducer": "tsne"}):
+        changed = with_parameters(byol, setting)
+        assert (changed.encoder, changed.reducer, changed.clusterer) == (
+            mapped.encoder,
+            mapped.reducer,
+            mapped.clusterer,
+        )
+    assert with_parameters(byol, {"reducer": "pca"}).reducer == reduced.reducer
+    assert with_parameters(byol, {"clusterer": "dbscan"}).clusterer == part("dbscan")
+    own = with_parameters(floor, {"reducer.n_components": 8})
+    assert with_parameters(own, {"reducer": "pca", "clusterer": "hdbscan"}) == own
+    later = with_parameters(byol, {"clusterer.eps": 3, "clusterer": "dbscan"}).clusterer
+    assert later == part("dbscan", eps=3)
+    told: list[tuple[System, dict[str, Any], int | None]] = [
+        (mfcc, {"clusterer": "agglomerative"}, 20),
+        (floor, {"clusterer": "gmm"}, 64),
+        (floor, {"clusterer": "kmeans", "clusters": 7}, 7),
+        (floor, {"clusterer": "dbscan", "clusters": 7}, None),
+        (with_clusters(vade, 9), {"clusterer": "kmeans"}, 9),
+    ]
+    assert [n_clusters_given(with_parameters(system, setting)) for system, setting, _ in told] == [n for *_, n in told]
+    assert parse_grid(["reducer=none,pca"]) == {"reducer": ["none", "pca"]}
+
+
+def test_parts_that_cannot_be_taken_are_refused() -> None:
+    """A part of another name, an encoder, and features where the encoder takes the songs: what there is, is said."""
+    floor, recipe = choose_systems(["classical-floor", "recipe"])
+    for system, kind, name, words in (
+        (floor, "clusterer", "kmean", "no clusterer 'kmean': choose among kmeans, spherical-kmeans"),
+        (floor, "reducer", 3, "no reducer '3': choose among none"),
+        (floor, "encoder", "simclr", "name another part as features, reducer, clusterer"),
+        (recipe, "features", "chroma", "recipe has no features to replace"),
+    ):
+        with pytest.raises(ConfigError, match=words) as raised:
+            with_parameters(system, {kind: name})
+        assert raised.value.reason == "PART_UNKNOWN"
+    with pytest.raises(ConfigError) as raised:
+        parse_search("clusterer=4:9")
+    assert raised.value.reason == "GRID_INVALID"
+    (search,) = choose_systems(["modulation-kmeans"])
+    with pytest.raises(ConfigError, match="silhouette"):
+        Sweep(search, [{"clusterer": "argmax"}], 1, parse_search("reducer.n_components=4:9")).systems()
+
+
+def test_time_is_given_to_networks_that_a_setting_names() -> None:
+    """A sweep's minutes are those of a clusterer that learns, too, unless a setting gives it others."""
+    (system,) = choose_systems(["modulation-kmeans"])
+    settings: list[dict[str, object]] = [{"clusterer": "temi"}, {"clusterer": "temi", "clusterer.max_minutes": 2.0}, {}]
+    tried = Sweep(system, settings, 1, max_minutes=0.5).systems()
+    assert [dict(one.clusterer.parameters).get("max_minutes") for one in tried] == [0.5, 2.0, None]
 
 
 @pytest.mark.parametrize("peak", [2, 3, 17, 60, 255, 256])
@@ -230,3 +287,21 @@ def test_what_the_sources_swept_can_be_swept(
             kind, _, key = where.partition(".")
             assert where == "clusters" or parts[kind][1][key] == value
     assert told[0] != told[1]
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_grid_of_parts_is_one_sweep(toy_songs: Callable[..., SongSet], stream: StreamConfig, tmp_path: Path) -> None:
+    """Every reducer with every clusterer is a row, all in one table and on the page."""
+    (system,) = choose_systems(["modulation-kmeans"])
+    grid = parse_grid(["reducer=none,pca", "clusterer=kmeans,dbscan,agglomerative", "clusters=6"])
+    rows = run_sweep(toy_songs(48), stream, Sweep(system, grid_settings(grid), 1), tmp_path).rows
+    assert [row.error for row in rows] == [""] * 6
+    parts = [json.loads(row.description) for row in rows]
+    assert {(told["reducer"][0], told["clusterer"][0]) for told in parts} == {
+        (reducer, clusterer) for reducer in grid["reducer"] for clusterer in grid["clusterer"]
+    }
+    assert [row.n_clusters for row in rows if row.parameters["clusterer"] != "dbscan"] == [6] * 4
+    (table,) = sweep_tables(read_rows(tmp_path))
+    assert (table.chain, len(table.points)) == ("modulation", 6)
+    page = write_lab_report(tmp_path, datetime(2026, 5, 1, tzinfo=UTC)).read_text()
+    assert "Sweep of modulation-kmeans over clusterer, clusters, reducer" in page

@@ -91,6 +91,21 @@ def test_training_finds_toy_types(toy_songs: SongMaker, stream: StreamConfig, ti
     assert purity > 0.9
 
 
+def test_efficientnet_learns_songs(toy_songs: SongMaker, stream: StreamConfig, tiny: TrainSettings) -> None:
+    """An epoch of warm-up with EfficientNet-B0 ends with a loss, changes its weights, and songs are not all alike to it."""
+    encoder = tiny.encoder.model_copy(update={"name": "efficientnet-b0"})
+    run = learner(toy_songs(24), tiny.model_copy(update={"encoder": encoder}), stream)
+    before = {name: value.clone() for name, value in run.network.encoder.named_parameters()}
+    assert np.isfinite(run.run_epoch(plan_epochs(tiny)[0]).loss)
+    changed = [not torch.equal(before[name], value) for name, value in run.network.encoder.named_parameters()]
+    assert np.mean(changed) > 0.9
+    run.network.eval()
+    with torch.inference_mode():
+        found = run.network.encoder(run.store.plain(np.arange(24)))
+    assert found.shape == (24, 32)
+    assert float(found.std(dim=0).max()) > 0
+
+
 def test_resumed_run_equals_an_uninterrupted_one(
     toy_songs: SongMaker, stream: StreamConfig, tiny: TrainSettings, tmp_path: Path
 ) -> None:

@@ -1,11 +1,13 @@
 """The terms that autoencoders minimise, against torch's distributions."""
 
 import numpy as np
+import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
+from songcore.zipf import zipf_probabilities
 from songtrain.encoders.mixture import MixturePrior
-from songtrain.losses.variational import draw_codes, image_error, kl_to_mixture, kl_to_standard
+from songtrain.losses.variational import draw_codes, image_error, kl_to_mixture, kl_to_standard, zipf_gap
 
 
 def tiny_prior(n_clusters: int = 3, n_latent: int = 2) -> MixturePrior:
@@ -77,3 +79,18 @@ def test_vades_bound_has_gradients_where_a_share_is_nothing() -> None:
     assert mean.grad is not None
     assert torch.isfinite(mean.grad).all()
     assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in prior.parameters())
+
+
+def test_shares_are_compared_with_zipfs_law_in_order_of_size() -> None:
+    """Nothing to pay for Zipf's law in any order; else torch's KL from the law to the ranked shares, with a gradient there."""
+    law = torch.from_numpy(zipf_probabilities(5, 0.9)).float()
+    shuffled = law[[3, 0, 4, 2, 1]].log()
+    assert float(zipf_gap(shuffled, 0.9)) == pytest.approx(0, abs=1e-6)
+    shares = torch.tensor([0.1, 0.4, 0.3, 0.05, 0.15]).log().requires_grad_()
+    ranked = Categorical(probs=torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05]))
+    gap = zipf_gap(shares, 0.9)
+    torch.testing.assert_close(gap.detach(), kl_divergence(Categorical(probs=law), ranked))
+    gap.backward()  # type: ignore[no-untyped-call]
+    # The largest share answers for the first rank, wherever it stands.
+    assert shares.grad is not None
+    assert int(shares.grad.argmin()) == 1

@@ -12,11 +12,15 @@ from sklearn.metrics import adjusted_rand_score
 
 from songcore.arrays import FloatArray, IntArray
 from songcore.errors import ConfigError, InputError
+from songcore.stream import StreamConfig
+from songcore.zipf import zipf_probabilities
 from songtrain.datasets.songs import SongSet
 from songtrain.encoders.autoencoders import Architecture, StridedAutoencoder, build_autoencoder
 from songtrain.evaluation.collapse import CollapseError
 from songtrain.evaluation.scores import label_numbers
 from songtrain.lab.features import Cepstra, LogMelImage
+from songtrain.lab.parts import describe
+from songtrain.lab.systems import choose_systems
 from songtrain.methods.autoencoder import AutoencoderEncoder
 from songtrain.methods.history import History
 from songtrain.methods.image_scale import Scaling, learn_scale
@@ -174,6 +178,32 @@ def test_vade_clusters(toy: tuple[FloatArray, IntArray]) -> None:
     assert vade.set_params(output="codes").transform(images).shape == (48, 8)
 
 
+def test_zipfs_law_as_a_prior_draws_the_shares_to_it(toy: tuple[FloatArray, IntArray]) -> None:
+    """Of four equal types the shares stay near equal; a prior much stronger than the songs makes them Zipf's, and is told."""
+    images, _ = toy
+    small = SMALL | {"n_epochs": 60, "n_pretrain": 10, "n_clusters": 4}
+    priors: dict[str, dict[str, Any]] = {"free": {}, "zipf": {"zipf_exponent": 1.0, "zipf_weight": 20.0}}
+    found = {}
+    for name, extra in priors.items():
+        vade = VaDE(**small, **extra).fit(images)
+        shares = vade.prior_.log_shares().exp().detach().cpu().numpy()
+        found[name] = np.abs(np.sort(shares)[::-1] - zipf_probabilities(4, 1.0)).sum()
+    assert found["free"] > 0.2
+    assert found["zipf"] < 0.1
+    first, last = vade.history_[10], vade.history_[-1]
+    assert last["zipf"] < first["zipf"]
+    assert "zipf" not in vade.history_[0]
+    expected = last["reconstruction"] + (last["kl"] + 20 * last["zipf"]) / images[0].size
+    assert last["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_rows_of_vade_from_before_the_prior_still_count(stream: StreamConfig) -> None:
+    """A description says nothing of a Zipf prior unless there is one."""
+    free, zipf = (describe(system, stream) for system in choose_systems(["vade", "vade-zipf"]))
+    assert "zipf" not in free
+    assert '"zipf_exponent": 1.0' in zipf
+
+
 @pytest.mark.parametrize("method", [AutoencoderEncoder, VaDE])
 def test_time_ends_training(method: type, toy: tuple[FloatArray, IntArray]) -> None:
     """Without any time no epoch is finished, and there are codes all the same."""
@@ -211,7 +241,7 @@ def test_vade_says_what_it_cannot_do(toy: tuple[FloatArray, IntArray]) -> None:
     images, _ = toy
     with pytest.raises(InputError, match="49 clusters are asked of 48 songs"):
         VaDE(49).fit(images)
-    for wrong in ({"n_pretrain": 200}, {"output": "labels"}):
+    for wrong in ({"n_pretrain": 200}, {"output": "labels"}, {"zipf_exponent": -1.0}, {"zipf_weight": -1.0}):
         with pytest.raises(ConfigError):
             VaDE(4, **wrong).fit(images)
     with pytest.raises(ConfigError, match="beta"):

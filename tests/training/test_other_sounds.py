@@ -77,7 +77,14 @@ def test_scores_are_means_and_failures_are_told(bench: ModuleType, toy_songs: Ca
     """Means over seeds, the found number of types against the true one, and a failed run instead of its system's scores."""
     songs = toy_songs(24, n_types=4)
     rows = [
-        Row("finds", seed, "", "", 24, n_clusters=n, seconds=1.0, peak_memory_mib=9.0, scores={"nmi": nmi, "ari": 0.5})
+        Row(
+            *("finds", seed, "", "", 24),
+            n_clusters=n,
+            seconds=1.0,
+            peak_memory_mib=9.0,
+            scores={"nmi": nmi, "ari": 0.5, "silhouette": nmi / 2},
+            labels=(0, 0, 1, 1),
+        )
         for seed, n, nmi in ((0, 4, 0.8), (1, 6, 0.9))
     ]
     rows += [
@@ -88,6 +95,8 @@ def test_scores_are_means_and_failures_are_told(bench: ModuleType, toy_songs: Ca
     assert (found["n_songs"], found["n_types"]) == (24, 4)
     assert found["systems"]["finds"]["nmi"] == pytest.approx(0.85)
     assert found["systems"]["finds"]["type_ratio"] == pytest.approx(5 / 4)
+    assert found["systems"]["finds"]["without_labels"] == {"silhouette": pytest.approx(0.425), "stability_seeds": 1.0}
+    assert found["systems"]["given"]["without_labels"] == {}, "one seed is as stable as can be, and says nothing"
     assert found["systems"]["fails"] == {"error": "no [REASON]"}
     assert "type_ratio" not in found["systems"]["given"]
 

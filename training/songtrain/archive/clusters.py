@@ -1,7 +1,9 @@
 """Clusters of embedded shards: k-means and nearest neighbours shard by shard, density clusters from the neighbours.
 
-What grows with the square of the songs, or with songs times rounds, runs on all nodes; the embeddings themselves, 256 bytes a
-song, and 24 neighbours of each are in memory once, where the command runs.
+What grows with the square of the songs, or with songs times rounds, runs on all nodes. Where the command runs, k-means holds a
+number for each song and, of embeddings, no more than the sample that it starts from. Density clustering holds the indices and
+distances of 24 neighbours of each song, 384 bytes, and a few times as much while these become a tree; where they leave some of
+its edges open, as they mostly do, the embeddings too: four bytes a value, so 1,024 a song of 256 values, once.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,13 @@ from songcore.errors import InputError
 from songtrain.archive.shards import n_songs, read_embeddings
 from songtrain.archive.tasks import on_cluster
 from songtrain.clusterers.density import smallest_cluster
-from songtrain.clusterers.reachability import N_NEIGHBOURS, Neighbours, density_labels, nearest_neighbours
+from songtrain.clusterers.reachability import (
+    N_NEIGHBOURS,
+    Neighbours,
+    clusters_of_tree,
+    nearest_neighbours,
+    reachability_tree,
+)
 
 __all__ = ["density_of_shards", "kmeans_of_shards", "neighbours_of_shard", "neighbours_of_shards"]
 
@@ -41,15 +49,19 @@ def kmeans_of_shards(shards: Sequence[Path], n_clusters: int, seed: int) -> tupl
         )
     most = rng.multivariate_hypergeometric(sizes, min(int(sizes.sum()), SAMPLE_PER_CLUSTER * n_clusters))
     seeds = [(path, int(count), int(rng.integers(2**31))) for path, count in zip(shards, most, strict=True)]
-    sample = np.concatenate([rows for _, rows in sorted(on_cluster(_sample, seeds), key=lambda pair: pair[0])])
+    sample = np.concatenate([rows for _, rows in on_cluster(_sample, seeds, in_order=True)])
     search = faiss.Kmeans(sample.shape[1], n_clusters, niter=20, nredo=5, seed=seed, min_points_per_centroid=1)
     search.train(sample)
     centres, last = np.asarray(search.centroids, np.float32), np.inf
+    rows_of, labels = _rows_of(sizes), np.empty(sizes.sum(), np.int64)
     for _ in range(N_ROUNDS):
-        found = [part for _, part in sorted(on_cluster(_assign, shards, centres), key=lambda pair: pair[0])]
-        labels, distance = np.concatenate([part[0] for part in found]), sum(part[3] for part in found)
-        counts = np.sum([part[1] for part in found], axis=0)
-        sums = np.sum([part[2] for part in found], axis=0)
+        counts, sums, distance = np.zeros(n_clusters, np.int64), np.zeros(centres.shape), 0.0
+        # In order: sums of floats depend on it, and the same command shall give the same clusters.
+        for shard, (own, n_own, sum_own, distance_own) in on_cluster(_assign, shards, centres, in_order=True):
+            labels[rows_of[shard]] = own
+            counts += n_own
+            sums += sum_own
+            distance += distance_own
         if last - distance <= MIN_GAIN * distance:
             break
         last = distance
@@ -60,20 +72,37 @@ def kmeans_of_shards(shards: Sequence[Path], n_clusters: int, seed: int) -> tupl
 
 def density_of_shards(shards: Sequence[Path], min_cluster_size: int | None = None, min_samples: int = 5) -> IntArray:
     """Return HDBSCAN's labels (n,) int64 of all songs, -1 for noise; as `density_labels` gives them on one machine."""
-    points = np.concatenate([read_embeddings(path) for path in shards])
-    smallest = min_cluster_size or smallest_cluster(len(points))
-    if len(points) <= max(smallest, min_samples):
-        return np.full(len(points), -1, np.int64)
+    n = sum(map(n_songs, shards))
+    smallest = min_cluster_size or smallest_cluster(n)
+    if n <= max(smallest, min_samples):
+        return np.full(n, -1, np.int64)
     neighbours = neighbours_of_shards(shards, max(N_NEIGHBOURS, min_samples))
-    return density_labels(points, smallest, min_samples, neighbours=neighbours)
+    return clusters_of_tree(reachability_tree(lambda: _all_embeddings(shards), neighbours, min_samples), n, smallest)
 
 
 def neighbours_of_shards(shards: Sequence[Path], n_neighbours: int) -> Neighbours:
     """Return every song's nearest among all, one task per shard against all shards in turn."""
-    found = sorted(on_cluster(neighbours_of_shard, shards, list(shards), n_neighbours), key=lambda pair: pair[0])
-    return Neighbours(
-        np.concatenate([part.indices for _, part in found]), np.concatenate([part.distances for _, part in found])
-    )
+    sizes = np.asarray([n_songs(path) for path in shards], np.int64)
+    rows_of, shape = _rows_of(sizes), (int(sizes.sum()), min(n_neighbours, int(sizes.sum())))
+    found = Neighbours(np.empty(shape, np.int64), np.empty(shape, np.float64))
+    for shard, part in on_cluster(neighbours_of_shard, shards, list(shards), n_neighbours):
+        found.indices[rows_of[shard]], found.distances[rows_of[shard]] = part.indices, part.distances
+    return found
+
+
+def _all_embeddings(shards: Sequence[Path]) -> FloatArray:
+    """Return the embeddings (n, d) float32 of all songs, into which they are read shard by shard."""
+    rows_of = _rows_of(np.asarray([n_songs(path) for path in shards], np.int64))
+    every = np.empty((rows_of[-1].stop, read_embeddings(shards[0]).shape[1]), np.float32)
+    for path, rows in zip(shards, rows_of, strict=True):
+        every[rows] = read_embeddings(path)
+    return every
+
+
+def _rows_of(sizes: IntArray) -> list[slice]:
+    """Return which of all songs are each shard's."""
+    ends = np.cumsum(sizes).tolist()
+    return [slice(begin, end) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def _sample(seed: tuple[Path, int, int]) -> FloatArray:
@@ -107,6 +136,8 @@ def neighbours_of_shard(path: Path, shards: Sequence[Path], n_neighbours: int) -
             best = np.argsort(distances, axis=1, kind="stable")[:, :n_neighbours]
             indices, distances = np.take_along_axis(indices, best, 1), np.take_along_axis(distances, best, 1)
         before += len(rows)
+        # Else it is still there while the next one is read.
+        del rows
     # A shard without songs has no neighbours, but as many columns as the others.
     width = min(n_neighbours, before)
     return Neighbours(indices.reshape(len(queries), width), distances.reshape(len(queries), width))

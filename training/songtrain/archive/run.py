@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from songcore.bundle import load_bundle
 from songcore.errors import InputError
 from songtrain.archive.clusters import density_of_shards, kmeans_of_shards
 from songtrain.archive.embedding import embed_recordings
-from songtrain.archive.shards import read_shard, write_whole
+from songtrain.archive.shards import n_songs, read_places, write_whole
 from songtrain.cluster import ray_session
 from songtrain.clusterers.density import by_size
 from songtrain.datasets.folder import scan_folder
@@ -57,9 +56,7 @@ def cluster_archive(job: ArchiveJob, on_shard: Callable[[int, int], None] = lamb
             channel=job.channel,
             on_shard=on_shard,
         )
-        shards = [read_shard(path) for path in paths]
-        places = [place for shard in shards for place in shard.places]
-        if not places:
+        if not any(map(n_songs, paths)):
             raise InputError(
                 f"no songs in the {len(folder.recordings)} recordings of {job.data}", reason="TOO_FEW_SONGS"
             )
@@ -67,19 +64,21 @@ def cluster_archive(job: ArchiveJob, on_shard: Callable[[int, int], None] = lamb
             labels = by_size(density_of_shards(paths, job.min_songs))
         else:
             labels = by_size(kmeans_of_shards(paths, job.n_clusters, job.seed)[0])
-    times = np.asarray([[place.onset, place.offset] for place in places]) / rate_hz
+    # What songs are called is not held while they are clustered.
+    tables, skipped = zip(*map(read_places, paths), strict=True)
+    places = pa.concat_tables(tables)
     table = {
-        "recording": [place.recording for place in places],
-        "onset_s": times[:, 0],
-        "offset_s": times[:, 1],
-        "label": [place.label for place in places],
+        "recording": places["recording"],
+        "onset_s": places["onset"].to_numpy() / rate_hz,
+        "offset_s": places["offset"].to_numpy() / rate_hz,
+        "label": places["label"],
         "cluster": labels,
     }
     write_whole(pa.table(table), job.out / TABLE)
     return {
         "n_songs": len(places),
         "n_recordings": len(folder.recordings),
-        "n_skipped": sum(len(shard.skipped) for shard in shards),
+        "n_skipped": sum(map(len, skipped)),
         "n_clusters": int(labels.max(initial=-1)) + 1,
         "n_unclustered": int((labels < 0).sum()),
         "table": str(job.out / TABLE),

@@ -14,7 +14,10 @@ from songcore.errors import ConfigError, InputError
 from songtrain.datasets.distributed import Skipped
 from songtrain.datasets.songs import SongPlace
 
-__all__ = ["Shard", "n_songs", "read_embeddings", "read_shard", "write_shard", "write_whole"]
+__all__ = ["Shard", "n_songs", "read_embeddings", "read_places", "read_shard", "write_shard", "write_whole"]
+
+
+PLACE_COLUMNS = ("recording", "onset", "offset", "label")
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,17 @@ def write_whole(table: pa.Table, path: Path) -> None:
 def read_shard(path: Path) -> Shard:
     """Return what was written; InputError when the file is damaged."""
     table = _read(path)
-    rows = zip(*(table[name].to_pylist() for name in ("recording", "onset", "offset", "label")), strict=True)
-    skipped = json.loads((table.schema.metadata or {})[b"skipped"])
-    return Shard(
-        tuple(SongPlace(*row) for row in rows), _embeddings(table), tuple(Skipped(*entry) for entry in skipped)
-    )
+    rows = zip(*(table[name].to_pylist() for name in PLACE_COLUMNS), strict=True)
+    return Shard(tuple(SongPlace(*row) for row in rows), _embeddings(table), _skipped(table))
+
+
+def read_places(path: Path) -> tuple[pa.Table, tuple[Skipped, ...]]:
+    """Return a shard's songs without their embeddings, one row each, and what was skipped; InputError when it is damaged.
+
+    The table has the columns recording, onset and offset (samples at the bundle's rate) and label.
+    """
+    table = _read(path, list(PLACE_COLUMNS))
+    return table.replace_schema_metadata(None), _skipped(table)
 
 
 def n_songs(path: Path) -> int:
@@ -82,6 +91,10 @@ def n_songs(path: Path) -> int:
 def read_embeddings(path: Path) -> FloatArray:
     """Return the embeddings (n, d) float32 of a shard alone; InputError when the file is damaged."""
     return _embeddings(_read(path, ["embedding"]))
+
+
+def _skipped(table: pa.Table) -> tuple[Skipped, ...]:
+    return tuple(Skipped(*entry) for entry in json.loads((table.schema.metadata or {})[b"skipped"]))
 
 
 def _embeddings(table: pa.Table) -> FloatArray:

@@ -19,10 +19,13 @@ N_TRIES = 4
 """How often a task is started whose node was lost."""
 
 
-def on_cluster(work: Callable[..., Result], items: Sequence[Item], *shared: object) -> Iterator[tuple[int, Result]]:
-    """Yield the index of an item and what ``work(item, *shared)`` returned, in the order in which items are done.
+def on_cluster(
+    work: Callable[..., Result], items: Sequence[Item], *shared: object, in_order: bool = False
+) -> Iterator[tuple[int, Result]]:
+    """Yield the index of an item and what ``work(item, *shared)`` returned, as items are done or in their own order.
 
-    Needs a Ray connection. Raises what ``work`` raised as a SongError; ConfigError when nodes are lost again and again.
+    In their own order no more results wait for their turn than there are tasks at a time. Needs a Ray connection. Raises what
+    ``work`` raised as a SongError; ConfigError when nodes are lost again and again.
     """
     task: Any = ray.remote(num_cpus=1, max_retries=N_TRIES - 1)(work)
     handles = [ray.put(value) for value in shared]
@@ -32,16 +35,16 @@ def on_cluster(work: Callable[..., Result], items: Sequence[Item], *shared: obje
         for index, item in enumerate(items):
             running[task.remote(item, *handles)] = index
             if len(running) >= most:
-                yield _next(running)
+                yield _next(running, oldest=in_order)
         while running:
-            yield _next(running)
+            yield _next(running, oldest=in_order)
     finally:
         for left in running:
             ray.cancel(left, force=True)
 
 
-def _next(running: dict[Any, int]) -> tuple[int, Any]:
-    (done,), _ = ray.wait(list(running), num_returns=1)
+def _next(running: dict[Any, int], *, oldest: bool) -> tuple[int, Any]:
+    (done,), _ = ray.wait(list(running)[: 1 if oldest else None], num_returns=1)
     index = running.pop(done)
     try:
         return index, ray.get(done)

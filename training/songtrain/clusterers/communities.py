@@ -1,7 +1,8 @@
 """Communities of a song graph: every song tied to those most like it, and the groups that hold together.
 
 Both ways look for the groups whose songs are tied to each other more often than chance would have it (modularity, Newman &
-Girvan 2004), and find the number of groups themselves.
+Girvan 2004), and find the number of groups themselves. A song that was not in the graph is in none: there is no
+``predict``.
 """
 
 from importlib import import_module

@@ -24,7 +24,8 @@ class DensityClusterer(ClusterMixin, BaseEstimator):  # type: ignore[misc]  # sc
     """HDBSCAN cores, the rest filled by nearest neighbours; scikit-learn's habits.
 
     After `fit`, ``core_labels_`` (n,) int64 numbers the clusters by size from 0, -1 for songs in no core; ``labels_`` is
-    the same with every song filled in, and -1 everywhere only when nothing is dense.
+    the same with every song filled in, and -1 everywhere only when nothing is dense. Like scikit-learn's HDBSCAN it has no
+    ``predict``.
     """
 
     def __init__(

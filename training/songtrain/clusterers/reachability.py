@@ -10,6 +10,7 @@ farthest neighbours:
 2. Between the parts that are left, all pairs of points are looked at once, as products of matrices.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -40,7 +41,7 @@ N_NEIGHBOURS = 24
 SHORTEST = 1e-9
 """Distance given to equal points: sparse graphs drop edges of length zero."""
 BLOCK_VALUES = 1 << 23
-"""Distances looked at at once, 32 MB."""
+"""Distances, or values of points, looked at at once: 32 MB, or 64 in double precision."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +107,18 @@ def nearest_neighbours(points: FloatArray, queries: FloatArray, n_neighbours: in
     return Neighbours(np.take_along_axis(found, order, 1), np.take_along_axis(distances, order, 1))
 
 
-def reachability_tree(points: FloatArray, neighbours: Neighbours, min_samples: int) -> Edges:
-    """Return the n - 1 edges of the tree over points (n, d), given at least ``min_samples`` neighbours of each."""
+def reachability_tree(points: FloatArray | Callable[[], FloatArray], neighbours: Neighbours, min_samples: int) -> Edges:
+    """Return the n - 1 edges of the tree over points (n, d), given at least ``min_samples`` neighbours of each.
+
+    Where ``points`` is a function that returns them, it is called when the neighbours have proven all that they can, if any
+    edges are left then. No second copy of the points is made.
+    """
     core = neighbours.distances[:, min_samples - 1]
     edges = _settled_edges(neighbours, core)
-    n_parts, part = connected_components(edges.matrix(len(points)), directed=False)
+    n_parts, part = connected_components(edges.matrix(len(core)), directed=False)
     if n_parts == 1:
         return edges
-    between = _edges_between(points, core, part.astype(np.int64), n_parts)
+    between = _edges_between(points() if callable(points) else points, core, part.astype(np.int64), n_parts)
     return Edges(
         *(np.concatenate([getattr(edges, name), getattr(between, name)]) for name in ("first", "second", "lengths"))
     )
@@ -122,11 +127,15 @@ def reachability_tree(points: FloatArray, neighbours: Neighbours, min_samples: i
 def _settled_edges(neighbours: Neighbours, core: Lengths) -> Edges:
     """Return those edges of the neighbour graph's own minimum spanning forest that are proven to be in the tree."""
     n, k = neighbours.indices.shape
-    first, second = np.repeat(np.arange(n), k), neighbours.indices.ravel()
-    lengths = np.maximum(np.maximum(core[first], core[second]), neighbours.distances.ravel())
-    lengths = np.maximum(lengths, SHORTEST)
-    other = first != second
-    forest = minimum_spanning_tree(Edges(first[other], second[other], lengths[other]).matrix(n).tocsr()).tocoo()
+    # In place: this is where the graph of all neighbours takes the most memory.
+    lengths = core[neighbours.indices]
+    for least in (core[:, None], neighbours.distances, SHORTEST):
+        np.maximum(lengths, least, out=lengths)
+    other = neighbours.indices != np.arange(n)[:, None]
+    first = np.repeat(np.arange(n), np.count_nonzero(other, axis=1))
+    graph = Edges(first, neighbours.indices[other], lengths[other]).matrix(n).tocsr()
+    del lengths, other, first
+    forest = minimum_spanning_tree(graph, overwrite=True).tocoo()
     order = np.argsort(forest.data, kind="stable")
     found = Edges(forest.row[order].astype(np.int64), forest.col[order].astype(np.int64), forest.data[order])
     # Where all points are listed, no edge is unknown.
@@ -166,42 +175,67 @@ def _edges_between(points: FloatArray, core: Lengths, part: IntArray, n_parts: i
     rank = np.argsort(np.argsort(sizes, kind="stable"))
     order = np.argsort(rank[part], kind="stable")
     begins = np.concatenate([[0], np.cumsum(np.sort(sizes))])
-    rows, reach = points[order].astype(np.float64), core[order]
-    lengths, nearest = _part_distances(rows, reach, begins)
+    lengths, nearest = _part_distances(points, core, order, begins)
     a, b = _tree_of(np.minimum(lengths, lengths.T))
     a, b = np.minimum(a, b), np.maximum(a, b)
-    first, second, exact = nearest[a, b], np.empty(len(a), np.int64), np.empty(len(a))
+    first, second, exact = order[nearest[a, b]], np.empty(len(a), np.int64), np.empty(len(a))
     for number, (p, other) in enumerate(zip(first.tolist(), b.tolist(), strict=True)):
-        begin, end = begins[other], begins[other + 1]
-        to = np.maximum(np.linalg.norm(rows[begin:end] - rows[p], axis=1), np.maximum(reach[begin:end], reach[p]))
-        second[number], exact[number] = begin + to.argmin(), to.min()
-    return Edges(order[first], order[second], np.maximum(exact, SHORTEST))
+        second[number], exact[number] = _nearest_of(points, core, order[begins[other] : begins[other + 1]], p)
+    return Edges(first, second, np.maximum(exact, SHORTEST))
 
 
-def _part_distances(rows: Lengths, core: Lengths, begins: IntArray) -> tuple[FloatArray, IntArray]:
-    """Return (m, m) float32 squared reachability of parts i < j, inf elsewhere, and the row of part i that has it."""
-    n, n_parts = len(rows), len(begins) - 1
-    centred = rows - rows.mean(axis=0)
-    squares = (centred**2).sum(axis=1, keepdims=True)
-    # One product gives |x|² - 2 x·y + |y|².
-    left = np.hstack([-2 * centred, squares, np.ones((n, 1))]).astype(np.float32)
-    right = np.ascontiguousarray(np.hstack([centred, np.ones((n, 1)), squares]).astype(np.float32).T)
-    core2 = (core**2).astype(np.float32)
+def _nearest_of(points: FloatArray, core: Lengths, among: IntArray, p: int) -> tuple[int, float]:
+    """Return which of the points ``among`` is nearest to point ``p`` by mutual reachability, and how far it is."""
+    nearest, least, step = -1, np.inf, max(1, BLOCK_VALUES // points.shape[1])
+    for at in range(0, len(among), step):
+        some = among[at : at + step]
+        gaps = points[some].astype(np.float64) - points[p]
+        to = np.maximum(np.linalg.norm(gaps, axis=1), np.maximum(core[some], core[p]))
+        if to.min() < least:
+            nearest, least = int(some[to.argmin()]), float(to.min())
+    return nearest, least
+
+
+def _part_distances(
+    points: FloatArray, core: Lengths, order: IntArray, begins: IntArray
+) -> tuple[FloatArray, IntArray]:
+    """Return (m, m) float32 squared reachability of parts i < j, inf elsewhere, and which point of part i has it.
+
+    Part i is the points that stand in ``order`` (n,) from ``begins[i]`` to ``begins[i + 1]``; these places name its points.
+    """
+    n, n_parts = len(order), len(begins) - 1
+    middle = points.mean(axis=0, dtype=np.float64)
+    core2 = (core[order] ** 2).astype(np.float32)
     best = np.full((n_parts, n_parts), np.inf, np.float32)
     nearest = np.zeros((n_parts, n_parts), np.int64)
-    for i in range(n_parts - 1):
-        columns = begins[i + 1]
-        step = max(1, BLOCK_VALUES // (n - columns))
-        for at in range(begins[i], begins[i + 1], step):
-            block = left[at : min(at + step, begins[i + 1])] @ right[:, columns:]
-            np.maximum(block, core2[columns:], out=block)
-            shortest = np.minimum.reduceat(block, begins[i + 1 : -1] - columns, axis=1)
-            np.maximum(shortest, core2[at : at + len(block), None], out=shortest)
-            row = shortest.argmin(axis=0)
-            value = np.take_along_axis(shortest, row[None], 0)[0]
-            nearer = value < best[i, i + 1 :]
-            best[i, i + 1 :][nearer], nearest[i, i + 1 :][nearer] = value[nearer], at + row[nearer]
+    width = max(1, BLOCK_VALUES // points.shape[1])
+    for begin in range(begins[1], n, width):
+        end = min(begin + width, n)
+        right = _factors(points[order[begin:end]] - middle, swapped=True).T
+        # Parts that have points among these columns.
+        first, last = np.searchsorted(begins, [begin, end - 1], side="right") - 1
+        for i in range(last):
+            columns, later = max(begin, begins[i + 1]), slice(max(i + 1, first), last + 1)
+            step = max(1, BLOCK_VALUES // (end - columns))
+            for at in range(begins[i], begins[i + 1], step):
+                rows = order[at : min(at + step, begins[i + 1])]
+                block = _factors(points[rows] - middle) @ right[:, columns - begin :]
+                np.maximum(block, core2[columns:end], out=block)
+                shortest = np.minimum.reduceat(block, np.maximum(begins[later] - columns, 0), axis=1)
+                np.maximum(shortest, core2[at : at + len(block), None], out=shortest)
+                row = shortest.argmin(axis=0)
+                value = np.take_along_axis(shortest, row[None], 0)[0]
+                nearer = value < best[i, later]
+                best[i, later][nearer], nearest[i, later][nearer] = value[nearer], at + row[nearer]
     return best, nearest
+
+
+def _factors(rows: Lengths, *, swapped: bool = False) -> FloatArray:
+    """Return (n, d + 2) float32 whose products with the swapped ones of others are |x|² - 2 x·y + |y|²."""
+    squares, ones = np.einsum("ij,ij->i", rows, rows)[:, None], np.ones((len(rows), 1))
+    return np.hstack(
+        [rows, ones, squares] if swapped else [-2 * rows, squares, ones], dtype=np.float32, casting="same_kind"
+    )
 
 
 def _tree_of(lengths: FloatArray) -> tuple[IntArray, IntArray]:

@@ -21,7 +21,8 @@ def sweep(  # noqa: PLR0913, PLR0917 - one parameter per option
     grid: Annotated[
         list[str],
         typer.Option(
-            help="PART.PARAMETER=VALUE,VALUE or clusters=K,K; given several times, all combinations are tried."
+            help="PART.PARAMETER=VALUE,VALUE, clusters=K,K, or reducer, clusterer or features=NAME,NAME for other parts; "
+            "given several times, all combinations are tried."
         ),
     ] = [],  # noqa: B006 - typer's way to have an option several times; never changed
     search: Annotated[
@@ -51,6 +52,9 @@ def sweep(  # noqa: PLR0913, PLR0917 - one parameter per option
 
         songstream lab sweep --data season --out lab --system basenet-kmeans
         --grid reducer.n_components=32,64,128 --search clusterer.n_clusters=16:256
+
+        songstream lab sweep --data season --out lab --system byol-a-kmeans
+        --grid reducer=none,pca,tsne --grid clusterer=kmeans,dbscan,meanshift,agglomerative
     """
     from datetime import UTC, datetime
 
@@ -59,7 +63,6 @@ def sweep(  # noqa: PLR0913, PLR0917 - one parameter per option
 
     from songcore.errors import ConfigError
     from songtrain.lab.grid import grid_settings, parse_grid, parse_search
-    from songtrain.lab.options import with_minutes
     from songtrain.lab.report import write_lab_report
     from songtrain.lab.run import LabJob, lab_songs
     from songtrain.lab.sweep import Sweep, run_sweep
@@ -69,8 +72,8 @@ def sweep(  # noqa: PLR0913, PLR0917 - one parameter per option
     if not grid and search is None:
         raise ConfigError("nothing to try; give --grid or --search", reason="GRID_INVALID")
     (chosen,) = choose_systems([system], file)
-    chosen = chosen if max_minutes is None else with_minutes(chosen, max_minutes)
-    tried = Sweep(chosen, grid_settings(parse_grid(grid)), seeds, None if search is None else parse_search(search))
+    looked_for = None if search is None else parse_search(search)
+    tried = Sweep(chosen, grid_settings(parse_grid(grid)), seeds, looked_for, max_minutes)
     job = LabJob(
         data=data,
         out=out,

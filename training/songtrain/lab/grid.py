@@ -8,6 +8,7 @@ from typing import Any
 
 from songcore.errors import ConfigError
 from songtrain.lab.options import CLUSTERS
+from songtrain.lab.parts import PARTS
 
 __all__ = ["BinarySearch", "SearchRange", "grid_settings", "parse_grid", "parse_search"]
 
@@ -24,15 +25,17 @@ class SearchRange:
 def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
     """Return values by parameter of ``PART.PARAMETER=VALUE,VALUE``, or ``clusters=``: JSON with commas between, or else words.
 
+    ``PART=NAME,NAME`` is other parts: reducers, clusterers or features.
     ConfigError GRID_INVALID tells which text is none.
     """
     grid: dict[str, list[Any]] = {}
     for text in texts:
         name, equals, values = text.partition("=")
         chosen = _values(values)
-        if not equals or not _is_parameter(name) or not chosen:
+        if not equals or not (_is_parameter(name) or name.strip() in PARTS) or not chosen:
             raise ConfigError(
-                f"--grid {text!r}: expected PART.PARAMETER=VALUE,VALUE as in reducer.n_components=32,64, or clusters=32,64",
+                f"--grid {text!r}: expected PART.PARAMETER=VALUE,VALUE as in reducer.n_components=32,64, PART=NAME,NAME as in "
+                "clusterer=kmeans,dbscan, or clusters=32,64",
                 reason="GRID_INVALID",
             )
         if name.strip() in grid:

@@ -1,4 +1,4 @@
-"""A system with other parameters than it was declared with: as many clusters, as many minutes, or whatever a sweep tries."""
+"""A system with other parameters or parts than declared: as many clusters, as many minutes, or whatever a sweep tries."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -6,24 +6,36 @@ from typing import Any
 
 from songcore.errors import ConfigError
 from songcore.stream import StreamConfig
-from songtrain.lab.parts import COUNTS, Kind, build, n_clusters_asked, parts_of
-from songtrain.lab.systems import System, part
+from songtrain.lab.parts import COUNTS, PARTS, Kind, build, n_clusters_asked, parts_of
+from songtrain.lab.systems import SYSTEMS, Part, System, part
 from songtrain.settings import preset_for
 
 __all__ = ["CLUSTERS", "n_clusters_given", "with_clusters", "with_minutes", "with_parameters", "with_sound"]
 
 CLUSTERS = "clusters"
 """What a sweep calls the number of clusters, whichever parts are told it."""
+REPLACEABLE: tuple[Kind, ...] = ("features", "reducer", "clusterer")
+"""Kinds of parts that another can stand in for; an encoder goes with its features, and is another system."""
+N_CLUSTERS = 64
+"""Of a clusterer that is told a number in a system that finds it: what systems are declared with."""
 
 
-def with_parameters(system: System, parameters: Mapping[str, Any]) -> System:
+def with_parameters(system: System, parameters: Mapping[str, Any], max_minutes: float | None = None) -> System:
     """Return the system with parameters such as ``clusterer.n_clusters`` set; ConfigError lists the choices when unknown.
 
     What is nested in a parameter is named likewise, ``encoder.changes.rounds.scale``; ``clusters`` is as in `with_clusters`.
+    A kind of part alone, ``clusterer``, names the part to take instead, before all else is set: with the parameters that the
+    first declared system gives it behind the same part, or else its defaults, and told as many clusters as the one that it
+    replaces. ``max_minutes`` is as in `with_minutes`, where parameters do not say otherwise.
     """
-    for name, value in parameters.items():
+    for named in (kind for kind in REPLACEABLE if kind in parameters):
+        system = _with_part(system, named, str(parameters[named]))
+    if max_minutes is not None:
+        system = with_minutes(system, max_minutes)
+    for name, value in ((name, value) for name, value in parameters.items() if name not in REPLACEABLE):
         if name == CLUSTERS:
-            if not _counts(system):
+            # Of several clusterers some may find the number.
+            if not _counts(system) and "clusterer" not in parameters:
                 raise ConfigError(f"{system.name} is given no number of clusters: it finds it", reason="PART_UNKNOWN")
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"clusters={value}: expected a whole number from 1", reason="GRID_INVALID")
@@ -34,7 +46,8 @@ def with_parameters(system: System, parameters: Mapping[str, Any]) -> System:
         known = [k for k in chosen if k == kind]
         if not known or not option:
             raise ConfigError(
-                f"{system.name} has no parameter {name!r}: write PART.PARAMETER with a part of {', '.join(chosen)}",
+                f"{system.name} has no parameter {name!r}: write PART.PARAMETER with a part of {', '.join(chosen)}, or name "
+                f"another part as {', '.join(kind for kind in REPLACEABLE if kind in chosen)}",
                 reason="PART_UNKNOWN",
             )
         own = chosen[known[0]]
@@ -77,6 +90,31 @@ def n_clusters_given(system: System) -> int | None:
     assert system.encoder is not None  # noqa: S101 - for mypy
     given = build("encoder", system.encoder).get_params(deep=False).get("n_clusters")
     return None if given is None else int(given)
+
+
+def _with_part(system: System, kind: Kind, name: str) -> System:
+    """Return the system with the part of this name, as `with_parameters` says; ConfigError when there is none."""
+    own = parts_of(system).get(kind)
+    if own is None:
+        raise ConfigError(f"{system.name} has no {kind} to replace: its encoder takes the songs", reason="PART_UNKNOWN")
+    if own.name == name:
+        return system
+    place = (_place(system, kind)[0], name)
+    declared = (parts_of(other)[kind] for other in SYSTEMS.values() if _place(other, kind) == place)
+    chosen: dict[str, Any] = {kind: next(declared, Part(name))}
+    build(kind, chosen[kind])
+    changed = replace(system, **chosen)
+    if kind != "clusterer":
+        return changed
+    n_clusters = n_clusters_given(system) or N_CLUSTERS
+    return with_parameters(changed, dict.fromkeys(_first(changed, kind, COUNTS), n_clusters))
+
+
+def _place(system: System, kind: Kind) -> tuple[str, str]:
+    """Return the names of the part in front of the one of this kind, and of that one; empty where there is none."""
+    names, kinds = {k: chosen.name for k, chosen in parts_of(system).items()}, list(PARTS)
+    before = [name for k, name in names.items() if kinds.index(k) < kinds.index(kind)]
+    return before[-1] if before else "", names.get(kind, "")
 
 
 def _counts(system: System) -> dict[str, None]:

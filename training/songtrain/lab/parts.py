@@ -84,7 +84,10 @@ BETTER_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 """Where scikit-learn's own are not what anyone wants of thousands of songs."""
 
-LATER: Mapping[str, Mapping[str, Any]] = {"nscnet": {"epoch_length": 1}}
+LATER: Mapping[str, Mapping[str, Any]] = {
+    "nscnet": {"epoch_length": 1},
+    "vade": {"zipf_exponent": None, "zipf_weight": 1.0},
+}
 """Parameters that parts did not have from the start: with these values a part does what it did before, and its description
 says nothing of them, so that rows made before still count."""
 

@@ -6,7 +6,7 @@ in the clusterer alone share their points, whatever their encoder cost.
 
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from io import StringIO
@@ -53,17 +53,24 @@ class Sweep:
     n_seeds: int
     search: SearchRange | None = None
     """With every setting."""
+    max_minutes: float | None = None
+    """For every network, a clusterer that a setting names too; None lets each take its time."""
+
+    def system_with(self, setting: Mapping[str, Any]) -> System:
+        """Return the system with a setting; ConfigError when it takes none such."""
+        return with_parameters(self.system, setting, self.max_minutes)
 
     def systems(self) -> list[System]:
         """Return the system with every setting, for a search with its least number; ConfigError when one cannot be."""
-        if self.search is not None and self.system.clusterer.name == "argmax":
+        least = {} if self.search is None else {self.search.parameter: self.search.low}
+        systems = [self.system_with(setting | least) for setting in self.settings]
+        if self.search is not None and any(system.clusterer.name == "argmax" for system in systems):
             raise ConfigError(
                 f"--search asks the silhouette, which {self.system.name} has none of: its points are shares of clusters; "
                 "use --grid",
                 reason="GRID_INVALID",
             )
-        least = {} if self.search is None else {self.search.parameter: self.search.low}
-        return [with_parameters(self.system, setting | least) for setting in self.settings]
+        return systems
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ class _Plan:
     """Why rows cannot be kept: nothing more is tried then."""
 
     def add(self, setting: dict[str, Any], seed: int) -> Trial:
-        system = with_sound(with_parameters(self.sweep.system, setting), self.stream)
+        system = with_sound(self.sweep.system_with(setting), self.stream)
         trial = plan_trial(system, seed, self.songs, self.digest, self.stream, setting)
         self.trials.append(trial)
         return trial

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from songtrain.lab.parts import COUNTS, chain_of
+from songtrain.lab.parts import COUNTS, PARTS, chain_of
 from songtrain.lab.results import SCORES, Row
 from songtrain.report.sweep_pictures import SweepPoint
 
@@ -57,6 +57,10 @@ def _rest(row: Row) -> str:
     told = json.loads(row.description or "{}")
     for name in row.parameters:
         kind, _, option = name.partition(".")
+        if kind in PARTS and not option:
+            # Another part, with parameters of its own.
+            told.pop(kind, None)
+            continue
         # A setting within one parameter counts as the whole of it.
         names = {kind: (option.partition(".")[0],)} if option else {"encoder": ("n_clusters",), "clusterer": COUNTS}
         for part in told.keys() & names.keys():

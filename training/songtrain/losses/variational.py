@@ -6,9 +6,18 @@ import torch
 from torch import Tensor
 
 from songcore.errors import ConfigError
+from songcore.zipf import zipf_probabilities
 from songtrain.encoders.mixture import MixturePrior
 
-__all__ = ["ImageError", "draw_codes", "image_error", "kl_to_mixture", "kl_to_standard", "mean_and_log_variance"]
+__all__ = [
+    "ImageError",
+    "draw_codes",
+    "image_error",
+    "kl_to_mixture",
+    "kl_to_standard",
+    "mean_and_log_variance",
+    "zipf_gap",
+]
 
 ImageError: TypeAlias = Literal["mse", "mae"]
 LOG_VARIANCES = (-12.0, 8.0)
@@ -50,3 +59,12 @@ def kl_to_mixture(mean: Tensor, log_variance: Tensor, log_responsibilities: Tens
     distance = (mean[:, None] - prior.means).square() / prior.log_variances.exp()
     each = 0.5 * (ratio + distance - 1 - log_variance[:, None] + prior.log_variances).sum(dim=2)
     return (log_responsibilities.exp() * (each + log_responsibilities - prior.log_shares())).sum(dim=1)
+
+
+def zipf_gap(log_shares: Tensor, exponent: float) -> Tensor:
+    """Return KL(Zipf's law ‖ π) in nats for log π (n_clusters,), whatever their order: the largest share has the first rank.
+
+    Up to a constant minus the logarithm of a Dirichlet density of the ranked shares, for one pseudo-count in all.
+    """
+    law = torch.from_numpy(zipf_probabilities(len(log_shares), exponent)).to(log_shares)
+    return (law * (law.log() - log_shares.sort(descending=True).values)).sum()

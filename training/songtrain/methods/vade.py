@@ -12,7 +12,13 @@ from songcore.arrays import FloatArray, IntArray
 from songcore.errors import ConfigError, InputError
 from songtrain.encoders.autoencoders import Architecture, Autoencoder, build_autoencoder
 from songtrain.encoders.mixture import MixturePrior
-from songtrain.losses.variational import draw_codes, image_error, kl_to_mixture, mean_and_log_variance
+from songtrain.losses.variational import (
+    draw_codes,
+    image_error,
+    kl_to_mixture,
+    mean_and_log_variance,
+    zipf_gap,
+)
 from songtrain.methods.fitting import encode, fit_network, local_device, shuffled
 from songtrain.methods.history import History
 from songtrain.methods.image_scale import Scaling, check_images, learn_scale
@@ -32,6 +38,9 @@ class VaDE(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
     The first ``n_pretrain`` of ``n_epochs`` train a plain autoencoder; a mixture fitted to its codes starts the prior; then
     the bound is maximised: squared error summed over the image + beta · the KL terms, both divided by the number of pixels.
     ``output`` clusters gives γ (n, n_clusters), for the clusterer argmax; codes gives means (n, n_latent).
+
+    ``zipf_exponent`` gives π a prior of its own, a Dirichlet distribution around Zipf's law, ranks as the shares have them
+    at the time; it counts as much as ``zipf_weight`` times the songs. None: π is what the songs make of it.
     """
 
     def __init__(  # noqa: PLR0913 - scikit-learn's habit: one argument per parameter
@@ -40,9 +49,11 @@ class VaDE(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         output: Literal["codes", "clusters"] = "clusters",
         *,
         architecture: Architecture = "vaenet",
-        n_latent: int = 32,
+        n_latent: int = 64,
         scaling: Scaling = "standard",
         beta: float = 1.0,
+        zipf_exponent: float | None = None,
+        zipf_weight: float = 1.0,
         n_epochs: int = 100,
         n_pretrain: int = 50,
         batch_size: int = 32,
@@ -52,12 +63,14 @@ class VaDE(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
     ) -> None:
         self.n_clusters, self.output, self.architecture, self.n_latent = n_clusters, output, architecture, n_latent
         self.scaling, self.beta, self.n_epochs, self.n_pretrain = scaling, beta, n_epochs, n_pretrain
+        self.zipf_exponent, self.zipf_weight = zipf_exponent, zipf_weight
         self.batch_size, self.learning_rate, self.max_minutes = batch_size, learning_rate, max_minutes
         self.random_state = random_state
 
     def fit(self, X: FloatArray, y: None = None) -> Self:  # noqa: N803, ARG002 - scikit-learn's signature
         """Train on the images; ``history_`` has loss, reconstruction and KL of every epoch, and which were pre-training.
 
+        With a Zipf prior also how far π is from Zipf's law, in nats.
         Pre-training has at most half of ``max_minutes``.
         """
         images = check_images(X)
@@ -96,6 +109,10 @@ class VaDE(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
             raise ConfigError(f"output is {self.output!r}; expected codes or clusters")
         if not 0 <= self.n_pretrain <= self.n_epochs:
             raise ConfigError(f"n_pretrain is {self.n_pretrain}; expected 0 to n_epochs, {self.n_epochs}")
+        if min(self.zipf_exponent or 0.0, self.zipf_weight) < 0:
+            raise ConfigError(
+                f"zipf_exponent is {self.zipf_exponent} and zipf_weight {self.zipf_weight}; expected 0 or more of both"
+            )
         if not 1 <= self.n_clusters <= n_songs:
             raise InputError(
                 f"{self.n_clusters} clusters are asked of {n_songs} songs; give more songs or ask for fewer",
@@ -132,11 +149,16 @@ class VaDE(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         mean, log_variance = mean_and_log_variance(network.encode(images))
         codes = mean if prior is None else draw_codes(mean, log_variance, noise)
         reconstruction = image_error(network.decode(codes), images, "mse").mean()
+        terms = {"reconstruction": float(reconstruction.detach()), "kl": 0.0}
         if prior is None:
-            return reconstruction, {"reconstruction": float(reconstruction.detach()), "kl": 0.0}
+            return reconstruction, terms
         kl = kl_to_mixture(mean, log_variance, prior.log_responsibilities(codes), prior).mean()
-        loss = reconstruction + self.beta * kl / images[0].numel()
-        return loss, {"reconstruction": float(reconstruction.detach()), "kl": float(kl.detach())}
+        terms["kl"] = float(kl.detach())
+        if self.zipf_exponent is not None:
+            gap = zipf_gap(prior.log_shares(), self.zipf_exponent)
+            terms["zipf"] = float(gap.detach())
+            kl = kl + self.zipf_weight * gap
+        return reconstruction + self.beta * kl / images[0].numel(), terms
 
     def _started_prior(self, images: FloatArray) -> MixturePrior:
         """Return the mixture that fits the codes, and let the encoder's variances begin below those of its components."""

@@ -78,22 +78,31 @@ class DiscriminantMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]  #
 
 
 class NeighbourMap(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """t-SNE; its perplexity is lowered where there are too few songs. It places the songs it is fitted on, no others."""
+    """t-SNE; its perplexity is lowered where there are too few songs.
+
+    After `fit`, ``embedding_`` (n, n_components) float32. Like scikit-learn's TSNE it has no ``transform``: it places the
+    songs it is fitted on, no others.
+    """
 
     def __init__(self, n_components: int = 2, perplexity: float = 30.0, random_state: int = 0) -> None:
         self.n_components, self.perplexity, self.random_state = n_components, perplexity, random_state
 
-    def fit_transform(self, X: FloatArray, y: None = None) -> FloatArray:  # noqa: N803, ARG002 - scikit-learn's signature
-        """Return places (n, n_components) float32."""
+    def fit(self, X: FloatArray, y: None = None) -> Self:  # noqa: N803, ARG002 - scikit-learn's signature
+        """Place rows (n, d)."""
         perplexity = min(self.perplexity, max(1.0, (len(X) - 1) / 4))
         # Three dimensions at most for the quick approximation.
         method = "barnes_hut" if self.n_components < 4 else "exact"
         tsne = TSNE(self.n_components, perplexity=perplexity, method=method, random_state=self.random_state)
-        return np.asarray(tsne.fit_transform(X), np.float32)
+        self.embedding_ = np.asarray(tsne.fit_transform(X), np.float32)
+        return self
+
+    def fit_transform(self, X: FloatArray, y: None = None) -> FloatArray:  # noqa: N803, ARG002 - scikit-learn's signature
+        """Return places (n, n_components) float32."""
+        return self.fit(X).embedding_
 
 
-class UniformMap(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """UMAP, where the package umap-learn is installed. It places the songs it is fitted on, no others.
+class UniformMap(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """UMAP, where the package umap-learn is installed; after `fit`, ``embedding_`` (n, n_components) float32.
 
     It cannot begin with hardly more songs than dimensions: so few have their principal components, as many as can be.
     """
@@ -101,8 +110,8 @@ class UniformMap(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
     def __init__(self, n_components: int = 8, n_neighbors: int = 15, random_state: int = 0) -> None:
         self.n_components, self.n_neighbors, self.random_state = n_components, n_neighbors, random_state
 
-    def fit_transform(self, X: FloatArray, y: None = None) -> FloatArray:  # noqa: N803, ARG002 - scikit-learn's signature
-        """Return places (n, n_components) float32; ConfigError when the package is not there."""
+    def fit(self, X: FloatArray, y: None = None) -> Self:  # noqa: N803, ARG002 - scikit-learn's signature
+        """Place rows (n, d); ConfigError when the package is not there."""
         try:
             umap = import_module("umap")
         except ModuleNotFoundError as error:
@@ -111,9 +120,20 @@ class UniformMap(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
                 reason="PART_MISSING",
             ) from error
         if len(X) <= self.n_components + 1:
-            few = Components(self.n_components, unit=False, random_state=self.random_state)
-            return np.asarray(few.fit_transform(X), np.float32)
+            self.map_ = Components(self.n_components, unit=False, random_state=self.random_state)
+            self.embedding_ = self.map_.fit(X).transform(X)
+            return self
         options: dict[str, Any] = self.get_params()
         n_neighbors = min(options.pop("n_neighbors"), len(X) - 1)
         # One job: with a seed it takes no more, and warns of it.
-        return np.asarray(umap.UMAP(n_neighbors=n_neighbors, n_jobs=1, **options).fit_transform(X), np.float32)
+        self.map_ = umap.UMAP(n_neighbors=n_neighbors, n_jobs=1, **options).fit(X)
+        self.embedding_ = np.asarray(self.map_.embedding_, np.float32)
+        return self
+
+    def transform(self, X: FloatArray) -> FloatArray:  # noqa: N803 - scikit-learn's signature
+        """Return the places (n, n_components) float32 of rows (n, d) among those that it was fitted on."""
+        return np.asarray(self.map_.transform(X), np.float32)
+
+    def fit_transform(self, X: FloatArray, y: None = None) -> FloatArray:  # noqa: N803, ARG002 - scikit-learn's signature
+        """Return places (n, n_components) float32; ConfigError when the package is not there."""
+        return self.fit(X).embedding_

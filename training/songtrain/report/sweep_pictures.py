@@ -31,7 +31,8 @@ def sweep_figure(points: Sequence[SweepPoint], parameter: str) -> Figure:
     for point in points:
         rest = ", ".join(f"{k}={v}" for k, v in sorted(point.parameters.items()) if k != parameter)
         lines.setdefault(rest, []).append(point)
-    values = sorted({point.parameters[parameter] for point in points}, key=_order)
+    # By their words: a value may be a table.
+    values = sorted({str(v): v for v in (point.parameters[parameter] for point in points)}.values(), key=_order)
     are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     for ax, name in zip(axes, shown, strict=False):
         for number, (rest, own) in enumerate(lines.items()):
