@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for everything the demo makes")
     parser.add_argument("--songs", type=int, default=600, help="songs in the training season")
-    parser.add_argument("--speed", type=float, default=8.0, help="stations stream at this many times real time")
+    parser.add_argument("--speed", type=float, default=16.0, help="stations stream at this many times real time")
     args = parser.parse_args()
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.mkdir(parents=True)

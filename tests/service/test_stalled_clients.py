@@ -174,8 +174,10 @@ def test_heartbeats_of_a_client_that_takes_no_answers_pile_nothing_up(server: Se
     for day, beat in enumerate(beats):
         beat.heartbeat.create_time.FromSeconds(86_400 * day)
     with Stalled(server.addresses.grpc, *beats):
+        wait_for(lambda: len(in_memory(AudioReader)) == 1)
+        (reader,) = in_memory(AudioReader)
         waiting = []
         for _ in range(50):
-            waiting += [len(reader.notices) for reader in in_memory(AudioReader)]
+            waiting.append(len(reader.notices))
             time.sleep(0.1)
     assert max(waiting) == 1

@@ -113,10 +113,10 @@ def test_neighbour_map_takes_few_points() -> None:
 def test_umap_keeps_far_groups_apart_and_takes_few_points() -> None:
     """Groups that lie apart do so in two dimensions; of hardly more songs than dimensions come principal components."""
     points, truth = balls()
-    places = UniformMap(2).fit_transform(points)
+    uniform = UniformMap(2)
+    places = uniform.fit_transform(points)
     assert places.dtype == np.float32
     assert adjusted_rand_score(truth, KMeans(len(set(truth)), n_init=3, random_state=0).fit_predict(places)) == 1
-    uniform = UniformMap(2).fit(points)
     np.testing.assert_array_equal(places, uniform.embedding_)
     others = uniform.transform(balls(5, seed=1)[0])
     assert others.dtype == np.float32
