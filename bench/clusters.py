@@ -25,13 +25,12 @@ import numpy as np
 import typer
 
 from songtrain.datasets.songs import SongSet
-from songtrain.lab.results import Row
+from songtrain.lab.results import LABEL_FREE, Row
 from songtrain.lab.run import LabJob, lab_songs, run_systems
 from songtrain.lab.scoring import stability
 from songtrain.lab.systems import choose_systems
 
 SHOWN = ("nmi", "v_measure", "ami", "ari")
-LABEL_FREE = ("silhouette", "stability_halves", "neighbour_agreement")
 
 
 @dataclass(frozen=True)
