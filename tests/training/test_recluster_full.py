@@ -247,16 +247,22 @@ def family(pid: int) -> set[int]:
 
 
 def connected_to(pids: set[int]) -> set[IPv4Address]:
-    """Return the other ends of all TCP connections that processes have."""
+    """Return where processes have connected to by TCP.
+
+    Who connected to them does not count: Ray listens on all addresses, and others on this machine may still look for a node
+    that is gone at the port which is now one of theirs.
+    """
     inodes = set[str]()
     for pid in pids:
         for file in Path(f"/proc/{pid}/fd").glob("*"):
             with suppress(OSError):
                 inodes |= set(re.findall(r"socket:\[(\d+)]", str(file.readlink())))
     rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    listening, connected = ([row for row in rows if row[3] == state and row[9] in inodes] for state in ("0A", "01"))
+    ports = {row[1].split(":")[1] for row in listening}
     # The last word of an address is one of IPv4, as it lies in memory.
     return {
-        IPv4Address(ntohl(int(row[2].split(":")[0][-8:], 16))) for row in rows if row[3] == "01" and row[9] in inodes
+        IPv4Address(ntohl(int(row[2].split(":")[0][-8:], 16))) for row in connected if row[1].split(":")[1] not in ports
     }
 
 
