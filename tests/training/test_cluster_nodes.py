@@ -134,8 +134,10 @@ def all_nodes(alone: OneMachine) -> Iterator[Nodes]:
 
 
 @pytest.fixture
-def nodes(all_nodes: Nodes) -> Nodes:
+def nodes(all_nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> Nodes:
     """Return the cluster with both of its working nodes."""
+    # Ray Train may count a lost node for a while, and waits a minute for a worker there before it counts again.
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")
     all_nodes.refill()
     return all_nodes
 
@@ -166,11 +168,9 @@ def test_training_on_a_lost_node_goes_on_and_ends_the_same(
 
 
 def test_two_workers_become_one_when_a_node_is_lost(
-    nodes: Nodes, toy_songs: Callable[..., SongSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nodes: Nodes, toy_songs: Callable[..., SongSet], tmp_path: Path
 ) -> None:
     """A node killed under two workers leaves the run to one, which takes up the checkpoint and ends all epochs."""
-    # Ray Train may count the lost node for a while, and waits a minute for a worker there before it counts again.
-    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
     with ray_session(nodes.cluster.address):
         forget_node_count()
         trained = train_encoder(toy_songs(96), epochs(2), STREAM, tmp_path, on_event=kill_host(nodes))
