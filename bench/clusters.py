@@ -28,7 +28,7 @@ from songtrain.datasets.songs import SongSet
 from songtrain.lab.results import LABEL_FREE, Row
 from songtrain.lab.run import LabJob, lab_songs, run_systems
 from songtrain.lab.scoring import stability
-from songtrain.lab.systems import choose_systems
+from songtrain.lab.systems import System, choose_systems
 
 SHOWN = ("nmi", "v_measure", "ami", "ari")
 
@@ -120,7 +120,9 @@ def _means(rows: Sequence[Row], scores: Sequence[str]) -> dict[str, float]:
     return {score: round(mean(row.scores[score] for row in rows), 4) for score in shared}
 
 
-def run_set(chosen: LabelledSet, systems: str, file: Path | None, seeds: int, out: Path) -> dict[str, Any]:
+def run_set(
+    chosen: LabelledSet, systems: Sequence[System], seeds: int, max_minutes: float | None, out: Path
+) -> dict[str, Any]:
     """Run the systems on one set, results kept in ``out``, and return the summary."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -130,8 +132,9 @@ def run_set(chosen: LabelledSet, systems: str, file: Path | None, seeds: int, ou
         job = LabJob(
             data=data,
             out=out,
-            systems=choose_systems([name.strip() for name in systems.split(",") if name.strip()], file),
+            systems=tuple(systems),
             n_seeds=seeds,
+            max_minutes=max_minutes,
             segmenter=chosen.segmenter,
             segmentation=chosen.segmentation,
             channel=chosen.channel,
@@ -146,17 +149,23 @@ def run_set(chosen: LabelledSet, systems: str, file: Path | None, seeds: int, ou
 def main(
     data: Annotated[list[str], typer.Option(help="NAME=FOLDER[,segmenter=..][,segmentation=..][,songs=N][,channel=N]")],
     systems: Annotated[
-        str, typer.Option(help="Names, with commas between.")
+        str, typer.Option(help="Names, with commas between; all for every system, of the file if one is given.")
     ] = "recipe,recipe-kmeans,recipe-average,classical-floor,modulation-kmeans,untrained,untrained-kmeans",
     file: Annotated[Path | None, typer.Option(help="TOML file that declares more systems.")] = None,
     seeds: Annotated[int, typer.Option(help="Runs of every system.")] = 3,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Training time of every network; each its own if not given.", min=0.01)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results, which are kept; none if not given.")] = None,
 ) -> None:
     """Score systems on sets of labelled recordings."""
     sets = [parse_set(text) for text in data]
+    names = [] if systems == "all" else [name.strip() for name in systems.split(",") if name.strip()]
+    chosen_systems = choose_systems(names, file)
     with tempfile.TemporaryDirectory() as folder:
         results = {
-            chosen.name: run_set(chosen, systems, file, seeds, (out or Path(folder)) / chosen.name) for chosen in sets
+            chosen.name: run_set(chosen, chosen_systems, seeds, max_minutes, (out or Path(folder)) / chosen.name)
+            for chosen in sets
         }
     print(json.dumps(results))
 

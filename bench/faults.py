@@ -11,7 +11,8 @@ lost                        songs of the fault-free run that the store does not 
 duplicated, unexpected      songs beyond those of the fault-free run: at the time of one of them, or where there is none
 rows_equal_fault_free_run   in every seed all rows of songs and of what is counted from them are the same, in each column
 conservation_holds          at each check: captured = committed + declared gaps + spooled, nothing acknowledged that is not
-                            stored, nothing declared lost without need, each session at its time; and in the end all arrived
+                            stored, nothing declared lost without need, each session at its time; what a station had read
+                            when it was killed is there for the next one; and in the end all arrived
 faults                      how many of each kind were played
 skipped                     kinds that cannot be played on this machine, and why
 
@@ -158,7 +159,7 @@ def result_of(total: Total, seeds: list[int], skipped: dict[str, str]) -> dict[s
 def why_not(folder: Path) -> dict[str, str]:
     """Return the kinds of faults that cannot be played here, with the reasons."""
     reasons = {"clock_step": why_no_clock(folder / "clock.so")}
-    reasons["server_disk_full"] = reasons["station_disk_full"] = why_no_disk(folder)
+    reasons |= dict.fromkeys(("server_disk_full", "station_disk_full", "disk_full_kill"), why_no_disk(folder))
     return {kind: reason for kind, reason in reasons.items() if reason}
 
 
@@ -171,6 +172,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="seeds at once")
     parser.add_argument("--kinds", help=f"only these, separated by commas, of {', '.join(KINDS)}")
     parser.add_argument("--serve", nargs="+", help="program of the server [default: songstream serve]")
+    parser.add_argument("--record", nargs="+", help="program of the station [default: songstream station run]")
     parser.add_argument("--keep", type=Path, help="keep all files in this new directory")
     given = parser.parse_args()
     sys.path.append(str(ROOT / "tests"))
@@ -183,11 +185,14 @@ def main() -> None:
     try:
         make_test_bundle(folder / "bundle")
         wanted = given.kinds.split(",") if given.kinds else list(KINDS)
-        skipped = {kind: reason for kind, reason in why_not(folder).items() if kind in wanted}
+        impossible = why_not(folder)
+        skipped = {kind: reason for kind, reason in impossible.items() if kind in wanted}
         kinds = [kind for kind in wanted if kind not in skipped]
         clock = None if "clock_step" in skipped else folder / "clock.so"
         serve = given.serve or [*songstream(), "serve"]
-        tools = Tools(folder, folder / "bundle", serve, clock, small_disks="server_disk_full" not in skipped)
+        record = given.record or [*songstream(), "station", "run"]
+        small_disks = "station_disk_full" not in impossible
+        tools = Tools(folder, folder / "bundle", serve, record, clock, small_disks=small_disks)
         seeds = [given.seed] if given.seed is not None else list(range(given.first, given.first + given.seeds))
         total = asyncio.run(play_all(seeds, kinds, tools, jobs=given.jobs, keep=given.keep is not None))
     finally:

@@ -118,6 +118,26 @@ class Deeds(World):
             self.losable_s += (time.monotonic() - began_s) * self.plan.speed + 2.5
         self.faults[fault.kind] += 1
 
+    async def _disk_full_kill(self, fault: Fault) -> None:
+        async with self.breaking, self.recording:
+            # Of what has arrived at the server nothing can be lost.
+            self._break_link()
+            self.spool.fill(0)
+            began_s = time.monotonic()
+            await asyncio.sleep(2.0 + fault.lasts_s)
+            await self.end_station()
+            self._note_torn()
+            self.losable_s += (time.monotonic() - began_s) * self.plan.speed + 2.5
+            if fault.size < 0.5:
+                self.spool.free()
+            self.station.start()
+            if fault.size >= 0.5:  # it finds its disk as full as it left it
+                await asyncio.sleep(fault.lasts_s)
+                self.spool.free()
+            await self.go_on()
+            self.proxy.weather = Weather()
+        self.faults[fault.kind] += 1
+
     async def _torn_record(self, fault: Fault) -> None:
         async with self.breaking, self.recording:
             self._break_link()

@@ -19,6 +19,7 @@ KINDS = {
     "freeze_server": "SIGSTOP for a while",
     "server_disk_full": "the file system of the data directory is full for a while",
     "station_disk_full": "the file system of the spool is full for a while",
+    "disk_full_kill": "SIGKILL of the station while the file system of its spool is full, for a second or two by then",
     "torn_record": "SIGKILL of the station, the end of its newest file torn off",
     "flipped_record": "a bit of a record that the server does not have is flipped",
     "clock_step": "the station's wall clock is set, forward or back",

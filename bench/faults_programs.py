@@ -96,13 +96,15 @@ class SoundPipe:
         except BlockingIOError:
             return 0
 
-    def drain(self) -> None:
-        """Throw away what nobody has read."""
+    def drain(self) -> int:
+        """Throw away what nobody has read, and return how many bytes that was."""
+        n_bytes = 0
         try:
-            while os.read(self._fd, 65_536):
-                pass
+            while part := os.read(self._fd, 65_536):
+                n_bytes += len(part)
         except BlockingIOError:
             pass
+        return n_bytes
 
     def close(self) -> None:
         """Close it."""

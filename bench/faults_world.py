@@ -13,7 +13,7 @@ from random import Random
 from faults_account import Books, Place
 from faults_link import Proxy
 from faults_plan import Plan
-from faults_programs import Clock, Disk, Program, SoundPipe, songstream
+from faults_programs import Clock, Disk, Program, SoundPipe
 
 from songstation.commands.station_run import STATE_FILE
 from songstation.spool_records import Found, scan
@@ -23,6 +23,10 @@ __all__ = ["CLOCK_LIMIT_S", "PATIENCE_S", "Tools", "World"]
 PATIENCE_S = 600.0
 """What has not come by then never will, however busy this machine is."""
 CLOCK_LIMIT_S = 600.0
+READ_SAMPLES = 32_768
+"""What the station takes out of the pipe at once."""
+NOTED_S = 1.0
+"""Twice a second the station notes on the disk what it loses; what it reads is ahead of that by a chunk or two."""
 _DISK_MB = 32
 _CHECK_S = 0.2
 # Quick to notice and quick to try again.
@@ -51,6 +55,8 @@ class Tools:
     bundle: Path
     serve: Sequence[str]
     """Command of the server, without its options."""
+    record: Sequence[str]
+    """Command of the station."""
     clock: Path | None
     """Library that gives a process a wall clock of its own."""
     small_disks: bool
@@ -76,6 +82,7 @@ class World:
         self.problems: list[str] = []
         self.faults: Counter[str] = Counter()
         self.corrupt: set[tuple[str, Place]] = set()
+        self._n_read = 0  # samples, when the station was killed
         self.losable_s = 0.0
         """Sound that a full disk may have cost, at most."""
         self.serving, self.recording = asyncio.Lock(), asyncio.Lock()
@@ -128,7 +135,7 @@ class World:
         serve = [*self.tools.serve, "--bundle", str(self.tools.bundle), "--data-dir", str(self.data.path), "--json"]
         serve += ["--listen", "127.0.0.1:0", "--metrics-port", "0", "--device", "cpu"]
         serve += ["--config", str(folder / "server.toml")]
-        record = [*songstream(), "station", "run", "--config", str(folder / "station.toml")]
+        record = [*self.tools.record, "--config", str(folder / "station.toml")]
         environment = self.clock.environment if self.clock else {}
         return Program(serve, folder / "server.log", {}), Program(record, folder / "station.log", environment)
 
@@ -181,19 +188,29 @@ class World:
         return True
 
     async def end_station(self) -> None:
-        """Kill it; what it had not written is as if it had never been played."""
+        """Kill it; what it had not read is as if it had never been played."""
         self.gives.clear()
         await self.station.kill()
         # What it said last is no more about the next one, which may take long to start.
         (self.spool.path / STATE_FILE).unlink(missing_ok=True)
-        self.pipe.drain()
+        self._n_read = self.n_given - self.pipe.drain() // 2
 
     async def restart_station(self) -> None:
         """Start it, and go on where its spool ends."""
         self.station.start()
-        if not await self.until(self._is_whole):
-            self.problems.append("a torn file was not repaired")
+        await self.go_on()
+
+    async def go_on(self) -> None:
+        """Give sound again, from where the station that was started has taken up its spool."""
+        if not await self.until(self._is_open):
+            self.problems.append("a torn file was not repaired, or the station did not start")
         self.books.read()
+        n_forgotten = self._n_read - self.books.n_captured
+        if n_forgotten > (NOTED_S * self.plan.speed + 2 * self.plan.chunk_s) * self.plan.rate_hz + READ_SAMPLES:
+            self.problems.append(
+                f"the station had read {self._n_read} samples when it was killed, and the next knows nothing of the last "
+                f"{n_forgotten}"
+            )
         self.n_given = self.books.n_captured
         self.gives.set()
 
@@ -202,6 +219,10 @@ class World:
         path = max(self.spool.path.glob("*.spool"))
         content = path.read_bytes()
         return path, content, list(scan(content))
+
+    def _is_open(self) -> bool:
+        """Whether the station has taken up its spool: it tells how it is only after that."""
+        return (self.spool.path / STATE_FILE).exists() and self._is_whole()
 
     def _is_whole(self) -> bool:
         if not any(self.spool.path.glob("*.spool")):

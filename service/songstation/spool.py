@@ -20,22 +20,21 @@ from songstation.spool_files import (
     file_name,
     free_bytes,
     lock_directory,
-    opening_record,
+    opening_bytes,
     read_record,
     rewrite_as_loss,
 )
 from songstation.spool_index import Policy, Segment, SpoolLimits
+from songstation.spool_losses import LossFile, PendingLoss
 from songstation.spool_records import Kind, Record, pack
 from songstation.spool_recovery import recover, segment_items
 from songstation.spool_sessions import Session, SpooledSound, Standing, Totals
 
 __all__ = ["Spool"]
 
-MAX_LOSS_S = 3600
-"""The longest gap that the protocol takes as one."""
 SEGMENT_BYTES = 4 * 2**20
 SEGMENT_S = 60.0
-_LOSS_BYTES = 1024
+_LOSS_BYTES = 2048
 """Room kept for what declares a loss."""
 
 log = logging.getLogger(__name__)
@@ -55,6 +54,8 @@ class Spool:
         self.n_repaired = recovered.n_repaired
         """Files whose torn end was replaced by a loss."""
         self._ends, self._standings = recovered.ends, recovered.standings
+        self._owed = recovered.owed
+        """Losses of sessions that are over, which their files do not have yet."""
         self._saving, self._saved = Lock(), b""
         self._n_files = max((int(path.stem) for path in directory.glob("*.*") if path.stem.isdecimal()), default=0)
         self._current: Session | None = None
@@ -62,10 +63,12 @@ class Spool:
         self._segment: Segment | None = None
         self._began_s = self._synced_s = now_s()
         self._losing: tuple[int, LossReason, int] | None = None  # samples, reason, time of the first
+        self._loss_file = LossFile(directory)
         self.n_dropped = 0
         """Samples that the policy gave up after they had been written, since the spool was opened."""
         self.on_sync: Callable[[float], None] = lambda _: None
         """Gets the seconds that each fsync took."""
+        self._write_owed()
 
     def begin(self, session: Session) -> None:
         """End the session that is being written, if any, and begin this one."""
@@ -110,7 +113,11 @@ class Spool:
         """End the session that is being written, if any; return what is in the files now."""
         written = self.flush() if self._current else []
         self._close_file()
+        if self._losing:
+            # The disk does not take it now. Gone on with as if the session were still being written, until it does.
+            self._owed.append(self._pending_loss())
         self._losing = self._current = None
+        self._save_losses()
         return written
 
     def read(self, sound: SpooledSound, session: UUID) -> bytes | LossReason:
@@ -166,6 +173,10 @@ class Spool:
         """Return whether a session goes on."""
         return self._current is not None and self._current.uuid == session
 
+    def may_grow(self, session: UUID) -> bool:
+        """Return whether more will come: the session is being written, or a loss at its end still has to be."""
+        return self.is_writing(session) or any(one.session.uuid == session for one in list(self._owed))
+
     def unfinished(self) -> list[UUID]:
         """Return the sessions that are not being written and not finished by the server, oldest first."""
         return [
@@ -175,11 +186,12 @@ class Spool:
     def totals(self, session: UUID) -> Totals:
         """Return where a session's samples are."""
         losing = self._losing[0] if self._losing and self.is_writing(session) else 0
-        return Totals(self._ends[session][1] + losing, self.standing(session).committed_sample)
+        owed = sum(one.n_samples for one in list(self._owed) if one.session.uuid == session)
+        return Totals(self._ends[session][1] + losing + owed, self.standing(session).committed_sample)
 
     @property
     def pending_loss(self) -> int:
-        """Return the samples that are lost and not yet declared in a file."""
+        """Return the session's samples that are lost and not yet declared in a file."""
         return self._losing[0] if self._losing else 0
 
     @property
@@ -195,14 +207,18 @@ class Spool:
         return free_bytes(self.directory)
 
     def tend(self) -> None:
-        """Sync when it is time, write down how far the server is, and delete what was committed long enough ago."""
-        if self._now_s() - self._synced_s >= self.limits.sync_s:
+        """Sync when it is time, write down what is lost and how far the server is, and delete what was committed long ago."""
+        is_due = self._now_s() - self._synced_s >= self.limits.sync_s
+        if is_due:
             self._sync()
         self._note_committed()
+        self._write_owed()
+        self._save_losses(sync=is_due)
         for segment in self.index.expired(now_s=self._now_s(), grace_s=self.limits.grace_s):
             if segment is not self._segment:
                 self._delete(segment)
         kept = {*self.index.sessions(), *((self._current.uuid,) if self._current else ())}
+        kept |= {one.session.uuid for one in self._owed}
         for uuid in self.sessions.keys() - kept:
             self._standings.pop(uuid, None)
             del self.sessions[uuid], self._ends[uuid]
@@ -213,6 +229,7 @@ class Spool:
         """End the session, and let another program have the spool."""
         self.end()
         self.tend()
+        self._loss_file.close()
         os.close(self._lock)
 
     def _writing(self) -> Session:
@@ -220,20 +237,53 @@ class Spool:
             raise RuntimeError("no session was begun")
         return self._current
 
+    def _pending_loss(self) -> PendingLoss:
+        """Return the loss that is going on."""
+        if self._losing is None:
+            raise RuntimeError("nothing is being lost")
+        session, (n_samples, reason, time_us) = self._writing(), self._losing
+        return PendingLoss(session, *self._ends[session.uuid], n_samples, reason, time_us)
+
     def _write_loss(self) -> list[SpooledSound | Loss]:
         """Write the loss that is going on; what cannot be written goes on being lost."""
         written: list[SpooledSound | Loss] = []
-        while self._losing:
-            n_left, reason, time_us = self._losing
-            session = self._writing()
-            n_samples = min(n_left, MAX_LOSS_S * session.sample_rate_hz)
-            number, sample = self._ends[session.uuid]
-            record = Record(Kind.LOSS, session.uuid, number + 1, number + 1, sample, n_samples, time_us, reason)
+        if not self._losing:
+            return written
+        n_left, reason, time_us = self._losing
+        for record in self._pending_loss().records():
             if self._write(record) is None:
                 break
-            self._losing = (n_left - n_samples, reason, time_us) if n_left > n_samples else None
-            written.append(Loss(number + 1, sample, n_samples, reason, number + 1))
+            n_left -= record.n_samples
+            written.append(Loss(record.number, record.start_sample, record.n_samples, reason, record.number))
+        self._losing = (n_left, reason, time_us) if n_left else None
         return written
+
+    def _write_owed(self) -> None:
+        """Give the losses of sessions that are over files of their own, as far as the disk takes them."""
+        while self._owed:
+            self._make_room(_LOSS_BYTES, Policy.STOP_NEW)  # else beyond the limits: they are for sound
+            self._close_file()  # only the newest file may be one that is still written
+            loss = self._owed[0]
+            uuid, records = loss.session.uuid, list(loss.records())
+            content = opening_bytes(loss.session, records[0].number, loss.sample, loss.time_us)
+            content += b"".join(map(pack, records))
+            try:
+                SegmentFile(self.directory, self._n_files + 1, content).close()
+            except OSError:
+                return
+            self._n_files += 1
+            end = records[-1].number, loss.sample + loss.n_samples
+            segment = Segment(
+                self._n_files, uuid, records[0].number, end[0], len(content), loss.time_us, loss.sample, end[1]
+            )
+            self.index.segments.append(segment)
+            self._ends[uuid] = end
+            # Last, as from then on the other thread takes the session for whole.
+            del self._owed[0]
+
+    def _save_losses(self, *, sync: bool = True) -> None:
+        """Note what no file has yet, for whoever opens the spool after a kill or a power cut."""
+        self._loss_file.save([*self._owed, *([self._pending_loss()] if self._losing else [])], sync=sync)
 
     def _make_room(self, n_bytes: int, policy: Policy) -> bool:
         """Delete committed files, then what the policy gives up, until so much fits; return whether it does."""
@@ -281,7 +331,8 @@ class Spool:
             segment, file = self._open_segment(record)
             place = file.append(content)
         except OSError as error:
-            log.warning("the spool cannot be written: %s", error)
+            if not self._losing:  # told once, not for every chunk of a day
+                log.warning("the spool cannot be written, what is heard is lost: %s", error)
             return None
         end = record.start_sample + record.n_samples
         segment.n_bytes, segment.last_number, segment.end_sample = file.n_bytes, record.last_number, end
@@ -299,7 +350,7 @@ class Spool:
             self._close_file()
         if self._file is None or self._segment is None:
             number, sample = record.number, record.start_sample
-            opening = pack(opening_record(self._writing(), number, sample, record.time_us))
+            opening = opening_bytes(self._writing(), number, sample, record.time_us)
             self._file = SegmentFile(self.directory, self._n_files + 1, opening)
             self._n_files += 1
             self._began_s = self._now_s()

@@ -20,7 +20,7 @@ __all__ = [
     "free_bytes",
     "is_locked",
     "lock_directory",
-    "opening_record",
+    "opening_bytes",
     "read_record",
     "rewrite_as_loss",
 ]
@@ -31,16 +31,21 @@ def file_name(number: int) -> str:
     return f"{number:010d}.spool"
 
 
-def opening_record(session: Session, number: int, sample: int, time_us: int, *, is_dropped: bool = False) -> Record:
-    """Return the first record of a file that begins at a number and sample."""
+def opening_bytes(session: Session, number: int, sample: int, time_us: int, *, is_dropped: bool = False) -> bytes:
+    """Return what a file begins with that begins at a number and sample: the session's description.
+
+    Twice, as without one nothing in the file could be sent, should no other file of the session have it.
+    """
     reason = LossReason.SPOOL_FULL if is_dropped else None
-    return Record(Kind.SESSION, session.uuid, number, number - 1, sample, 0, time_us, reason, session.to_json())
+    return 2 * pack(
+        Record(Kind.SESSION, session.uuid, number, number - 1, sample, 0, time_us, reason, session.to_json())
+    )
 
 
 class SegmentFile:
     """A new file, open for appending whole records; raises OSError, and then there is none.
 
-    Name and first record are on the disk when this returns; what is appended is when `sync` returns.
+    Name and opening are on the disk when this returns; what is appended is when `sync` returns.
     """
 
     def __init__(self, directory: Path, number: int, opening: bytes) -> None:
@@ -104,11 +109,10 @@ def rewrite_as_loss(path: Path, session: Session, items: Iterable[SpooledSound |
     if not merged:
         return path.stat().st_size
     first = merged[0]
-    records = [opening_record(session, first.sequence_number, first.start_sample, time_us, is_dropped=True)]
+    content = opening_bytes(session, first.sequence_number, first.start_sample, time_us, is_dropped=True)
     for one in merged:
         numbers, samples = (one.sequence_number, one.last_number), (one.start_sample, one.n_samples)
-        records.append(Record(Kind.LOSS, session.uuid, *numbers, *samples, time_us, one.reason))
-    content = b"".join(map(pack, records))
+        content += pack(Record(Kind.LOSS, session.uuid, *numbers, *samples, time_us, one.reason))
     try:
         replace_file(path, content)
     except OSError:

@@ -67,13 +67,13 @@ class SpoolOutbox(Outbox):
     def feed(self) -> bool:
         """Read the next file, or the session's end, when it is time; return whether there is something new."""
         # Asked first: what is written in between is then read the next time.
-        is_writing = self._spool.is_writing(self._session)
+        is_writing, may_grow = self._spool.is_writing(self._session), self._spool.may_grow(self._session)
         if self._ended or self._next_number - self._cursor > FEW or (is_writing and not self._is_late):
             return False
         n_before = self._next_number
         if not self._read_file():
             self._is_late = False
-            if not is_writing:
+            if not may_grow:
                 self.end()
         return self._ended or self._next_number > n_before
 

@@ -1,14 +1,16 @@
 """What a spool finds in its directory when it is opened, after any end of the program before.
 
 Every file but the newest was synced when the next one was begun, so only the newest can be torn. It is read as a whole, cut
-behind its last whole record, and what was lost behind that is written down as a loss.
+behind its last whole record, and what was lost behind that is written down as a loss. A file whose beginning is damaged is
+read by its records, each of which says what it is.
 """
 
 import json
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
@@ -18,7 +20,8 @@ from uuid import UUID
 from songstation.outbox import Loss, LossReason
 from songstation.spool_files import file_name
 from songstation.spool_index import Segment, SpoolIndex
-from songstation.spool_records import HEADER_BYTES, Found, Kind, Record, pack, scan, unpack_header
+from songstation.spool_losses import PendingLoss, read_losses
+from songstation.spool_records import HEADER_BYTES, Found, Kind, Record, pack, scan
 from songstation.spool_sessions import Session, SpooledSound, Standing, holes_filled
 
 __all__ = ["Recovered", "recover", "segment_items", "torn_tail"]
@@ -37,6 +40,8 @@ class Recovered:
     standings: dict[UUID, Standing] = field(default_factory=dict)
     ends: dict[UUID, tuple[int, int]] = field(default_factory=dict)
     """Of each session: its last number, and its samples."""
+    owed: list[PendingLoss] = field(default_factory=list)
+    """Losses behind the end that the files have of a session."""
     n_repaired: int = 0
 
 
@@ -46,13 +51,17 @@ def recover(directory: Path, *, now_s: float, repair: bool = True) -> Recovered:
     paths = sorted(directory.glob("*.spool"))
     for scratch in directory.glob("*.new") if repair else ():
         scratch.unlink()
-    for path in paths:
-        if not _add(spool, path) and repair:
+    cursor = _read_cursor(directory / "cursor")
+    # First those that say what their session is: a damaged one may need it from another.
+    for path in [path for path in paths if not _add(spool, path)]:
+        if not _add_damaged(spool, path, cursor) and repair:
             path.rename(path.with_suffix(".damaged"))
+    spool.index.segments.sort(key=lambda segment: segment.number)
     if spool.index.segments and repair:
         spool.n_repaired = _repair(directory, spool)
     _find_ends(directory, spool)
-    spool.standings = _read_cursor(directory / "cursor", spool)
+    _find_owed(directory, spool)
+    spool.standings = {uuid: one for uuid, one in cursor.items() if uuid in spool.sessions}
     for uuid, standing in spool.standings.items():
         spool.index.note_committed(uuid, standing.committed, now_s, finished=standing.finished)
     return spool
@@ -66,8 +75,9 @@ def torn_tail(content: bytes, found: Sequence[Found], n_chunk: int) -> tuple[int
     whole = [one for one in found if one.intact]
     last = whole[-1].record
     end = whole[-1].end
-    if len(content) == end:
-        return end, None
+    is_opening = all(one.record.kind is Kind.SESSION for one in whole)
+    if len(content) == end or (is_opening and content.startswith(content[end:])):
+        return end, None  # at most the second copy of the opening is torn
     number, sample = last.last_number + 1, last.start_sample + last.n_samples
     behind = [one.record for one in found if one.offset >= end and one.record.kind is not Kind.SESSION]
     last_number, until = number, sample
@@ -76,7 +86,8 @@ def torn_tail(content: bytes, found: Sequence[Found], n_chunk: int) -> tuple[int
             last_number, until = torn.last_number, torn.start_sample + torn.n_samples
     if until == sample:
         sizes = [one.end - one.offset for one in whole if one.record.kind is Kind.SOUND]
-        n_records = max(1, ceil((len(content) - end) / (sizes[-1] if sizes else HEADER_BYTES + 2 * n_chunk)))
+        begin = 2 * (HEADER_BYTES + whole[0].n_data) if is_opening else end  # whose second copy may be damaged
+        n_records = max(1, ceil((len(content) - begin) / (sizes[-1] if sizes else HEADER_BYTES + 2 * n_chunk)))
         last_number, until = number + n_records - 1, sample + n_records * n_chunk
     corrupt = LossReason.SPOOL_CORRUPT
     return end, Record(Kind.LOSS, last.session, number, last_number, sample, until - sample, last.time_us, corrupt)
@@ -100,34 +111,53 @@ def segment_items(directory: Path, segment: Segment) -> list[SpooledSound | Loss
 
 
 def _add(spool: Recovered, path: Path) -> bool:
+    """Take up a file by its opening; return False when that is damaged."""
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_OPENING_BYTES)
             n_bytes = os.fstat(file.fileno()).st_size
-        header = unpack_header(content[:HEADER_BYTES])
-        if header is None or header[0].kind is not Kind.SESSION:
-            raise ValueError("its first record is damaged")  # noqa: TRY301 - one place says why a file is left aside
-        opening, n_data, _ = header
-        session = Session.from_json(content[HEADER_BYTES : HEADER_BYTES + n_data])
-        number = int(path.stem)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        first = next(scan(content), None)
+        if first is None or first.offset or not first.intact or first.record.kind is not Kind.SESSION:
+            return False
+        session, number = Session.from_json(first.record.data), int(path.stem)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    _take_up(spool, number, session, first.record, n_bytes)
+    return True
+
+
+def _add_damaged(spool: Recovered, path: Path, cursor: Mapping[UUID, Standing]) -> bool:
+    """Take up a file by the records in it that are whole; return False when they do not tell whose they are."""
+    try:
+        content, number = path.read_bytes(), int(path.stem)
+    except (OSError, ValueError) as error:
         log.warning("%s is left aside: %s", path, error)
         return False
-    spool.sessions.setdefault(session.uuid, session)
-    spool.index.segments.append(
-        Segment(
-            number,
-            session.uuid,
-            opening.number,
-            opening.number - 1,
-            n_bytes,
-            opening.time_us,
-            opening.start_sample,
-            opening.start_sample,
-            is_dropped=opening.reason is not None,
-        )
-    )
+    found = list(scan(content))
+    for one in found:
+        if one.record.kind is Kind.SESSION and one.intact:
+            with suppress(ValueError, KeyError, TypeError):
+                spool.sessions.setdefault(one.record.session, Session.from_json(one.record.data))
+    first = next((one.record for one in found if one.record.session in spool.sessions), None)
+    if first is None:
+        log.warning("%s is left aside: nothing in it says what it is", path)
+        return False
+    uuid = first.session
+    before = [one for one in spool.index.of(uuid) if one.number < number]
+    standing = cursor.get(uuid, Standing())
+    if not before and standing.committed < first.number - 1:
+        # Nothing else tells of what came first in it; the file before would, by where it ends.
+        first = replace(first, number=standing.committed + 1, start_sample=standing.committed_sample)
+    log.warning("%s is damaged where it begins", path)
+    _take_up(spool, number, spool.sessions[uuid], first, len(content))
     return True
+
+
+def _take_up(spool: Recovered, number: int, session: Session, first: Record, n_bytes: int) -> None:
+    spool.sessions.setdefault(session.uuid, session)
+    is_dropped = first.kind is Kind.SESSION and first.reason is not None
+    begin = first.number, first.number - 1, n_bytes, first.time_us, first.start_sample, first.start_sample
+    spool.index.segments.append(Segment(number, session.uuid, *begin, is_dropped=is_dropped))
 
 
 def _repair(directory: Path, spool: Recovered) -> int:
@@ -162,14 +192,23 @@ def _find_ends(directory: Path, spool: Recovered) -> None:
         spool.ends[uuid] = last.last_number, last.end_sample
 
 
-def _read_cursor(path: Path, spool: Recovered) -> dict[UUID, Standing]:
+def _find_owed(directory: Path, spool: Recovered) -> None:
+    """Find the losses that were noted and did not come into a file; a session may be known by them alone."""
+    for loss in read_losses(directory):
+        uuid = loss.session.uuid
+        number, end_sample = spool.ends.setdefault(uuid, (loss.number, loss.sample))
+        spool.sessions.setdefault(uuid, loss.session)
+        if (n_samples := loss.sample + loss.n_samples - end_sample) > 0:
+            spool.owed.append(replace(loss, number=number, sample=end_sample, n_samples=n_samples))
+
+
+def _read_cursor(path: Path) -> dict[UUID, Standing]:
     """Return how far the server is with each session; without a readable cursor the server will say it again."""
     try:
         facts: dict[str, Any] = json.loads(path.read_bytes())
-        standings = {UUID(text): Standing(**one) for text, one in facts.items()}
+        return {UUID(text): Standing(**one) for text, one in facts.items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         log.warning("%s is damaged and left aside: %s", path, error)
         return {}
-    return {uuid: one for uuid, one in standings.items() if uuid in spool.sessions}

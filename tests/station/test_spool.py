@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from songcore.errors import ConfigError
@@ -20,6 +20,7 @@ from songstation.outbox import Loss, LossReason
 from songstation.spool import Spool
 from songstation.spool_files import SegmentFile, file_name, rewrite_as_loss
 from songstation.spool_index import Policy, Segment, SpoolIndex, SpoolLimits
+from songstation.spool_losses import LossFile, PendingLoss, read_losses
 from songstation.spool_records import HEADER_BYTES, Found, Kind, Record, pack, scan
 from songstation.spool_sessions import Session, SpooledSound, Standing
 
@@ -195,17 +196,21 @@ def test_a_record_torn_at_any_byte_is_declared(tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 12), st.data())
 def test_any_damage_loses_only_what_it_hits(n_chunks: int, data: st.DataObject) -> None:
-    """Bits flipped, and the end cut off: each chunk is there as it was or declared, and all that was not hit is there."""
+    """Bits flipped, and the end cut off: each chunk is there as it was or declared, and all that was not hit is there.
+
+    What the file is stands in it twice: one of the two is left whole.
+    """
     with TemporaryDirectory() as name:
         directory = Path(name)
         written(directory, n_chunks)
         path = newest(directory)
         content = bytearray(path.read_bytes())
-        opening, *records = scan(bytes(content))
-        for place in data.draw(st.lists(st.integers(opening.end, len(content) - 1), max_size=3)):
+        opening, again, *records = scan(bytes(content))
+        for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=3)):
             content[place] ^= data.draw(st.integers(1, 255))
-        n_cut = data.draw(st.integers(0, len(content) - opening.end))
+        n_cut = data.draw(st.integers(0, len(content) - again.end))
         path.write_bytes(content[: len(content) - n_cut])
+        assume(any(content[one.offset : one.end] == pack(one.record) for one in (opening, again)))
         undamaged = _undamaged(records, path.read_bytes())
         spool = opened(directory)
         told = contents(spool)
@@ -226,22 +231,54 @@ def _undamaged(records: list[Found], content: bytes) -> list[int]:
 
 
 def test_a_missing_file_is_declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a file in the middle is gone, or its first record damaged, the gap has its exact length; the rest is there."""
-    monkeypatch.setattr("songstation.spool.SEGMENT_BYTES", 600)
+    """Where a file in the middle is gone, or nothing in it can be read, the gap has its exact length; the rest is there."""
+    monkeypatch.setattr("songstation.spool.SEGMENT_BYTES", 800)
     written(tmp_path, 12)
     files = sorted(tmp_path.glob("*.spool"))
     assert len(files) >= 4
     files[1].unlink()
-    content = bytearray(files[2].read_bytes())
-    content[10] ^= 1
-    files[2].write_bytes(content)
+    files[2].write_bytes(bytes(files[2].stat().st_size))
     spool = opened(tmp_path)
     told = contents(spool)
     losses = [one for one in told if isinstance(one, Loss)]
     assert {loss.reason for loss in losses} == {LossReason.SPOOL_CORRUPT}
     n_kept = sum(isinstance(one, bytes) for one in told)
     assert n_kept + sum(loss.n_samples for loss in losses) // N_CHUNK == 12
-    assert list(tmp_path.glob("*.damaged"))
+    assert [path.stem for path in tmp_path.glob("*.damaged")] == [files[2].stem]
+
+
+@pytest.mark.parametrize("which", [0, 1, -1])
+def test_a_file_whose_beginning_is_damaged_is_read_by_its_records(
+    which: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it begins with: another file tells what the session is, the rest of the file where it lies in it."""
+    monkeypatch.setattr("songstation.spool.SEGMENT_BYTES", 1200)
+    written(tmp_path, 12)
+    path = sorted(tmp_path.glob("*.spool"))[which]
+    content = path.read_bytes()
+    first = next(one for one in scan(content) if one.record.kind is Kind.SOUND)
+    path.write_bytes(bytes(first.offset) + content[first.offset :])
+    spool = opened(tmp_path)
+    assert contents(spool) == [chunk(n) for n in range(1, 13)]
+    os.close(spool._lock)
+    # Nor is what is lost with its first chunk forgotten, be it the session's very first.
+    path.write_bytes(bytes(first.end) + content[first.end :])
+    spool = opened(tmp_path)
+    number = first.record.number
+    lost = Loss(number, (number - 1) * N_CHUNK, N_CHUNK, LossReason.SPOOL_CORRUPT, number)
+    assert contents(spool) == [lost if n == number else chunk(n) for n in range(1, 13)]
+
+
+def test_a_flipped_bit_in_the_only_file_s_beginning_costs_nothing(tmp_path: Path) -> None:
+    """What the file is stands in it twice."""
+    written(tmp_path, 3)
+    for place in (10, 100):
+        content = bytearray(newest(tmp_path).read_bytes())
+        content[place] ^= 1
+        newest(tmp_path).write_bytes(content)
+        spool = opened(tmp_path)
+        assert (contents(spool), spool.sessions[ONE]) == ([chunk(1), chunk(2), chunk(3)], session())
+        os.close(spool._lock)
 
 
 def test_a_chunk_that_rots_on_the_disk_is_told_when_read(tmp_path: Path) -> None:
@@ -425,11 +462,99 @@ from test_spool import N_CHUNK, chunk, opened, session
 spool = opened(Path(sys.argv[1]))
 spool.begin(session())
 _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-resource.setrlimit(resource.RLIMIT_FSIZE, (900, most))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1200, most))
 for number in range(1, 20):
     spool.append(chunk(number), N_CHUNK, 0)
 resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 """
+
+
+def killed(spool: Spool) -> None:
+    """Let the spool go as a SIGKILL does."""
+    spool._close_file()
+    os.close(spool._lock)
+
+
+@pytest.mark.parametrize("policy", Policy)
+def test_what_a_full_spool_loses_is_declared_after_a_kill(policy: Policy, tmp_path: Path) -> None:
+    """Hours of loss that no file has yet are noted on the disk as they go on, and declared at the next start."""
+    limits = {"policy": policy, "max_bytes": 3_000 if policy is Policy.STOP_NEW else 600}
+    spool = opened(tmp_path, **limits)
+    spool.begin(session())
+    for number in range(1, 4 * 3_600 * 1_000 // N_CHUNK):
+        spool.append(chunk(number), N_CHUNK, 0)
+        if number % 10_000 == 0:
+            spool.tend()
+    n_bytes = sum(path.stat().st_size for path in tmp_path.glob("*.spool"))
+    assert n_bytes <= limits["max_bytes"]
+    captured, lost = spool.totals(ONE).captured, spool.pending_loss
+    assert lost > 3 * 3_600 * 1_000
+    spool.tend()
+    killed(spool)
+    again = opened(tmp_path, **limits)
+    told = contents(again)
+    assert again.end_of(ONE)[1] == again.totals(ONE).captured == captured
+    assert sum(one.n_samples for one in told if isinstance(one, Loss)) == lost
+    assert {one.reason for one in told if isinstance(one, Loss)} == {LossReason.SPOOL_FULL}
+    assert max(one.n_samples for one in told if isinstance(one, Loss)) <= 3_600 * 1_000, "as long as the protocol takes"
+    again.close()
+    last = opened(tmp_path, **limits)
+    assert contents(last) == told, "declared once"
+
+
+def test_losses_of_sessions_that_end_on_a_full_disk_are_declared_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock step, a device that returns, a stop: none of them makes a loss forgotten, nor does a kill after it."""
+    spool = opened(tmp_path)
+    spool.begin(session(ONE))
+    spool.append(chunk(1), N_CHUNK, 0)
+    with monkeypatch.context() as disk:
+
+        def full(*_: Any) -> None:
+            raise OSError(errno.ENOSPC, "full")
+
+        disk.setattr(SegmentFile, "append", full)
+        for _ in range(98):
+            spool.append(chunk(2), N_CHUNK, 0)
+        spool.begin(session(TWO))
+        spool.append(chunk(1), N_CHUNK, 0)
+        spool.end()
+        assert [spool.totals(uuid).captured for uuid in (ONE, TWO)] == [99 * N_CHUNK, N_CHUNK]
+        assert spool.may_grow(ONE), "its end is not to be told before that"
+        killed(spool)
+        spool = opened(tmp_path)
+        assert [spool.totals(uuid).captured for uuid in (ONE, TWO)] == [99 * N_CHUNK, N_CHUNK]
+    spool.tend()
+    full_disk = LossReason.SPOOL_FULL
+    assert contents(spool, ONE) == [chunk(1), Loss(2, N_CHUNK, 98 * N_CHUNK, full_disk, 2)]
+    assert contents(spool, TWO) == [Loss(1, 0, N_CHUNK, full_disk, 1)]
+    assert (spool.unfinished(), spool.may_grow(ONE)) == ([ONE, TWO], False)
+    assert spool.sessions[TWO] == session(TWO)
+    killed(spool)
+    assert contents(opened(tmp_path), ONE)[1:] == [Loss(2, N_CHUNK, 98 * N_CHUNK, full_disk, 2)]
+
+
+@given(st.integers(0, 40_000), st.integers(1, 255))
+@settings(max_examples=60, deadline=None)
+def test_damage_to_what_is_noted_takes_the_note_before(place: int, flip: int) -> None:
+    """Two notes lie in the file by turns; one of them is always whole, and what is no note is none."""
+    with TemporaryDirectory() as name:
+        directory = Path(name)
+        noted = [PendingLoss(session(), 3, 150, n, LossReason.SPOOL_FULL, 7) for n in (50, 100)]
+        file = LossFile(directory)
+        for one in noted:
+            file.save([one], sync=True)
+        file.close()
+        assert read_losses(directory) == (noted[1],)
+        path = directory / "losses"
+        content = bytearray(path.read_bytes())
+        content[place % len(content)] ^= flip
+        path.write_bytes(content)
+        assert read_losses(directory) in {(noted[0],), (noted[1],)}
+        path.write_bytes(b"")
+        assert read_losses(directory) == ()
+        LossFile(directory).close()
 
 
 def test_the_kernels_own_limit_is_a_loss_too(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from songstation import spool as spool_module
 from songstation import spool_outbox as outbox_module
 from songstation.outbox import End, Leave, Loss, LossReason, SessionBrokenError, Sound
 from songstation.spool import Spool
-from songstation.spool_files import file_name
+from songstation.spool_files import SegmentFile, file_name
 from songstation.spool_index import SpoolLimits
 from songstation.spool_outbox import SpoolOutbox
-from songstation.spool_records import scan
+from songstation.spool_records import Kind, scan
 from songstation.spool_sessions import Session, Standing
 
 START = datetime(2024, 5, 1, 3, 30, tzinfo=UTC)
@@ -69,16 +69,38 @@ class SpoolMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         """Start a session on an empty spool with small files."""
         self.folder = TemporaryDirectory()
-        spool_module.SEGMENT_BYTES = 700
+        spool_module.SEGMENT_BYTES = 1000
         outbox_module.FEW, outbox_module.MOST = 2, 5
         self.session = Session(UUID(int=1), "north", 1_000, START, 20)
         self.servers = [ModelServer()]
         self.captured = b""
-        self.hurt = self.connected = self.ended = False
+        self.hurt = self.connected = self.ended = self.is_full = False
         self.names = [str(self.session.uuid)]
+        spool_module.SegmentFile = self.file_class()  # type: ignore[misc]  # set back at the end
         self.open()
         self.spool.begin(self.session)
         self.outbox = self.new_outbox()
+
+    def file_class(self) -> type[SegmentFile]:
+        """Return the spool's files, on a disk that can be full."""
+
+        def has_room() -> None:
+            if self.is_full:
+                raise OSError(errno.ENOSPC, "full")
+
+        class OnDisk(SegmentFile):
+            """A file that nothing more goes into when the disk is full."""
+
+            def __init__(self, directory: Path, number: int, opening: bytes) -> None:
+                has_room()
+                super().__init__(directory, number, opening)
+
+            def append(self, content: bytes) -> int:
+                """Append, or raise that the disk is full."""
+                has_room()
+                return super().append(content)
+
+        return OnDisk
 
     def open(self) -> None:
         """Open the spool."""
@@ -94,7 +116,7 @@ class SpoolMachine(RuleBasedStateMachine):
         """Sound arrives."""
         data = bytes(1 + (len(self.captured) + i) % 255 for i in range(2 * n))
         self.outbox.keep(self.spool.append(data, n, 0))
-        self.captured += data
+        self.captured += bytes(2 * n) if self.spool.pending_loss else data
 
     @precondition(lambda self: not self.ended)
     @rule(n=st.integers(1, 60))
@@ -102,6 +124,11 @@ class SpoolMachine(RuleBasedStateMachine):
         """Let the device lose samples."""
         self.outbox.keep(self.spool.lose(n, LossReason.DEVICE_OVERRUN, 0))
         self.captured += bytes(2 * n)
+
+    @rule(is_full=st.booleans())
+    def fill(self, is_full: bool) -> None:
+        """Let somebody else fill the disk, or free it."""
+        self.is_full = is_full
 
     @precondition(lambda self: not self.ended)
     @rule()
@@ -113,22 +140,28 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(tear=st.integers(0, 60), tends=st.booleans())
     def crash(self, tear: int, tends: bool = False) -> None:
         """Kill the station, perhaps with the newest file torn, or long after its last acks; its session has ended by that."""
+        uuid = self.session.uuid
+        if tends:
+            self.spool.tend()
+        # A loss that was going on is in no file; by and by it is noted all the same.
+        is_noted = uuid in self.spool.sessions and (tends or self.ended)
+        n_sure = self.spool.totals(uuid).captured if is_noted else self.spool.end_of(uuid)[1]
+        is_torn = False
         if not self.ended:
-            # A loss that was still going on is not in the files.
-            pending = self.spool.pending_loss
-            self.captured = self.captured[: len(self.captured) - 2 * pending]
             newest = max(Path(self.folder.name).glob("*.spool"), default=None)
             if newest is not None and tear:
                 content = newest.read_bytes()
-                newest.write_bytes(content[: max(len(content) - tear, 400)])
-                self.hurt = True
+                newest.write_bytes(content[: max(len(content) - tear, opening_end(content))])
+                self.hurt = is_torn = True
             self.spool._close_file()
-        if tends:
-            self.spool.tend()
         os.close(self.spool._lock)
         self.open()
         self.ended, self.connected = True, False
-        if self.session.uuid in self.spool.sessions:
+        if uuid in self.spool.sessions:
+            n_captured = self.spool.totals(uuid).captured
+            if not is_torn:
+                assert n_captured >= n_sure
+                self.captured = self.captured[: 2 * n_captured]
             self.outbox = self.new_outbox()
             assert self.outbox.name == self.names[-1]
         else:
@@ -209,9 +242,11 @@ class SpoolMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Send the rest: then all is there, and without damage nothing was declared but what the device lost."""
+        self.is_full = False
         if not self.ended:
             self.spool.end()
             self.ended = True
+        self.spool.tend()
         for _ in range(200):
             if self.outbox.finished:
                 break
@@ -224,6 +259,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.nothing_is_lost_or_made_up()
         if not self.hurt:
             assert had == self.captured
+        spool_module.SegmentFile = SegmentFile  # type: ignore[misc]
         spool_module.SEGMENT_BYTES = 4 * 2**20
         outbox_module.FEW, outbox_module.MOST = 64, 1024
         os.close(self.spool._lock)
@@ -311,9 +347,14 @@ def with_two_files(n_first: int, n_second: int) -> tuple[SpoolMachine, Path]:
     return machine, max(Path(machine.folder.name).glob("*.spool"))
 
 
+def opening_end(content: bytes) -> int:
+    """Return where a file's opening ends."""
+    return max(one.end for one in scan(content) if one.record.kind is Kind.SESSION)
+
+
 def cut_behind_the_opening(file: Path) -> None:
-    """Leave only the record that a file begins with."""
-    file.write_bytes(file.read_bytes()[: next(scan(file.read_bytes())).end])
+    """Leave only what a file begins with."""
+    file.write_bytes(file.read_bytes()[: opening_end(file.read_bytes())])
 
 
 def test_what_is_deleted_up_to_a_session_s_end_is_declared() -> None:
