@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,22 @@ def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
     for rule in rules():
         assert set(rule["annotations"]) == {"summary", "action"}
         assert rule["labels"]["severity"] in {"info", "warning", "critical"}
+
+
+def test_the_page_of_alerts_is_that_of_the_rules(tmp_path: Path) -> None:
+    """docs/alerts.md has every alert as its rule describes it; a rule that differs fails the check."""
+    folder = tmp_path / "deploy" / "prometheus"
+    shutil.copytree(RULES, folder)
+    (tmp_path / "docs").mkdir()
+    page = shutil.copy(RULES.parents[1] / "docs" / "alerts.md", tmp_path / "docs" / "alerts.md")
+    assert all(f"| `{name}` |" in Path(page).read_text() for name in NAMES)
+    command = [sys.executable, str(folder / "alerts_page.py")]
+    subprocess.run([*command, "--check"], check=True)
+    rules = folder / "alerts.yml"
+    rules.write_text(rules.read_text().replace("runs and hears nothing", "is deaf"))
+    assert subprocess.run([*command, "--check"], check=False).returncode == 1
+    subprocess.run(command, check=True)
+    assert "is deaf" in Path(page).read_text()
 
 
 @needs_promtool

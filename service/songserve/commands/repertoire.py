@@ -59,7 +59,7 @@ def repertoire(  # noqa: PLR0913, PLR0917 - one parameter per option
     """
     if pictures and (find_spec("matplotlib") is None or find_spec("jinja2") is None):
         raise ConfigError(
-            "the page needs matplotlib and jinja2; pip install 'songstream[science]', or give --tables-only",
+            "the page needs matplotlib and jinja2; pip install '.[science]' in a checkout, or give --tables-only",
             reason="PICTURES_MISSING",
         )
     check_interval(since, until)
