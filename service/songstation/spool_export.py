@@ -1,5 +1,6 @@
 """A spool for people: what is in it, and its sound as recordings. Reads only, also beside a station that runs."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -57,9 +58,8 @@ def export(directory: Path, session: str, to: Path, file_format: Literal["wav", 
         raise InputError(
             f"no session {session} in {directory}; `station spool list` names them", reason="SESSION_MISSING"
         )
-    description, first = spool.sessions[uuid], spool.index.of(uuid)[0].first_sample
-    start = _time_of(description, first)
-    path = to / f"{start:%Y%m%d_%H%M%S}_{description.station}.{file_format}"
+    description = spool.sessions[uuid]
+    path = to / f"{_file_name(spool, uuid)}.{file_format}"
     unfinished = path.with_name(f"{path.name}.tmp")
     try:
         to.mkdir(parents=True, exist_ok=True)
@@ -74,6 +74,22 @@ def export(directory: Path, session: str, to: Path, file_format: Literal["wav", 
             reason="OUTPUT_NOT_WRITABLE",
         ) from error
     return path
+
+
+def _file_name(spool: Recovered, uuid: UUID) -> str:
+    """Return a name without its ending, another for each session of the spool."""
+    names: Counter[tuple[str, str]] = Counter()
+    for one in spool.index.sessions():
+        start = _time_of(spool.sessions[one], spool.index.of(one)[0].first_sample)
+        name = spool.sessions[one].station, f"{start:%Y%m%d_%H%M%S}"
+        names[name] += 1
+        if one == uuid:
+            break
+    station, time = name
+    if names[name] > 1:  # the clock was set back, say
+        station = f"{station}-{names[name]}"
+    # As recorders name theirs, so that every program that reads such names, ours too, knows the time and its zone.
+    return f"{station}_{time}Z"
 
 
 def _write(path: Path, sample_rate_hz: int, file_format: str, parts: Iterator[NDArray[np.int16]]) -> None:

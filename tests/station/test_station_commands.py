@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from disks import mounted
 from songcore.errors import ConfigError
+from songcore.recorders import stated_start
 from songstation.commands.station import station
 from songstation.spool import Spool
 from songstation.spool_index import SpoolLimits
@@ -86,9 +87,20 @@ def test_a_full_disk_leaves_no_part_of_a_recording(tmp_path: Path, file_format: 
 
 def test_a_recording_that_cannot_be_opened_is_told(spool: Path, tmp_path: Path) -> None:
     """Something else has its name."""
-    (tmp_path / "20260101_000000_north.flac").mkdir()
+    (tmp_path / "north_20260101_000000Z.flac").mkdir()
     error = refused("spool", "export", str(ONE), "--spool", str(spool), "--to", str(tmp_path))
-    assert (error.reason, "20260101_000000_north.flac" in str(error)) == ("OUTPUT_NOT_WRITABLE", True)
+    assert (error.reason, "north_20260101_000000Z.flac" in str(error)) == ("OUTPUT_NOT_WRITABLE", True)
+
+
+def test_exported_recordings_tell_when_they_began(spool: Path, tmp_path: Path) -> None:
+    """By their names, in UTC, to whoever classifies or plays them later."""
+    for file_format in ("wav", "flac"):
+        options = ("--spool", str(spool), "--to", str(tmp_path / file_format), "--format", file_format)
+        paths = [Path(line) for line in run("spool", "export", "all", *options).stdout.splitlines()]
+        assert [stated_start(path.name) for path in paths] == [START, START]
+        assert len(set(paths)) == 2, (
+            "sessions that began in the same second, as the clock was set back, are two recordings"
+        )
 
 
 def test_programs_are_told_of_a_spool(spool: Path, tmp_path: Path) -> None:

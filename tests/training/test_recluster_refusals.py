@@ -6,8 +6,20 @@ from pathlib import Path
 import pytest
 
 from songcore.errors import SongError
-from songtrain.recluster.snapshot import read_snapshot
+from songtrain.recluster.snapshot import read_snapshot, shown_url, store_folder
 from songtrain.recluster.starting import Request, run_request
+
+
+@pytest.mark.parametrize("place", ["data", "data/songs.sqlite"])
+def test_a_store_is_taken_by_its_data_directory_or_file(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `repertoire` and `retype` take it, from wherever the command is given."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "songs.sqlite").touch()
+    monkeypatch.chdir(tmp_path)
+    assert store_folder(place) == tmp_path / "data"
+    assert shown_url(place) == f"sqlite:///{tmp_path}/data/songs.sqlite"
 
 
 @pytest.mark.parametrize("place", ["sqlite:///{}/songs.sqlite", "postgresql+psycopg://ada:secret@127.0.0.1:1/songs"])

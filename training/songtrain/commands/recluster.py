@@ -13,7 +13,8 @@ def recluster(  # noqa: PLR0913, PLR0917 - one parameter per option
         str,
         typer.Option(
             envvar="SONGSTREAM_STORE",
-            help="URL of the service's store: sqlite:////data/songs.sqlite or postgresql+psycopg://HOST/NAME.",
+            help="Data directory of the service, or the URL of its store: sqlite:////data/songs.sqlite or "
+            "postgresql+psycopg://HOST/NAME.",
         ),
     ],
     bundle: Annotated[Path, typer.Option(help="Bundle to retrain.")],
@@ -53,7 +54,7 @@ def recluster(  # noqa: PLR0913, PLR0917 - one parameter per option
     people decided holds. The proposal is a bundle in the service's folder of models, with a report.html, and is served only
     when somebody activates it.
 
-        songstream recluster --store sqlite:////data/songs.sqlite --bundle models/demo-v1
+        songstream recluster --store /var/lib/songstream --bundle models/demo-v1
 
     A pool that is empty, too small or without dense groups is no error: the run then ends without a proposal. A run that was
     killed or cancelled goes on when it is started again under its name, and proposes the same.

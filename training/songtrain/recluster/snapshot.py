@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection, MetaData, Select, Table, create_engine, func, select, text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchTableError, OperationalError
 from sqlalchemy.pool import NullPool
 
@@ -34,6 +34,8 @@ __all__ = [
 
 OLDEST_REVISION = 5
 """The first revision with embeddings and decisions."""
+STORE_NAME = "songs.sqlite"
+"""Of the file in a service's data directory."""
 TABLES = ("songs", "embeddings", "clips", "decisions", "bundle_events")
 SERVING_EVENTS = ("started", "activated", "rolled_back")
 """After which a bundle is served."""
@@ -168,11 +170,15 @@ def read_snapshot(store: str, *, clips: Path | None, max_known: int) -> Snapshot
 
 
 def _url(store: str) -> Any:
+    if "://" not in store:
+        place = Path(store).absolute()
+        return URL.create("sqlite", database=str(place / STORE_NAME if place.is_dir() else place))
     try:
         return make_url(store)
     except ArgumentError as error:
         raise ConfigError(
-            f"--store {store} is no URL of a store; give sqlite:////data/songs.sqlite or postgresql+psycopg://user@host/name",
+            f"--store {store} is neither a data directory nor the URL of a store; give /var/lib/songstream or "
+            "postgresql+psycopg://user@host/name",
             reason="STORE_UNREACHABLE",
         ) from error
 
