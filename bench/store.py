@@ -10,6 +10,7 @@ hours_p95_s                   the same over one week of all stations, by the hou
 page_p95_s                    a page of 100 songs somewhere in the season: of all, one station, one type, or novel ones
 watch_p95_s                   the next 500 songs after a number
 totals_p95_s                  what a scrape of the metrics asks
+season_by_hour_rpc_s          the season of all stations by the hour, over a port: every page of `QueryFrequencies`, once
 open_s                        opening the filled database, as a server does when it starts
 rss_mb                        memory of the process that asked all that
 database_mb                   size of the database
@@ -27,6 +28,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
@@ -185,6 +187,29 @@ def measure(directory: DataDirectory, n_songs: int) -> dict[str, float]:
     return result
 
 
+def ask_over_a_port(data_dir: Path, url: str | None) -> dict[str, float]:
+    """Have a server answer for the store, which nobody may have open, from a port; return the fields of the JSON line."""
+    sys.path.append(str(ROOT / "tests"))
+    from bundles import make_test_bundle
+    from serving import ServerThread
+    from songcore.bundle import load_bundle
+    from songserve.clients.connection import Connection, Server
+    from songserve.clients.songs import SongClient
+
+    with tempfile.TemporaryDirectory() as folder:
+        make_test_bundle(Path(folder) / "bundle")
+        bundle = load_bundle(Path(folder) / "bundle", device="cpu")
+        with (
+            ServerThread(bundle, data_dir, database_url=url) as server,
+            Connection(Server(server.addresses.grpc)) as connection,
+        ):
+            began = time.perf_counter()
+            found = deque(SongClient(connection).frequencies(bucket=timedelta(hours=1)), maxlen=1)
+            took = time.perf_counter() - began
+    assert found[0].start is not None
+    return {"season_by_hour_rpc_s": round(took, 4)}
+
+
 def percentile(values: list[float], q: float) -> float:
     """Return a percentile rounded to tenths of milliseconds."""
     return round(float(np.percentile(values, q)), 4)
@@ -207,8 +232,9 @@ def run(arguments: argparse.Namespace, data_dir: Path, url: str | None) -> None:
     open_s = round(time.perf_counter() - began, 3)
     if arguments.measure:
         result = {"songs": arguments.songs, "database": directory.writer.dialect.name, "open_s": open_s}
-        print(json.dumps({**result, **measure(directory, arguments.songs)}))
+        result |= measure(directory, arguments.songs)
         directory.close()
+        print(json.dumps({**result, **ask_over_a_port(data_dir, url)}))
         return
     if SongQueries(directory.readers).position()[1]:
         sys.exit("the database holds songs already; this program fills an empty one")

@@ -160,6 +160,7 @@ def _restore_sqlite(file: Path, source: Path, now: datetime, shelf: str | None) 
         give_to_owner(fresh)
         sync(fresh)
         fresh.rename(file)  # at every moment one of the two is in place
+        sync(file.parent)
     finally:
         for suffix in ("", "-wal", "-shm"):
             fresh.with_name(fresh.name + suffix).unlink(missing_ok=True)

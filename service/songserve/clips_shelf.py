@@ -68,6 +68,8 @@ class ClipShelf:
         self._has_room, self._observe = has_room, observe
         self._on_disk: set[Path] = set()
         """Folders whose names are on the disk, as far as this process knows."""
+        self._in_use: set[Path] = set()
+        """Folders that clips are being written into, and that stay though they are empty."""
         self._lock = threading.Lock()
 
     def wants(self, song: StoredSong) -> bool:
@@ -86,13 +88,21 @@ class ClipShelf:
             for _ in songs:
                 self._observe("disk_low")
             return [None] * len(songs)
+        try:
+            return self._write(songs)
+        finally:
+            with self._lock:
+                self._in_use.clear()
+
+    def _write(self, songs: Sequence[WantedClip]) -> list[StoredClip | None]:
         clips: dict[str, StoredClip] = {}
         # By their names: a song may come from two streams, of which the store will refuse the older one.
         new: dict[str, NewClip] = {}
         for song, sound in songs:
             if song.uid in clips or song.uid in new:
                 continue
-            with self._kept_apart(song.uid):
+            # With the lock: of a clip that is deleted just now there are both files, or none.
+            with self._kept_apart(song.uid), self._lock:
                 path = self.path(song.start_ms, song.uid)
                 if path.exists():
                     clips[song.uid] = self._found(song, path)
@@ -122,13 +132,13 @@ class ClipShelf:
             self._observe("failed")
 
     def _make_folder(self, hour: Path) -> None:
-        """Have the folder of an hour, with its name and those above it on the disk."""
-        with self._lock:
-            hour.mkdir(parents=True, exist_ok=True)
-            if hour not in self._on_disk:
-                for folder in (hour.parent, self._folder, self._folder.parent):
-                    sync(folder)
-                self._on_disk.add(hour)
+        """Have the folder of an hour until the clips are written, with its name and those above it on the disk."""
+        self._in_use.add(hour)
+        hour.mkdir(parents=True, exist_ok=True)
+        if hour not in self._on_disk:
+            for folder in (hour.parent, self._folder, self._folder.parent):
+                sync(folder)
+            self._on_disk.add(hour)
 
     def _found(self, song: StoredSong, path: Path) -> StoredClip:
         """Return what a finished file says of itself."""
@@ -158,12 +168,15 @@ class ClipShelf:
     def delete(self, clip: StoredClip) -> None:
         """Delete the files of a clip whose row is gone, and folders that they leave empty."""
         path = self.path(clip.song_start_ms, clip.song)
-        path.unlink(missing_ok=True)
-        features_path(path).unlink(missing_ok=True)
-        with self._lock, suppress(OSError):
-            path.parent.rmdir()
-            self._on_disk.discard(path.parent)
-            path.parent.parent.rmdir()
+        with self._lock:
+            path.unlink(missing_ok=True)
+            features_path(path).unlink(missing_ok=True)
+            if path.parent in self._in_use:
+                return
+            with suppress(OSError):
+                path.parent.rmdir()
+                self._on_disk.discard(path.parent)
+                path.parent.parent.rmdir()
 
     def clean(self, store: str, shelves: Callable[[Sequence[str]], Mapping[str, str]]) -> int:
         """Delete what a crash left: unfinished files, and those without a row; return how many.

@@ -4,19 +4,22 @@ A question is answered from the widest buckets that its bounds and its own bucke
 few thousand rows however many songs there were.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, select, tuple_
 
 from songcore.decisions import View
 from songserve.schema import EVER, buckets
 from songserve.tally import Tally, by_number
 from songserve.times import DAY_MS, HOUR_MS
 
-__all__ = ["Frequency", "FrequencyFilter", "bucket_query", "combined", "stations_query"]
+__all__ = ["Frequency", "FrequencyFilter", "FrequencyPosition", "bucket_query", "combined", "stations_query"]
+
+FrequencyPosition = tuple[str, int | None]
+"""Station and start time in milliseconds of a bucket, None without buckets of time: where a page ends."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,11 @@ class FrequencyFilter:
         if not marks:
             return EVER
         return HOUR_MS if any(mark % DAY_MS for mark in marks) else DAY_MS
+
+    @property
+    def most_rows(self) -> int | None:
+        """Kept buckets that one of the wanted buckets is made of at most; None for no bound."""
+        return self.bucket_ms and self.bucket_ms // self.width_ms
 
 
 @dataclass
@@ -59,20 +67,28 @@ def stations_query() -> Select[Any]:
     return select(buckets.c.station).where(buckets.c.width_ms == EVER)
 
 
-def bucket_query(wanted: FrequencyFilter, stations: Sequence[str]) -> Select[Any]:
-    """Return the question for the rows that answer this, in order."""
+def bucket_query(
+    wanted: FrequencyFilter, stations: Sequence[str], after: FrequencyPosition | None = None, size: int | None = None
+) -> Select[Any]:
+    """Return the question for the rows that answer this, in order: those of ``size`` buckets behind ``after``, or more."""
     conditions = [buckets.c.width_ms == wanted.width_ms, buckets.c.station.in_(stations)]
     if wanted.start_ms is not None:
         conditions.append(buckets.c.start_ms >= wanted.start_ms)
     if wanted.end_ms is not None:
         conditions.append(buckets.c.start_ms < wanted.end_ms)
+    if after is not None:
+        station, start_ms = after
+        # No row of the bucket before is taken again, however many it was made of.
+        behind = None if start_ms is None or wanted.bucket_ms is None else start_ms + wanted.bucket_ms
+        place = tuple_(buckets.c.station, buckets.c.start_ms)
+        conditions.append(buckets.c.station > station if behind is None else place >= (station, behind))
     columns = (buckets.c.station, buckets.c.start_ms, buckets.c.recorded_s, buckets.c.tally)
-    return select(*columns).where(*conditions).order_by(buckets.c.station, buckets.c.start_ms)
+    ordered = select(*columns).where(*conditions).order_by(buckets.c.station, buckets.c.start_ms)
+    return ordered.limit(size * wanted.most_rows) if size and wanted.most_rows else ordered
 
 
-def combined(wanted: FrequencyFilter, rows: Iterable[Any], view: View) -> list[Frequency]:
-    """Return rows of `bucket_query` put together to the buckets that are wanted, by people's decisions."""
-    found: list[Frequency] = []
+def combined(wanted: FrequencyFilter, rows: Iterable[Any], view: View) -> Iterator[Frequency]:
+    """Give rows of `bucket_query` put together to the buckets that are wanted, by people's decisions."""
     types = frozenset(view.resolve(type_id) for type_id in wanted.type_ids)
     for (station, start_ms), group in groupby(rows, key=lambda row: (row[0], _start(row[1], wanted))):
         (_, _, recorded_s, text), *more = group
@@ -87,10 +103,8 @@ def combined(wanted: FrequencyFilter, rows: Iterable[Any], view: View) -> list[F
             {key: n for key, n in part.items() if key in types} if types else part
             for part in (songs, tally.novel, tally.noise)
         )
-        found.append(
-            Frequency(station, start_ms, recorded_s, counts, n_novel=sum(novel.values()), n_noise=sum(noise.values()))
-        )
-    return found
+        n_novel, n_noise = sum(novel.values()), sum(noise.values())
+        yield Frequency(station, start_ms, recorded_s, counts, n_novel=n_novel, n_noise=n_noise)
 
 
 def _start(row_ms: int, wanted: FrequencyFilter) -> int | None:

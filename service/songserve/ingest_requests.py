@@ -22,6 +22,7 @@ __all__ = [
     "Lane",
     "Wish",
     "captured_ms",
+    "check_time",
     "missing_gap",
     "read_finish",
     "read_heartbeat",
@@ -202,6 +203,19 @@ def captured_ms(request: ingest_pb2.StreamAudioRequest) -> int | None:
     if not chunk.HasField("capture_time"):
         return None
     return milliseconds(chunk.capture_time, reason="CHUNK_SHAPE", sequence_number=chunk.sequence_number)
+
+
+def check_time(item: Chunk | Gap, opening: SessionOpening, *, now_ms: int) -> None:
+    """Raise Refusal CHUNK_SHAPE for what ends more than a day from now, by the session's start and its count of samples."""
+    end_sample, rate_hz = item.start_sample + item.sample_count, opening.audio_format.sample_rate_hz
+    # Multiplied, as a division would round the last sample away.
+    if end_sample * 1000 > (now_ms + DAY_MS - opening.capture_start_ms) * rate_hz:
+        raise Refusal(
+            f"chunk {item.sequence_number} ends at sample {end_sample}, more than a day from now; the session's "
+            "capture_start_time or the count of samples is wrong",
+            reason="CHUNK_SHAPE",
+            sequence_number=item.sequence_number,
+        )
 
 
 def _read_gap(gap: ingest_pb2.Gap) -> Gap:

@@ -22,8 +22,8 @@ MAX_SAMPLE = 2**62
 MAX_CHUNK_ENERGY = MAX_ENERGY / 2
 """Sum of squares of a float32 chunk, all channels together; that of their mean or of one of them is no more. Half of what
 listening takes, as it adds up in another order: what comes in never fails there, where the chunk's number is not known."""
-N_CHECKSUMS = 256
-"""Checksums of the latest chunks are kept, to notice a number that is used twice."""
+N_REMEMBERED = 256
+"""Of so many of the latest chunks and gaps it is known what they were, to notice a number that is used twice."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ class Gap:
     start_sample: int
     sample_count: int
     reason: str = "unspecified"
+
+
+_Content = tuple[int, int, int, int | None]
+"""What a chunk or gap is: last number, start sample, sample count and, of a chunk, the checksum of its data."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ class Intake:
         self._finish_wanted = False
         self._pending: deque[Chunk | Gap] = deque()
         self._n_pending_bytes = 0
-        self._checksums: dict[int, int] = {}
+        self._contents: dict[int, _Content] = {}  # of the latest, by their first number
+        self._known_from = self.expected_sequence_number  # what came before: forgotten, or to an earlier stream
 
     @property
     def expected_sequence_number(self) -> int:
@@ -116,7 +121,10 @@ class Intake:
             raise self._bad_shape(item.sequence_number, "cannot be: numbers begin at 1")
         if isinstance(item, Chunk):
             self._check_chunk(item)
+        else:
+            self._check_gap(item)
         if item.sequence_number <= self._last_accepted:
+            self._check_repetition(item)
             return False
         if self._finished or self._finish_wanted:
             raise Refusal(
@@ -130,10 +138,9 @@ class Intake:
         self._last_accepted = item.last_sequence_number
         self._next_sample += item.sample_count
         self._pending.append(item)
+        self._remember(item)
         if isinstance(item, Chunk):
             self._n_pending_bytes += len(item.data)
-            self._checksums[item.sequence_number] = item.crc32c
-            self._checksums.pop(item.sequence_number - N_CHECKSUMS, None)
         return True
 
     def finish(self, finish: Finish) -> None:
@@ -161,6 +168,24 @@ class Intake:
                 n_samples += item.sample_count
                 self._n_pending_bytes -= len(item.data)
         return Work(tuple(items), self._finish_wanted and not self._pending)
+
+    def _remember(self, item: Chunk | Gap) -> None:
+        self._contents[item.sequence_number] = _content(item)
+        if len(self._contents) > N_REMEMBERED:
+            del self._contents[self._known_from]
+            self._known_from = next(iter(self._contents))
+
+    def _check_repetition(self, item: Chunk | Gap) -> None:
+        """Raise Refusal SEQUENCE_REUSED for what came before as something else, as far as that is known."""
+        # A gap that reaches from numbers that were had to others is refused too: taken for one that was had before, the
+        # others would never come in, and the client would be asked for them again and again.
+        is_known = item.last_sequence_number >= self._known_from
+        if is_known and self._contents.get(item.sequence_number) != _content(item):
+            raise Refusal(
+                f"chunk {item.sequence_number} came again with other content; a number is never used twice",
+                reason="SEQUENCE_REUSED",
+                sequence_number=item.sequence_number,
+            )
 
     def _sequence_gap(self, found: str) -> Refusal:
         expected = self.expected_sequence_number
@@ -196,12 +221,13 @@ class Intake:
                 reason="NOT_FINITE",
                 sequence_number=number,
             )
-        if self._checksums.get(number, chunk.crc32c) != chunk.crc32c:
-            raise Refusal(
-                f"chunk {number} came again with other content; a number is never used twice",
-                reason="SEQUENCE_REUSED",
-                sequence_number=number,
-            )
+
+    def _check_gap(self, gap: Gap) -> None:
+        number = gap.sequence_number
+        if gap.sample_count < 1 or gap.last_sequence_number < number:
+            raise self._bad_shape(number, "is a gap of no samples, or ends before it begins")
+        if gap.last_sequence_number - number >= gap.sample_count:
+            raise self._bad_shape(number, "is a gap of more chunks than samples")
 
     def _check_position(self, item: Chunk | Gap) -> None:
         if item.start_sample + item.sample_count > MAX_SAMPLE:
@@ -210,19 +236,20 @@ class Intake:
             raise self._bad_shape(
                 item.sequence_number, f"starts at sample {item.start_sample}, expected {self._next_sample}"
             )
-        if isinstance(item, Gap):
-            if item.sample_count < 1 or item.last_sequence_number < item.sequence_number:
-                raise self._bad_shape(item.sequence_number, "is a gap of no samples, or ends before it begins")
-            if item.last_sequence_number - item.sequence_number >= item.sample_count:
-                raise self._bad_shape(item.sequence_number, "is a gap of more chunks than samples")
-            if item.sample_count > MAX_GAP_S * self._format.sample_rate_hz:
-                raise Refusal(
-                    f"gap {item.sequence_number} is longer than {MAX_GAP_S} s; finish the session and begin a new one",
-                    reason="GAP_TOO_LONG",
-                )
+        if isinstance(item, Gap) and item.sample_count > MAX_GAP_S * self._format.sample_rate_hz:
+            raise Refusal(
+                f"gap {item.sequence_number} is longer than {MAX_GAP_S} s; finish the session and begin a new one",
+                reason="GAP_TOO_LONG",
+            )
 
     def _bad_shape(self, number: int, problem: str) -> Refusal:
         return Refusal(f"chunk {number} {problem}", reason="CHUNK_SHAPE", sequence_number=number)
+
+
+def _content(item: Chunk | Gap) -> _Content:
+    """Return what has to be the same when a number comes again; why a gap was lost may be told otherwise."""
+    checksum = item.crc32c if isinstance(item, Chunk) else None
+    return item.last_sequence_number, item.start_sample, item.sample_count, checksum
 
 
 def _energy(data: bytes) -> float:

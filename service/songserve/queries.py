@@ -4,15 +4,24 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, exists, func, select, tuple_
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionError
 
 from songcore.decisions import Decision, Split, View
 from songserve.bundles.history import BundleEvent
 from songserve.decision_log import DecisionLog
-from songserve.frequencies import Frequency, FrequencyFilter, bucket_query, combined, stations_query
+from songserve.frequencies import (
+    Frequency,
+    FrequencyFilter,
+    FrequencyPosition,
+    bucket_query,
+    combined,
+    stations_query,
+)
 from songserve.records import Retyping, SessionName, SessionRecord, StoredClip, StoredSong
 from songserve.schema import (
     EVER,
@@ -227,10 +236,19 @@ class SongQueries:
 
     def frequencies(self, wanted: FrequencyFilter) -> list[Frequency]:
         """Return counts, by people's decisions, and recorded seconds by station and bucket, ordered by both."""
+        with self.reading_frequencies(wanted) as found:
+            return list(found)
+
+    @contextmanager
+    def reading_frequencies(
+        self, wanted: FrequencyFilter, after: FrequencyPosition | None = None, size: int | None = None
+    ) -> Iterator[Iterator[Frequency]]:
+        """Give what `frequencies` returns, up to ``size`` of it behind a position, each put together when it is taken."""
         with self._reading() as connection:
             view = self._log.read(connection)
             stations = wanted.stations or connection.execute(stations_query()).scalars().all()
-            return combined(wanted, connection.execute(bucket_query(wanted, stations)), view)
+            rows = connection.execute(bucket_query(wanted, stations, after, size))
+            yield islice(combined(wanted, rows, view), size)
 
     def _all(self, statement: Any) -> Sequence[Any]:
         with self._reading() as connection:
@@ -241,7 +259,7 @@ class SongQueries:
         try:
             with self._readers.connect() as connection:
                 yield connection
-        except DBAPIError as error:
+        except (DBAPIError, NoConnectionError) as error:  # the latter: others held every connection for too long
             raise store_refusal(error, doing="read") from error
 
 

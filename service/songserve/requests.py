@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from songserve.frequencies import FrequencyFilter
+from songserve.frequencies import FrequencyFilter, FrequencyPosition
 from songserve.queries import Position, SongFilter
 from songserve.records import SessionName
 from songserve.refusal import Refusal
@@ -16,7 +16,7 @@ __all__ = [
     "DEFAULT_PAGE",
     "MAX_PAGE",
     "milliseconds",
-    "read_frequency_filter",
+    "read_frequency_page",
     "read_page",
     "read_song_uid",
     "read_type_id",
@@ -27,6 +27,8 @@ __all__ = [
 
 MAX_PAGE = 1000
 DEFAULT_PAGE = 100
+MAX_FREQUENCY_PAGE = 10_000
+"""So many, unless a page has fewer for its bytes, that a client which knows of no pages gets all of an ordinary question."""
 MAX_FILTER_IDS = 1000
 """Far below what SQLite takes in one statement."""
 # Of Timestamp, by its definition: the years 1 to 9999. Before 1970 nothing was recorded that is streamed.
@@ -34,6 +36,7 @@ _MIN_SECONDS, _MAX_SECONDS = -62_135_596_800, 253_402_300_799
 
 _RESUME_TOKEN = re.compile(r"([0-9a-f-]{36})\.(\d{1,18})")
 _PAGE_TOKEN = re.compile(r"(-?\d{1,18})\.([0-9a-f-]{36})")
+_FREQUENCY_TOKEN = re.compile(r"([A-Za-z0-9-]{1,63})\.(-?\d{1,18})?")
 
 
 def read_song_uid(name: str) -> str:
@@ -49,7 +52,7 @@ def read_type_id(name: str) -> str:
 def read_types_page(request: songs_pb2.ListSongTypesRequest) -> tuple[str, int]:
     """Return the id after which the page begins, empty for the first, and how many; or Refusal PAGE_TOKEN_INVALID."""
     if not re.fullmatch(r"[A-Z0-9]{0,16}", request.page_token):
-        raise Refusal("page_token is none that this server gave; begin again without one", reason="PAGE_TOKEN_INVALID")
+        raise _foreign_token()
     return request.page_token, min(request.page_size or MAX_PAGE, MAX_PAGE)
 
 
@@ -75,9 +78,7 @@ def read_page(request: songs_pb2.ListSongsRequest) -> tuple[SongFilter, Position
     if request.page_token:
         token = _PAGE_TOKEN.fullmatch(request.page_token)
         if token is None:
-            raise Refusal(
-                "page_token is none that this server gave; begin again without one", reason="PAGE_TOKEN_INVALID"
-            )
+            raise _foreign_token()
         after = (int(token[1]), token[2])
     return wanted, after, min(request.page_size or DEFAULT_PAGE, MAX_PAGE), request.newest_first
 
@@ -110,8 +111,24 @@ def resume_token(store: str, seq: int) -> str:
     return f"{store}.{seq}"
 
 
-def read_frequency_filter(request: songs_pb2.QueryFrequenciesRequest) -> FrequencyFilter:
-    """Return what to count; raises Refusal NAME_INVALID, FILTER_TOO_LONG, INTERVAL_INVALID or BUCKET_INVALID."""
+def read_frequency_page(
+    request: songs_pb2.QueryFrequenciesRequest,
+) -> tuple[FrequencyFilter, FrequencyPosition | None, int]:
+    """Return what to count, after which bucket, and how many.
+
+    Raises Refusal NAME_INVALID, FILTER_TOO_LONG, INTERVAL_INVALID, BUCKET_INVALID or PAGE_TOKEN_INVALID.
+    """
+    wanted, after = _frequency_filter(request), None
+    if request.page_token:
+        token = _FREQUENCY_TOKEN.fullmatch(request.page_token)
+        # Without buckets of time they have no start.
+        if token is None or (token[2] is None) != (wanted.bucket_ms is None):
+            raise _foreign_token()
+        after = (token[1], None if token[2] is None else int(token[2]))
+    return wanted, after, min(request.page_size or MAX_FREQUENCY_PAGE, MAX_FREQUENCY_PAGE)
+
+
+def _frequency_filter(request: songs_pb2.QueryFrequenciesRequest) -> FrequencyFilter:
     start_ms, end_ms = _interval(request)
     if any(bound is not None and bound % HOUR_MS for bound in (start_ms, end_ms)):
         raise Refusal(
@@ -129,6 +146,10 @@ def read_frequency_filter(request: songs_pb2.QueryFrequenciesRequest) -> Frequen
         stations=_ids_in(request.stations, "stations"),
         type_ids=_ids_in(request.song_types, "songTypes"),
     )
+
+
+def _foreign_token() -> Refusal:
+    return Refusal("page_token is none that this server gave; begin again without one", reason="PAGE_TOKEN_INVALID")
 
 
 def _station_and_session(request: songs_pb2.ListSongsRequest) -> tuple[str | None, str | None]:

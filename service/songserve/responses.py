@@ -1,6 +1,6 @@
 """Domain values to responses of `songserve.v1`; those of sessions are built in `songserve.ingest_responses`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -24,7 +24,7 @@ __all__ = [
     "clip_message",
     "decision_name",
     "duration",
-    "frequencies",
+    "frequency_page",
     "named_song",
     "recording_song",
     "recording_summary",
@@ -34,6 +34,9 @@ __all__ = [
     "timestamp",
     "type_name",
 ]
+
+FREQUENCY_PAGE_BYTES = 2 * 2**20
+"""Half of what clients of gRPC take unless they are told otherwise."""
 
 KINDS = {"song": types_pb2.SOUND_KIND_SONG, "noise": types_pb2.SOUND_KIND_NOISE}
 _NOVELTY = {
@@ -171,23 +174,32 @@ def clip_data(data: bytes) -> songs_pb2.GetSongClipResponse:
     return songs_pb2.GetSongClipResponse(data=data)
 
 
-def frequencies(found: Sequence[Frequency]) -> songs_pb2.QueryFrequenciesResponse:
-    """Return counts beside effort."""
-    return songs_pb2.QueryFrequenciesResponse(
-        buckets=[
-            songs_pb2.FrequencyBucket(
-                station=f"stations/{frequency.station}",
-                start_time=None if frequency.start_ms is None else timestamp(frequency.start_ms),
-                recorded_s=frequency.recorded_s,
-                counts=[
-                    songs_pb2.TypeCount(song_type=type_name(type_id), n_songs=n)
-                    for type_id, n in frequency.counts.items()
-                ],
-                n_novel=frequency.n_novel,
-                n_noise=frequency.n_noise,
-            )
-            for frequency in found
-        ]
+def frequency_page(found: Iterable[Frequency], size: int) -> songs_pb2.QueryFrequenciesResponse:
+    """Return one page of counts beside effort: at most ``size`` buckets, and no more than `FREQUENCY_PAGE_BYTES`."""
+    page = songs_pb2.QueryFrequenciesResponse()
+    n_bytes, end = 0, ""
+    for frequency in found:
+        bucket = _frequency_bucket(frequency)
+        n_bytes += bucket.ByteSize()
+        # A single bucket is never too large: it has each type once.
+        if end and (len(page.buckets) == size or n_bytes > FREQUENCY_PAGE_BYTES):
+            page.next_page_token = end
+            break
+        page.buckets.append(bucket)
+        end = f"{frequency.station}.{'' if frequency.start_ms is None else frequency.start_ms}"
+    return page
+
+
+def _frequency_bucket(frequency: Frequency) -> songs_pb2.FrequencyBucket:
+    return songs_pb2.FrequencyBucket(
+        station=f"stations/{frequency.station}",
+        start_time=None if frequency.start_ms is None else timestamp(frequency.start_ms),
+        recorded_s=frequency.recorded_s,
+        counts=[
+            songs_pb2.TypeCount(song_type=type_name(type_id), n_songs=n) for type_id, n in frequency.counts.items()
+        ],
+        n_novel=frequency.n_novel,
+        n_noise=frequency.n_noise,
     )
 
 

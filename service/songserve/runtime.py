@@ -89,7 +89,7 @@ class Runtime:
     """Compares another bundle with the active one."""
     streams: dict[UUID, Connected] = field(default_factory=dict)
     n_in_flight_bytes: int = 0
-    """Audio of all streams that came in and is not listened to yet."""
+    """Audio of all streams that came in and is not listened to yet, and of recordings what is in memory."""
     n_calls: int = 0
     """Streams and recordings being served."""
     draining: bool = False
@@ -112,7 +112,7 @@ class Runtime:
     @property
     def load(self) -> float:
         """From 0, idle, to 1 and more, overloaded."""
-        memory = self.n_in_flight_bytes / (self.settings.max_in_flight_mb * 2**20)
+        memory = self.n_in_flight_bytes / self.settings.max_in_flight_bytes
         return max(self.batcher.load, self.gatherer.load, self.clip_writing.load, memory)
 
     @property
@@ -127,6 +127,16 @@ class Runtime:
         """Count bytes of audio that came in, or, negative, that were listened to."""
         self.n_in_flight_bytes += n
         self.metrics.ingest_in_flight_bytes.set(self.n_in_flight_bytes)
+
+    def take_bytes(self, n: int) -> None:
+        """Count bytes of a recording that came in; raises Refusal OVERLOADED, and counts none, where they are too many."""
+        # A stream is slowed down by its credit; who uploads has none, and can only be sent away.
+        if self.n_in_flight_bytes + n > self.settings.max_in_flight_bytes:
+            raise Refusal(
+                f"{self.n_in_flight_bytes} bytes wait in memory, and {n} more are too many; come back",
+                reason="OVERLOADED",
+            )
+        self.hold_bytes(n)
 
     def clip_tape(self, audio_format: AudioFormat) -> ClipTape:
         """Return what remembers a stream's latest sound."""

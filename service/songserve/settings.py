@@ -91,7 +91,7 @@ class ServeSettings(BaseSettings):
     max_waiting_kb: int = Field(128, ge=1, le=64 * 1024)
     """Audio of a stream that waits in memory; then reading stops. It bounds what a client parks that takes no answers."""
     max_in_flight_mb: int = Field(256, ge=1)
-    """Audio of all streams that may wait in memory; the nearer it is, the less may each station send ahead."""
+    """Audio of all streams and uploads that may wait in memory; the nearer it is, the less may each station send ahead."""
     lease_s: float = Field(3600.0, ge=0)
     """Age at which a stream is asked to reconnect; 0 for never."""
     max_recording_mb: int = Field(4096, ge=1)
@@ -146,6 +146,11 @@ class ServeSettings(BaseSettings):
     def bundles_dir(self) -> Path:
         """Where bundles that may be activated are."""
         return self.models_dir or self.data_dir / "models"
+
+    @property
+    def max_in_flight_bytes(self) -> int:
+        """`max_in_flight_mb` in bytes."""
+        return self.max_in_flight_mb * 2**20
 
     @property
     def protected(self) -> bool:

@@ -1,6 +1,9 @@
 """ClassifyRecording over a real port: what it says of good and of bad files."""
 
 import io
+import queue
+import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,10 +12,12 @@ import grpc
 import numpy as np
 import pytest
 import soundfile
+from grpc_status import rpc_status
 
 from bad_recordings import REASONS, write_bad_recordings
 from bundles import soundscape
-from serving import ServerThread, failure
+from serving import ServerThread, failure, scrape
+from songserve.servicers.classification import MEMORY_BYTES
 from songserve.v1 import classification_pb2, classification_pb2_grpc
 
 Request = classification_pb2.ClassifyRecordingRequest
@@ -132,9 +137,88 @@ def test_the_order_of_messages_is_checked(shared_server: ServerThread, requests:
 def test_an_upload_leaves_the_reserve_of_disk(start_server: Any) -> None:
     """An upload too large for memory is refused where it would take the room that commits need; a small one is not."""
     server = start_server(min_free_disk_mb=2**40)
-    assert upload(server, wav(np.zeros(2**20)))[-1].summary.n_songs == 0
+    data = wav(np.zeros((MEMORY_BYTES - 44) // 2))
+    assert len(data) == MEMORY_BYTES
+    assert upload(server, data)[-1].summary.n_songs == 0
     setup = Request(setup=classification_pb2.RecordingSetup())
-    assert refusal(server, [setup, *[Request(data=bytes(2**19))] * 17]) == ("RESOURCE_EXHAUSTED", "DISK_LOW")
+    requests = [setup, Request(data=data), Request(data=bytes(1))]
+    assert refusal(server, requests) == ("RESOURCE_EXHAUSTED", "DISK_LOW")
+
+
+class HalfSent:
+    """An upload that goes on when it is told to."""
+
+    def __init__(self, server: ServerThread, *data: bytes) -> None:
+        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        stub: Any = classification_pb2_grpc.ClassificationServiceStub(server.channel)
+        self.call = stub.ClassifyRecording(iter(self._requests.get, None), timeout=60)
+        self._requests.put(Request(setup=classification_pb2.RecordingSetup()))
+        self.send(*data)
+
+    def send(self, *data: bytes) -> None:
+        """Send more of the file."""
+        for part in data:
+            self._requests.put(Request(data=part))
+
+    def ends_with(self) -> grpc.RpcError:
+        """Return the error that the call ends with."""
+        with pytest.raises(grpc.RpcError) as ended:
+            list(self.call)
+        self._requests.put(None)
+        return ended.value
+
+    def leave(self) -> None:
+        """Cancel the call."""
+        self.call.cancel()
+        self._requests.put(None)
+
+
+def until_in_memory(server: ServerThread, n_bytes: int) -> None:
+    """Wait until so many bytes wait in the server's memory, by its metrics."""
+    deadline = time.monotonic() + 30
+    while (found := in_memory(server)) != n_bytes:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+
+
+def in_memory(server: ServerThread) -> int:
+    """Return the bytes that wait in the server's memory."""
+    (found,) = re.findall(r"^songstream_ingest_in_flight_bytes (\S+)$", scrape(server), re.MULTILINE)
+    return int(float(found))
+
+
+def test_uploads_share_the_memory_of_sound_that_waits(start_server: Any) -> None:
+    """At the limit all go on; one byte more is refused, to come back; what ends, however it does, leaves its memory free."""
+    server = start_server(max_in_flight_mb=1)
+    first, second, third = (HalfSent(server, bytes(MEMORY_BYTES)) for _ in range(3))
+    fourth, more = HalfSent(server, bytes(1)), HalfSent(server, bytes(1))
+    until_in_memory(server, 3 * MEMORY_BYTES + 2)
+    fourth.send(bytes(MEMORY_BYTES - 2))
+    until_in_memory(server, 2**20)
+    more.send(bytes(1))
+    refused = more.ends_with()
+    assert failure(refused)[:2] == ("UNAVAILABLE", "OVERLOADED")
+    status = rpc_status.from_call(refused)
+    assert status is not None
+    assert [detail.type_url.rpartition(".")[2] for detail in status.details] == ["ErrorInfo", "RetryInfo"]
+    until_in_memory(server, 2**20 - 1)
+    first.leave()
+    until_in_memory(server, 3 * MEMORY_BYTES - 1)
+    second.send(bytes(1))  # too large for memory: from here on it lies on the disk
+    until_in_memory(server, 2 * MEMORY_BYTES - 1)
+    assert upload(server, wav(soundscape([0], 25)[0]))[-1].summary.n_songs == 1
+    until_in_memory(server, 2 * MEMORY_BYTES - 1)
+    for one in (second, third, fourth):
+        one.leave()
+    until_in_memory(server, 0)
+
+
+def test_what_is_no_recording_leaves_its_memory_free(start_server: Any) -> None:
+    """A file that cannot be read ends its call with that, and nothing of it is held."""
+    server = start_server()
+    with pytest.raises(grpc.RpcError):
+        upload(server, bytes(1000))
+    until_in_memory(server, 0)
 
 
 def test_a_recording_has_a_longest_time(start_server: Any) -> None:

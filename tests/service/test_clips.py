@@ -31,6 +31,7 @@ from songserve.batching import Lane
 from songserve.clips import ClipSound, ClipTape
 from songserve.clips_retention import ClipRetention
 from songserve.clips_shelf import ClipShelf, WantedClip, clip_path, features_path
+from songserve.clips_writing import NewClip
 from songserve.intake import Chunk, Gap, Work
 from songserve.records import AudioFormat, Commit, StoredSong
 from songserve.runtime import Runtime
@@ -338,6 +339,42 @@ def test_a_song_heard_again_keeps_its_clip(shelf: Shelf) -> None:
     again = shelf.shelf.write([(one, ClipSound(900, PCM[200:RATE], RATE, FEATURES))])
     assert first == again
     assert shelf.outcomes == ["written", "kept"]
+
+
+def test_a_folder_stays_while_a_clip_is_written_into_it(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backlog's song whose hour loses its last clip at that moment, by age or quota, has its own all the same."""
+    (old,) = shelf.store(song(shelf.record, 0))
+    write = NewClip.write
+
+    def late(clip: NewClip) -> None:
+        shelf.shelf.delete(old)
+        write(clip)
+
+    monkeypatch.setattr(NewClip, "write", late)
+    (clip,) = shelf.store(song(shelf.record, 1))
+    assert (shelf.files(), shelf.outcomes) == ([clip.song], ["written", "written"])
+    shelf.shelf.delete(clip)
+    assert not shelf.shelf.path(clip.song_start_ms, clip.song).parent.parent.exists()
+
+
+def test_a_clip_written_while_it_is_deleted_is_whole(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same song's, before: deleting takes both of its files, and none of those that come after them."""
+    one = song(shelf.record, 0)
+    (old,) = shelf.store(one)
+    again = threading.Thread(target=shelf.shelf.write, args=([(one, SOUND)],))
+    unlink = Path.unlink
+
+    def slowly(path: Path, *, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok=missing_ok)
+        if path.suffix == ".flac":
+            again.start()
+            again.join(1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", slowly)
+        shelf.shelf.delete(old)
+    again.join()
+    assert (shelf.files(), shelf.outcomes) == ([one.uid], ["written", "written"])
 
 
 def test_a_clip_that_cannot_be_written_leaves_the_song(shelf: Shelf) -> None:

@@ -1,27 +1,37 @@
 """Each database by itself: what can be wrong with it, what an older songstream left, and several servers on one."""
 
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import grpc
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from google.rpc.error_details_pb2 import RetryInfo
+from grpc_status import rpc_status
+from sqlalchemy import Engine, create_engine
 
 from postgres import PostgresServer, database_name, execute, why_no_postgres
+from serving import failure, scrape
 from songcore.errors import ConfigError
 from songserve.database import DATABASE_NAME, DataDirectory
+from songserve.engines import N_READERS
 from songserve.frequencies import FrequencyFilter
 from songserve.migrations.upgrade import migration_config, upgrade
 from songserve.queries import SongFilter
 from songserve.records import ClockState
+from songserve.refusal import Refusal
 from songserve.schema import REVISION, metadata
+from songserve.store import Store
+from songserve.v1 import songs_pb2, songs_pb2_grpc
 from stores import HOUR_MS, START_MS, Opened, commit, opening, reason, song
 
 FULL = 2
@@ -106,6 +116,53 @@ def test_a_locked_database_is_reported(sqlite: Opened) -> None:
     other.execute("ROLLBACK")
     other.close()
     sqlite.store.commit(commit(record, 1)).result(10)
+
+
+@contextmanager
+def all_read(readers: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hold every connection for reading, for longer than others wait for one."""
+    monkeypatch.setattr(readers.pool, "_timeout", 0.2)
+    with ExitStack() as held:
+        for _ in range(N_READERS):
+            held.enter_context(readers.connect())
+        yield
+
+
+def test_a_reader_that_gets_no_connection_is_told_to_come_back(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While others read through every connection the store cannot be read now, and can be when one of them is done."""
+    with all_read(opened.directory.readers, monkeypatch), pytest.raises(Refusal) as told:
+        opened.queries.totals()
+    assert told.value.reason == "STORE_UNAVAILABLE"
+    assert opened.queries.totals()[1] == {}
+
+
+def test_calls_and_scrapes_outlast_a_time_without_connections(
+    start_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call gets UNAVAILABLE with a time to come back; the metrics show what they showed before."""
+    directories: list[DataDirectory] = []
+
+    def make_store(directory: DataDirectory, **options: Any) -> Store:
+        directories.append(directory)
+        return Store(directory, **options)
+
+    server = start_server(make_store=make_store)
+    stub: Any = songs_pb2_grpc.SongServiceStub(server.channel)
+    before = scrape(server)
+    with all_read(directories[0].readers, monkeypatch):
+        with pytest.raises(grpc.RpcError) as ended:
+            stub.ListSongs(songs_pb2.ListSongsRequest(), timeout=20)
+        assert families(scrape(server)) >= families(before)
+    assert failure(ended.value)[:2] == ("UNAVAILABLE", "STORE_UNAVAILABLE")
+    status = rpc_status.from_call(ended.value)
+    assert status is not None
+    assert status.details[-1].Is(RetryInfo.DESCRIPTOR)
+    assert not stub.ListSongs(songs_pb2.ListSongsRequest(), timeout=20).songs
+
+
+def families(page: str) -> set[str]:
+    """Return the names of the metrics on a page."""
+    return set(re.findall(r"^# TYPE (\S+)", page, re.MULTILINE))
 
 
 def test_unusable_data_directories_are_explained(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ class Place:
                 shelf.record, 100_000, song(shelf.record, 7, novelty="novel"), song(shelf.record, 8, kind="noise")
             )
             effort = {START_MS + hour * HOUR_MS: 3000.0 for hour in range(30)}
-            opened.store.commit(replace(step, recorded_s=effort)).result(10)
+            lost = {"paused": 100_000 - 1.0 - sum(effort.values())}
+            opened.store.commit(replace(step, recorded_s=effort, gap_s=lost)).result(10)
 
     def run(self, *arguments: str) -> Result:
         """Run a sub-command."""
@@ -99,7 +100,12 @@ def test_a_sound_store_is_found_sound_also_while_it_is_open(place: Place) -> Non
         ("DELETE FROM buckets WHERE width_ms = 0", "counts of the total"),
         ("UPDATE buckets SET recorded_s = 0 WHERE width_ms = 86400000", "seconds by hour, by day and in total differ"),
         ("UPDATE sessions SET committed_sample = 48000", "more than its sessions committed"),
-        ("INSERT INTO gaps VALUES ('north', 'paused', 1e9)", "declared lost, more than its sessions committed"),
+        ("UPDATE sessions SET committed_sample = committed_sample + 4800 * 3", "less than its sessions committed"),
+        ("UPDATE buckets SET recorded_s = recorded_s / 2", "less than its sessions committed"),
+        ("UPDATE gaps SET declared_s = declared_s - 0.3", "less than its sessions committed"),
+        ("DELETE FROM gaps", "0.0 s declared lost, less than its sessions committed"),
+        ("UPDATE buckets SET recorded_s = recorded_s + 0.3", "more than its sessions committed"),
+        ("INSERT INTO gaps VALUES ('north', 'device_lost', 1e9)", "declared lost, more than its sessions committed"),
         ("DELETE FROM sessions", "songs belong to no session"),
         ("DELETE FROM songs WHERE kind = 'song'", "clips belong to no song"),
         ("UPDATE clips SET n_bytes = n_bytes + 1", "bytes, not"),
@@ -110,6 +116,24 @@ def test_what_does_not_agree_is_named(place: Place, statement: str, expected: st
     place.change(statement)
     problems = place.check()["problems"]
     assert any(expected in problem for problem in problems), problems
+
+
+def test_gaps_of_before_they_were_kept_are_noted(place: Place) -> None:
+    """An older songstream did not keep what its sessions declared lost: their seconds may be missing, and no more."""
+    place.change("DELETE FROM gaps", "UPDATE sessions SET clock_source = NULL")
+    report = place.check()
+    assert report["problems"] == []
+    (note,) = report["notes"]
+    assert note.startswith(
+        "north: 90001.0 s recorded and 0.0 s declared lost, 9999.0 s less than its sessions committed"
+    )
+    assert f"note: {note}\nsound\n" in place.run("check").stdout
+    with Opened(place.path, database_url=place.database_url) as opened:
+        record = opened.store.open_session(opening(2)).result(10)
+        opened.store.commit(replace(commit(record, 3), recorded_s={START_MS: 3.0})).result(10)
+    place.change("UPDATE sessions SET committed_sample = 9 * 48000 WHERE clock_source IS NULL")
+    place.change("UPDATE buckets SET recorded_s = 2")
+    assert any("less than its sessions committed, 12.0 s" in problem for problem in place.check()["problems"])
 
 
 def test_a_missing_clip_is_named(place: Place) -> None:
@@ -157,6 +181,28 @@ def test_the_database_before_a_restore_is_kept(tmp_path: Path) -> None:
     (kept,) = place.path.glob("songs.sqlite.*Z")
     kept.rename(place.path / DATABASE_NAME)
     assert place.songs() == before
+
+
+def test_a_restored_file_has_its_name_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right after the new file has taken the old one's place its folder is flushed: a power cut brings back neither."""
+    place = Place(tmp_path / "data", None)
+    place.run("backup", str(tmp_path / "copy"))
+    done: list[Path] = []
+    rename, fsync = Path.rename, os.fsync
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append(target)
+        return rename(path, target)
+
+    def flushed(handle: int) -> None:
+        fsync(handle)
+        done.append(Path(f"/proc/self/fd/{handle}").readlink())
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(os, "fsync", flushed)
+    assert place.run("restore", str(tmp_path / "copy")).exit_code == 0
+    at = done.index(place.path / DATABASE_NAME)
+    assert done[at + 1] == place.path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can restore for somebody else")

@@ -1,6 +1,7 @@
 """What one station may take: streams at once, and sound for each second."""
 
 import re
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,11 +15,21 @@ from grpc_status import rpc_status
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving import ServerThread, Stream, chunk_messages, finish_message, session_name, setup
+from serving import (
+    START_MS,
+    Request,
+    ServerThread,
+    Stream,
+    chunk_messages,
+    finish_message,
+    session_name,
+    setup,
+)
 from songcore.bundle import Bundle
 from songserve.refusal import Refusal
 from songserve.security.stations import N_REMEMBERED, Budget, StationLimits, StationShares
 from songserve.server import _shares
+from songserve.servicers.audio_reader import GAP_COST_S
 from songserve.settings import ServeSettings
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc
 from tokens import add_token
@@ -152,6 +163,56 @@ def test_a_station_that_sends_too_fast_is_read_more_slowly(known_stations: Calla
     past.call.cancel()
     for one in (past, at_the_limit):
         one.half_close()
+
+
+def gaps(n: int, seconds: int = 3600) -> list[Request]:
+    """Return so many gaps in a row."""
+    n_samples = seconds * RATE
+    return [
+        Request(gap=ingest_pb2.Gap(sequence_number=number + 1, start_sample=number * n_samples, sample_count=n_samples))
+        for number in range(n)
+    ]
+
+
+def gaps_end(n: int, seconds: int = 3600) -> Request:
+    """Return the finish behind so many gaps."""
+    return Request(finish=ingest_pb2.Finish(last_sequence_number=n, total_samples=n * seconds * RATE))
+
+
+@pytest.mark.parametrize("seconds", [1, 3600])
+def test_gaps_spend_a_station_s_budget(known_stations: Callable[..., Any], seconds: int) -> None:
+    """Each counts as a quarter of a second of sound, however long it is; past the burst reading stops."""
+    server, metadata = known_stations(live_speed=0.001, burst_s=2.0)
+    at_the_limit = Stream(server.channel, setup(session_name("north", 1)), metadata=metadata["north"])
+    at_the_limit.send(*gaps(8, seconds), gaps_end(8, seconds))
+    assert list(at_the_limit)[-1].ack.finished
+    assert stalls(server) == 0
+    past = Stream(server.channel, setup(session_name("north", 2)), metadata=metadata["north"])
+    past.send(*gaps(2, seconds))
+    deadline = time.monotonic() + 30
+    while stalls(server) == 0:
+        assert time.monotonic() < deadline
+    stub: Any = ingest_pb2_grpc.IngestServiceStub(server.channel)
+    request = ingest_pb2.GetSessionStatusRequest(session=session_name("north", 2))
+    assert stub.GetSessionStatus(request, metadata=metadata["north"]).received_sequence_number <= 1
+    past.call.cancel()
+    for one in (past, at_the_limit):
+        one.half_close()
+
+
+def test_a_season_s_outage_is_declared_at_once(known_stations: Callable[..., Any]) -> None:
+    """The gaps of 90 days fit into the burst: the station that comes back waits for nothing but the store."""
+    n_gaps = 90 * 24
+    settings = ServeSettings(bundle=Path("b"), data_dir=Path("d"))
+    assert StationLimits(_shares(settings)).budget("north", "live", 0).spend(n_gaps * GAP_COST_S, now=0) == 0
+    server, metadata = known_stations()
+    stream = Stream(
+        server.channel, setup(session_name("north"), start_ms=START_MS - 90 * DAY_MS), metadata=metadata["north"]
+    )
+    stream.send(*gaps(n_gaps), gaps_end(n_gaps))
+    last = list(stream)[-1].ack
+    stream.half_close()
+    assert (last.finished, last.committed_sequence_number) == (True, n_gaps)
 
 
 def test_a_budget_ends_where_it_says() -> None:

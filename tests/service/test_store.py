@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -12,7 +13,7 @@ from sqlalchemy import select
 
 from songcore.errors import ConfigError
 from songserve.database import DataDirectory
-from songserve.frequencies import FrequencyFilter
+from songserve.frequencies import Frequency, FrequencyFilter
 from songserve.queries import SongFilter
 from songserve.records import StoredSong
 from songserve.schema import embeddings
@@ -240,6 +241,36 @@ def test_frequencies_equal_a_plain_count(filled: tuple[Opened, list[StoredSong]]
             assert counts == plain_counts(songs, start, end, bucket_ms)
             n_hours = sum(hour >= (bounds[0] or 0) and hour < (bounds[1] or 120) for hour in range(120))
             assert sum(row.recorded_s for row in found) == 2 * 10.0 * n_hours
+
+
+def test_pages_of_frequencies_hold_every_bucket_once(opened: Opened) -> None:
+    """Whatever a page's size, the pages together are the whole answer: no hour of effort is missing, none is there twice."""
+    rng = np.random.default_rng(7)
+    for number, station in enumerate(("a", "B", "a-b", "b0", "A1")):  # databases order them differently
+        record = opened.store.open_session(opening(number, station)).result(10)
+        hours = sorted(rng.choice(240, 60, replace=False))
+        seconds = {MIDNIGHT_MS + int(hour) * HOUR_MS: float(hour + 1) for hour in hours}
+        songs = [song(record, index, start_ms=start_ms) for index, start_ms in enumerate(seconds)]
+        opened.store.commit(replace(commit(record, 1, *songs), recorded_s=seconds)).result(10)
+    for start_ms in (None, MIDNIGHT_MS + 7 * HOUR_MS):
+        for bucket_ms in (None, HOUR_MS, 5 * HOUR_MS, DAY_MS, 3 * DAY_MS):
+            wanted = FrequencyFilter(start_ms=start_ms, bucket_ms=bucket_ms)
+            whole = opened.queries.frequencies(wanted)
+            assert len(whole) >= 5
+            for size in (1, 4, len(whole)):
+                assert list(in_pages(opened, wanted, size)) == whole
+
+
+def in_pages(opened: Opened, wanted: FrequencyFilter, size: int) -> Iterator[Frequency]:
+    """Give counts and effort page by page."""
+    after = None
+    for _ in range(1000):
+        with opened.queries.reading_frequencies(wanted, after, size) as found:
+            page = list(found)
+        yield from page
+        if len(page) < size:
+            return
+        after = page[-1].station, page[-1].start_ms
 
 
 def plain_counts(

@@ -1,14 +1,18 @@
 """Times that cannot be, on a stream: a wrong clock loses no sound, and what is no time is refused before anything is taken."""
 
 import time
+from dataclasses import replace
 from math import inf, isnan, nan
 from typing import Any
+from uuid import UUID
 
+import numpy as np
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bundles import soundscape
 from serving import (
+    START_MS,
     Chunk,
     Request,
     Response,
@@ -20,8 +24,14 @@ from serving import (
     setup,
 )
 from songcore.errors import SongError
+from songserve.ingest_requests import check_time
+from songserve.intake import Chunk as Sound
+from songserve.intake import Gap
 from songserve.notices import CLOCK_AHEAD_S, is_far_ahead
+from songserve.records import AudioFormat, SessionName, SessionOpening
+from songserve.refusal import Refusal
 from songserve.requests import milliseconds
+from songserve.times import DAY_MS
 from songserve.v1 import ingest_pb2
 
 RATE = 24_000
@@ -129,6 +139,46 @@ def test_the_day_ends_at_its_last_moment() -> None:
     """Exactly a day ahead may be, the next moment not."""
     assert not is_far_ahead(1000.0 + CLOCK_AHEAD_S, 1000.0)
     assert is_far_ahead(1000.001 + CLOCK_AHEAD_S, 1000.0)
+
+
+@pytest.mark.parametrize("rate", [RATE, 44_100])
+@pytest.mark.parametrize("start_ms", [START_MS - 90 * DAY_MS, START_MS, START_MS + DAY_MS - 1001])
+def test_sound_ends_a_day_from_now_at_the_latest(rate: int, start_ms: int) -> None:
+    """By the session's start and its count of samples, to the sample; chunks as gaps."""
+    opening = SessionOpening(SessionName("north", UUID(int=1)), AudioFormat("linear16", rate, 1, None), start_ms)
+    n_samples = (START_MS + DAY_MS - start_ms) * rate // 1000
+    for item in (Gap(7, 7, n_samples - 9, 9), Sound(7, n_samples - 9, 9, b"", 0)):
+        check_time(item, opening, now_ms=START_MS)
+        with pytest.raises(SongError, match="more than a day from now") as refused:
+            check_time(replace(item, sample_count=10), opening, now_ms=START_MS)
+        assert isinstance(refused.value, Refusal)
+        assert (refused.value.reason, refused.value.metadata) == ("CHUNK_SHAPE", {"sequence_number": "7"})
+
+
+def test_gaps_do_not_run_into_the_future(server: ServerThread) -> None:
+    """Declared one after another they end a day from now: the 25th hour is refused, and those before are committed."""
+    stream = Stream(server.channel, setup(start_ms=round(time.time() * 1000)))
+    hours = [
+        ingest_pb2.Gap(sequence_number=number + 1, start_sample=number * 3600 * RATE, sample_count=3600 * RATE)
+        for number in range(25)
+    ]
+    stream.send(*(Request(gap=hour) for hour in hours))
+    stream.half_close()
+    assert stream.fails_with() == ("INVALID_ARGUMENT", "CHUNK_SHAPE", {"sequence_number": "25"})
+    text = scrape(server)
+    assert 'songstream_ingest_declared_gap_seconds_total{reason="unspecified"} 86400.0' in text
+    assert 'songstream_ingest_chunks_total{outcome="rejected"} 1.0' in text
+
+
+def test_sound_does_not_run_into_the_future(server: ServerThread) -> None:
+    """A session may begin nearly a day from now, for a clock that is wrong; sent faster than it is sung it comes to an end."""
+    chunks = chunk_messages(np.zeros(60 * RATE, np.float32), [10 * RATE])
+    stream = Stream(server.channel, setup(start_ms=round(time.time() * 1000) + DAY_MS - 25_000))
+    stream.send(*chunks)
+    stream.half_close()
+    code, reason, metadata = stream.fails_with()
+    assert (code, reason) == ("INVALID_ARGUMENT", "CHUNK_SHAPE")
+    assert 3 <= int(metadata["sequence_number"]) <= 6
 
 
 def test_what_a_station_cannot_know_is_not_shown(server: ServerThread) -> None:

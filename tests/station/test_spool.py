@@ -478,7 +478,8 @@ def killed(spool: Spool) -> None:
 @pytest.mark.parametrize("policy", Policy)
 def test_what_a_full_spool_loses_is_declared_after_a_kill(policy: Policy, tmp_path: Path) -> None:
     """Hours of loss that no file has yet are noted on the disk as they go on, and declared at the next start."""
-    limits = {"policy": policy, "max_bytes": 3_000 if policy is Policy.STOP_NEW else 600}
+    max_bytes = 3_000 if policy is Policy.STOP_NEW else 600
+    limits: dict[str, Any] = {"policy": policy, "max_bytes": max_bytes}
     spool = opened(tmp_path, **limits)
     spool.begin(session())
     for number in range(1, 4 * 3_600 * 1_000 // N_CHUNK):
@@ -486,7 +487,7 @@ def test_what_a_full_spool_loses_is_declared_after_a_kill(policy: Policy, tmp_pa
         if number % 10_000 == 0:
             spool.tend()
     n_bytes = sum(path.stat().st_size for path in tmp_path.glob("*.spool"))
-    assert n_bytes <= limits["max_bytes"]
+    assert n_bytes <= max_bytes
     captured, lost = spool.totals(ONE).captured, spool.pending_loss
     assert lost > 3 * 3_600 * 1_000
     spool.tend()

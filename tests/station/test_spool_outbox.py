@@ -76,7 +76,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.captured = b""
         self.hurt = self.connected = self.ended = self.is_full = False
         self.names = [str(self.session.uuid)]
-        spool_module.SegmentFile = self.file_class()  # type: ignore[misc]  # set back at the end
+        spool_module.SegmentFile = self.file_class()  # type: ignore[attr-defined]  # set back at the end
         self.open()
         self.spool.begin(self.session)
         self.outbox = self.new_outbox()
@@ -259,7 +259,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.nothing_is_lost_or_made_up()
         if not self.hurt:
             assert had == self.captured
-        spool_module.SegmentFile = SegmentFile  # type: ignore[misc]
+        spool_module.SegmentFile = SegmentFile  # type: ignore[attr-defined]
         spool_module.SEGMENT_BYTES = 4 * 2**20
         outbox_module.FEW, outbox_module.MOST = 64, 1024
         os.close(self.spool._lock)

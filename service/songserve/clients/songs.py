@@ -1,6 +1,6 @@
 """The songs that a running server has stored: lists of them, new ones as they come in, and their sound."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from heapq import merge
@@ -12,7 +12,7 @@ from songserve.clients.names import KINDS, short_id, station_in, type_name, uuid
 from songserve.v1 import songs_pb2, types_pb2
 from songserve.v1.songs_pb2_grpc import SongServiceStub
 
-__all__ = ["Seen", "SongClient", "SongRow", "Wanted"]
+__all__ = ["FrequencyRow", "Seen", "SongClient", "SongRow", "Wanted"]
 
 MAX_PAGE = 1000
 WATCH_TIMEOUT_S = 600.0
@@ -63,6 +63,21 @@ class SongRow:
     """``type``, ``kind`` or ``is_novel`` is not what the model said."""
     bundle: str
     """Digest of the bundle that decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrequencyRow:
+    """One station in one stretch of time, by people's decisions."""
+
+    station: str
+    start: datetime | None
+    """UTC; None where the whole was asked for."""
+    recorded_s: float
+    """Effort, by which counts are to be divided."""
+    counts: dict[str, int]
+    """Songs by type, most frequent first; novel ones and noise excluded."""
+    n_novel: int
+    n_noise: int
 
 
 @dataclass(frozen=True)
@@ -144,10 +159,35 @@ class SongClient:
 
         return self._connection.call(read, request)
 
+    def frequencies(
+        self,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        bucket: timedelta | None = None,
+        stations: Iterable[str] = (),
+        types: Iterable[str] = (),
+    ) -> Iterator[FrequencyRow]:
+        """Give counts beside effort, by station and then time; times and ``bucket``, None for the whole, are whole hours."""
+        request = songs_pb2.QueryFrequenciesRequest(
+            stations=[f"stations/{station}" for station in stations], song_types=map(type_name, types)
+        )
+        if start is not None:
+            request.start_time.FromDatetime(start)
+        if end is not None:
+            request.end_time.FromDatetime(end)
+        if bucket is not None:
+            request.bucket.FromTimedelta(bucket)
+        while True:
+            page = self._connection.call(self._stub.QueryFrequencies, request)
+            yield from map(_frequency_row, page.buckets)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
     def novel_by_station(self) -> dict[str, int]:
         """Return how many novel songs are stored of each station that ever sent sound."""
-        found = self._connection.call(self._stub.QueryFrequencies, songs_pb2.QueryFrequenciesRequest())
-        return {short_id(bucket.station): bucket.n_novel for bucket in found.buckets}
+        return {one.station: one.n_novel for one in self.frequencies()}
 
     def _request(
         self, wanted: Wanted, station: str, type_id: str, newest_first: bool, limit: int | None
@@ -175,6 +215,17 @@ class SongClient:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+
+def _frequency_row(message: songs_pb2.FrequencyBucket) -> FrequencyRow:
+    return FrequencyRow(
+        station=short_id(message.station),
+        start=message.start_time.ToDatetime(UTC) if message.HasField("start_time") else None,
+        recorded_s=message.recorded_s,
+        counts={short_id(count.song_type): count.n_songs for count in message.counts},
+        n_novel=message.n_novel,
+        n_noise=message.n_noise,
+    )
 
 
 def _song_row(message: types_pb2.Song) -> SongRow:

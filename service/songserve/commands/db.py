@@ -44,9 +44,9 @@ def check(
 ) -> None:
     """Check that the store agrees with itself; exit code 1 when it does not.
 
-    Looks at the pages of a SQLite file, counts all songs anew and compares, adds up the effort, and looks for the file of
-    every clip of this data directory; those of others on the same PostgreSQL are counted. Writes nothing, and a server may be
-    running. A million songs take about a minute.
+    Looks at the pages of a SQLite file, counts all songs anew and compares, compares effort and declared gaps with what
+    sessions have committed, and looks for the file of every clip of this data directory; those of others on the same
+    PostgreSQL are counted. Writes nothing, and a server may be running. A million songs take about a minute.
     """
     from songserve.checking import check_store
 
@@ -60,6 +60,8 @@ def check(
         )
         if report.n_clips_elsewhere:
             print(f"{report.n_clips_elsewhere} of these clips are of other data directories and were not looked at")
+        for note in report.notes:
+            print(f"note: {note}")
         for problem in report.problems:
             print(f"problem: {problem}")
         print("not sound" if report.problems else "sound")

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from songcore.figures import ACCENT, FAINT, INK, SECOND, new_figure
 from songcore.repertoire import chao1, good_turing_coverage
@@ -18,7 +20,7 @@ __all__ = ["accumulation_figure", "days_figure", "knowledge_figure", "transition
 
 MAX_MATRIX_TYPES = 40
 MAX_STACKED_TYPES = 9
-MAX_DATES = 10
+FEWEST_DATES, MAX_DATES = 4, 10
 _SHADES = LinearSegmentedColormap.from_list("shades", ["white", ACCENT, INK])
 
 
@@ -58,7 +60,7 @@ def knowledge_figure(days: Sequence[Day]) -> Figure:
         counts = list(so_far.values())
         coverage.append(good_turing_coverage(counts))
         sizes.append(chao1(counts))
-    places = np.arange(len(names))
+    places = _places(names)
     marker = "o" if len(names) < 3 * MAX_DATES else ""
     left.plot(places, coverage, color=ACCENT, marker=marker, markersize=3)
     left.set_ylim(0, 1.03)
@@ -71,7 +73,7 @@ def knowledge_figure(days: Sequence[Day]) -> Figure:
     right.set_ylim(0, 1.6 * max([s.estimate for s in sizes], default=1.0))
     right.legend(frameon=False, fontsize=8, loc="lower right")
     for ax in (left, right):
-        _date_axis(ax, names)
+        _date_axis(ax, places)
     return figure
 
 
@@ -104,7 +106,8 @@ def days_figure(days: Sequence[Day], names: Mapping[str, str]) -> Figure:
         total.update(day.counts)
         by_day[day.day].update(day.counts)
         hours[day.day] += day.recorded_s / 3600  # type: ignore[assignment] # a counter adds up floats as well
-    order, places = sorted(by_day), np.arange(len(by_day))
+    order = sorted(by_day)
+    places = _places(order)
     shown = [type_id for type_id, _ in total.most_common(MAX_STACKED_TYPES)]
     bottom = np.zeros(len(order))
     colours = colormaps["tab10"](np.arange(len(shown)))
@@ -117,16 +120,33 @@ def days_figure(days: Sequence[Day], names: Mapping[str, str]) -> Figure:
         ax.bar(places, rest, 0.85, bottom, color=FAINT, label=f"{len(total) - len(shown)} more")
     ax.set_ylabel("songs")
     effort = ax.twinx()
-    effort.plot(places, [hours[day] for day in order], color=INK, linewidth=1, drawstyle="steps-mid")
+    # Days between that have no row have no hours either.
+    first, last = (order[0], order[-1]) if order else ("2000-01-01", "1999-12-31")
+    all_days = [str(day) for day in np.arange(first, np.datetime64(last) + 1, dtype="datetime64[D]")]
+    effort.plot(_places(all_days), [hours[day] for day in all_days], color=INK, linewidth=1, drawstyle="steps-mid")
     effort.set_ylim(bottom=0)
     effort.set_ylabel("hours recorded (line)", fontsize=8)
     effort.tick_params(colors=INK, labelsize=8)
     effort.spines[["top", "left", "right"]].set_visible(False)
-    _date_axis(ax, order)
+    _date_axis(ax, places)
     ax.legend(frameon=False, fontsize=7, ncols=5, loc="upper left", bbox_to_anchor=(0, 1.22))
     return figure
 
 
-def _date_axis(ax: Any, names: Sequence[str]) -> None:
-    step = max(1, -(-len(names) // MAX_DATES))
-    ax.set_xticks(range(0, len(names), step), [name[5:] for name in names[::step]], fontsize=7.5)
+def _places(days: Sequence[str]) -> NDArray[np.float64]:
+    """Return days as places on matplotlib's axis of dates."""
+    places = date2num(np.asarray(days, "datetime64[D]"))  # type: ignore[no-untyped-call]
+    return np.asarray(places, np.float64)
+
+
+def _date_axis(ax: Any, places: NDArray[np.float64]) -> None:
+    """Let the axis show days to scale, with the year where it begins or is the only one."""
+    if len(places):
+        # So wide that no hours are told.
+        margin = max(0.6, (FEWEST_DATES - (places[-1] - places[0])) / 2)
+        ax.set_xlim(places[0] - margin, places[-1] + margin)
+    locator = AutoDateLocator(minticks=4, maxticks=MAX_DATES)  # type: ignore[no-untyped-call]
+    ax.xaxis.set_major_locator(locator)
+    ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    ax.tick_params(axis="x", labelsize=7.5)
+    ax.xaxis.get_offset_text().set_fontsize(7.5)

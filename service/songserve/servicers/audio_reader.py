@@ -5,7 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-from songserve.ingest_requests import Heartbeat, Lane, captured_ms, read_message
+from songserve.ingest_requests import Heartbeat, Lane, captured_ms, check_time, read_message
 from songserve.intake import Chunk, Finish, Gap
 from songserve.notices import Notice
 from songserve.refusal import Refusal
@@ -16,6 +16,10 @@ from songserve.session import Session
 from songserve.v1 import ingest_pb2
 
 __all__ = ["AudioReader"]
+
+GAP_COST_S = 0.25
+"""Seconds of sound that a gap of any length counts as in the station's budget: it is as much work as a short chunk. An outage
+of 90 days, 2160 gaps of an hour, may still come at once."""
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +98,7 @@ class AudioReader:
         metrics = self._runtime.metrics
         try:
             captured = captured_ms(request)  # first: of a chunk that is refused nothing is taken in
+            check_time(item, self._session.record.opening, now_ms=self._runtime.now_ms)
             accepted = self._session.intake.accept(item)
         except Refusal as refusal:
             metrics.ingest_chunks_total.labels("rejected").inc()
@@ -103,8 +108,9 @@ class AudioReader:
                     log.warning("%s: %s", self._session.record.opening.name, refusal)
             raise
         seconds = item.sample_count / self._session.format.sample_rate_hz
-        if isinstance(item, Chunk):  # one that comes again too: it costs the same to receive
-            self._ahead_s = self._budget.spend(seconds, asyncio.get_running_loop().time())
+        cost_s = seconds if isinstance(item, Chunk) else GAP_COST_S
+        # Of what comes again too: it costs the same to receive.
+        self._ahead_s = self._budget.spend(cost_s, asyncio.get_running_loop().time())
         if not accepted:
             metrics.ingest_chunks_total.labels("duplicate").inc()
             self.repeated = True

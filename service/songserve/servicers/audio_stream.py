@@ -81,6 +81,7 @@ class AudioStream:
 
     async def say(self, answer: ingest_pb2.StreamAudioResponse) -> None:
         """Send an answer; raises Refusal IDLE when the client takes none in time, or WRITER_FENCED."""
+        self._refuse_when_fenced()  # said while nothing was being written
         try:
             async with asyncio.timeout(self._runtime.settings.idle_timeout_s) as self._saying:
                 await self._context.write(answer)
@@ -165,7 +166,6 @@ class AudioStream:
 
     def _refuse_when_fenced(self) -> None:
         if self._fenced:
-            self._runtime.metrics.ingest_fences_total.inc()
             raise Refusal("a newer stream has taken this session over", reason="WRITER_FENCED")
 
     def _follow_bundle(self) -> None:

@@ -4,7 +4,6 @@
 
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import BinaryIO, cast
 
 from songcore.assign import Assignment
@@ -20,21 +19,50 @@ from songserve.v1 import classification_pb2, classification_pb2_grpc
 
 __all__ = ["ClassificationServicer"]
 
-MEMORY_BYTES = 8 * 2**20
-"""Uploads up to this size never touch the disk."""
+MEMORY_BYTES = 256 * 1024
+"""Uploads up to this size never touch the disk. Small, as the memory that they share with live sound is for that."""
 
 
 class _Upload(tempfile.SpooledTemporaryFile[bytes]):
-    """A temporary file that goes by the client's name in messages."""
+    """A temporary file that goes by the client's name in messages; what is in memory counts as such until it is closed."""
 
-    def __init__(self, name: str, folder: Path) -> None:
-        super().__init__(max_size=MEMORY_BYTES, dir=str(folder))
-        self._client_name = name or "the recording"
+    def __init__(self, name: str, runtime: Runtime) -> None:
+        super().__init__(max_size=MEMORY_BYTES, dir=str(runtime.upload_dir))
+        self._client_name, self._runtime = name or "the recording", runtime
+        self._n_held = 0
+        self.n_bytes = 0
 
     @property
     def name(self) -> str:
         """What the client calls it."""
         return self._client_name
+
+    async def take(self, data: bytes) -> None:
+        """Add what came in; raises Refusal OVERLOADED or DISK_LOW."""
+        self._runtime.take_bytes(len(data))
+        self._n_held += len(data)
+        self.n_bytes += len(data)
+        if self.n_bytes > MEMORY_BYTES:
+            self._runtime.store.check_disk()  # an upload must not take the room that commits need
+        try:
+            await self._runtime.read(self.write, data)
+        except OSError as error:
+            raise Refusal(f"there is no room for {self.name} ({error.strerror})", reason="DISK_LOW") from error
+        if self.n_bytes > MEMORY_BYTES:
+            self._release()
+
+    def close(self) -> None:
+        """Delete it."""
+        self._release()
+        super().close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()  # which that of a SpooledTemporaryFile does not call
+
+    def _release(self) -> None:
+        n_held, self._n_held = self._n_held, 0
+        if n_held:
+            self._runtime.hold_bytes(-n_held)
 
 
 class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServicer):
@@ -51,17 +79,16 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
         del requests  # read from the context one by one, with a time limit
         async with admitted(self._runtime):
             setup = (await read_first(context, self._runtime)).setup
-            with _Upload(setup.file_name, self._runtime.upload_dir) as upload:
+            with _Upload(setup.file_name, self._runtime) as upload:
                 await self._receive(upload, context)
                 await self._classify(upload, setup.channel or None, context)
 
     async def _receive(self, upload: _Upload, context: Context) -> None:
         limit = self._runtime.settings.max_recording_mb * 2**20
-        n_bytes = 0
         while (request := await read_next(context, self._runtime)) is not None:
             match request.WhichOneof("message"):
                 case "data":
-                    n_bytes += len(request.data)
+                    n_bytes = upload.n_bytes + len(request.data)
                 case "setup":
                     raise Refusal("a recording has one setup, as its first message", reason="SETUP_REPEATED")
                 case _:
@@ -71,12 +98,8 @@ class ClassificationServicer(classification_pb2_grpc.ClassificationServiceServic
                     f"{upload.name} is larger than {limit // 2**20} MiB; classify it in parts",
                     reason="MESSAGE_TOO_LARGE",
                 )
-            if n_bytes > MEMORY_BYTES:
-                self._runtime.store.check_disk()  # an upload must not take the room that commits need
-            try:
-                await self._runtime.read(upload.write, request.data)
-            except OSError as error:
-                raise Refusal(f"there is no room for {upload.name} ({error.strerror})", reason="DISK_LOW") from error
+            await upload.take(request.data)
+            del request  # holds its bytes until the next one comes
         upload.seek(0)
 
     def _check_length(self, recording: Recording) -> None:

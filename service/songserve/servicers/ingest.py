@@ -190,3 +190,5 @@ def _end_counted(metrics: Metrics) -> Iterator[None]:
         raise
     finally:
         metrics.ingest_closes_total.labels(ended_as).inc()
+        if ended_as == "WRITER_FENCED":  # told by the newer stream, or, where another server has that, by the store
+            metrics.ingest_fences_total.inc()

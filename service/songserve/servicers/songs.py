@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from songserve.catalogue import entries, page_of
 from songserve.catalogue_responses import type_page
+from songserve.frequencies import FrequencyFilter, FrequencyPosition
 from songserve.refusal import Refusal
-from songserve.requests import read_frequency_filter, read_page, read_song_uid, read_types_page
-from songserve.responses import clip_message, frequencies, song_message, song_page
+from songserve.requests import read_frequency_page, read_page, read_song_uid, read_types_page
+from songserve.responses import clip_message, frequency_page, song_message, song_page
 from songserve.runtime import Runtime
 from songserve.servicers.calls import Context, admitted, answering
 from songserve.servicers.song_clips import find_clip, send_clip
@@ -81,7 +82,14 @@ class SongServicer(songs_pb2_grpc.SongServiceServicer):
     async def QueryFrequencies(
         self, request: songs_pb2.QueryFrequenciesRequest, context: Context
     ) -> songs_pb2.QueryFrequenciesResponse:
-        """Return counts by type, station and time beside the effort."""
+        """Return a page of counts by type, station and time beside the effort."""
         del context
-        wanted = read_frequency_filter(request)
-        return frequencies(await self._runtime.read(self._queries.frequencies, wanted))
+        return await self._runtime.read(self._frequency_page, *read_frequency_page(request))
+
+    def _frequency_page(
+        self, wanted: FrequencyFilter, after: FrequencyPosition | None, size: int
+    ) -> songs_pb2.QueryFrequenciesResponse:
+        """Ask and answer in one thread: a page has so many parts that putting them together takes as long as reading them."""
+        # One more tells whether there are more.
+        with self._queries.reading_frequencies(wanted, after, size + 1) as found:
+            return frequency_page(found, size)

@@ -62,6 +62,7 @@ class ClassificationServiceServicer:
         STREAM_LIMIT      as many streams as the server takes
         DISK_LOW          no room to hold the upload
         UNAVAILABLE         DRAINING          the server is shutting down
+        OVERLOADED        the server does not keep up, or too much waits in its memory; come back
         DEADLINE_EXCEEDED   SETUP_TIMEOUT, IDLE  neither side may be waited for so long: to send, or to take an answer
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -49,6 +49,7 @@ class ClassificationServiceStub:
                           STREAM_LIMIT      as many streams as the server takes
                           DISK_LOW          no room to hold the upload
       UNAVAILABLE         DRAINING          the server is shutting down
+                          OVERLOADED        the server does not keep up, or too much waits in its memory; come back
       DEADLINE_EXCEEDED   SETUP_TIMEOUT, IDLE  neither side may be waited for so long: to send, or to take an answer
     """
 
@@ -73,6 +74,7 @@ class ClassificationServiceAsyncStub(ClassificationServiceStub):
                           STREAM_LIMIT      as many streams as the server takes
                           DISK_LOW          no room to hold the upload
       UNAVAILABLE         DRAINING          the server is shutting down
+                          OVERLOADED        the server does not keep up, or too much waits in its memory; come back
       DEADLINE_EXCEEDED   SETUP_TIMEOUT, IDLE  neither side may be waited for so long: to send, or to take an answer
     """
 
@@ -100,6 +102,7 @@ class ClassificationServiceServicer(metaclass=_abc_1.ABCMeta):
                               STREAM_LIMIT      as many streams as the server takes
                               DISK_LOW          no room to hold the upload
           UNAVAILABLE         DRAINING          the server is shutting down
+                              OVERLOADED        the server does not keep up, or too much waits in its memory; come back
           DEADLINE_EXCEEDED   SETUP_TIMEOUT, IDLE  neither side may be waited for so long: to send, or to take an answer
         """
 

@@ -65,8 +65,9 @@ class IngestServiceServicer:
         1. Sequence numbers begin at 1 and grow by one. The expected number is accepted. A lower one is dropped, counted
         and acknowledged again: never an error, never a second result. A higher one ends the stream with OUT_OF_RANGE,
         SEQUENCE_GAP, metadata `expected`; the client rewinds to that number.
-        2. A chunk sent again must be identical to the first time: another checksum under the same number is
-        FAILED_PRECONDITION, SEQUENCE_REUSED, and means a faulty client or spool.
+        2. A chunk or gap sent again must be identical to the first time: other data, place, length or kind under the same
+        number, or a gap over numbers of which only some were had, is FAILED_PRECONDITION, SEQUENCE_REUSED, and means a
+        faulty client or spool.
         3. A checksum that does not match the data is INVALID_ARGUMENT, CHUNK_CORRUPT, metadata `sequence_number`. The
         client reads its spool once more, then sends a gap in place of the chunk.
         4. `ack.committed_sequence_number` is the last chunk that is of no more use: everything decided from it is on disk,
@@ -99,6 +100,7 @@ class IngestServiceServicer:
         CHUNK_SHAPE        data, sample_count and start_sample disagree; a FLAC chunk is of another
         rate, number of channels, length or more than 16 bits; capture_time
         is no time of the years 1 to 9999; a chunk or gap has the number 0
+        or ends more than a day from now
         NOT_FINITE         a sample is NaN, infinite or beyond all measure, metadata
         `sequence_number`; send a gap
         GAP_TOO_LONG       a gap of more than an hour, also one that a setup shows to be needed

@@ -382,6 +382,12 @@ class QueryFrequenciesRequest(_message.Message):
     BUCKET_FIELD_NUMBER: _builtins.int
     STATIONS_FIELD_NUMBER: _builtins.int
     SONG_TYPES_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Buckets of a page. At most 10,000; 0 for 10,000. A page ends earlier where it would grow beyond 2 MiB."""
+    page_token: _builtins.str
+    """`next_page_token` of the page before, with otherwise the same request."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """[start_time, end_time), whole UTC hours; unset for no bound."""
@@ -408,10 +414,12 @@ class QueryFrequenciesRequest(_message.Message):
         bucket: _duration_pb2.Duration | None = ...,
         stations: _abc.Iterable[_builtins.str] | None = ...,
         song_types: _abc.Iterable[_builtins.str] | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "end_time", b"end_time", "song_types", b"song_types", "start_time", b"start_time", "stations", b"stations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "end_time", b"end_time", "page_size", b"page_size", "page_token", b"page_token", "song_types", b"song_types", "start_time", b"start_time", "stations", b"stations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -422,6 +430,9 @@ class QueryFrequenciesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BUCKETS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
     @_builtins.property
     def buckets(self) -> _containers.RepeatedCompositeFieldContainer[Global___FrequencyBucket]:
         """Ordered by station, then time."""
@@ -430,10 +441,11 @@ class QueryFrequenciesResponse(_message.Message):
         self,
         *,
         buckets: _abc.Iterable[Global___FrequencyBucket] | None = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

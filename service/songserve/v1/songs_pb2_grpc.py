@@ -135,7 +135,8 @@ class SongServiceServicer:
 
     def QueryFrequencies(self, request, context):
         """Counts songs by type, station and time, beside the seconds recorded, so that rates per hour of effort are right: a
-        bucket in which a station recorded and heard nothing is there, with no counts.
+        bucket in which a station recorded and heard nothing is there, with no counts. The answer comes page by page: whoever asks for
+        many buckets follows `next_page_token` to its end. No bucket is on two pages, so seconds and counts of all pages add up.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -67,7 +67,8 @@ class SongServiceStub:
     """
     QueryFrequencies: _grpc.UnaryUnaryMultiCallable[_songs_pb2.QueryFrequenciesRequest, _songs_pb2.QueryFrequenciesResponse]
     """Counts songs by type, station and time, beside the seconds recorded, so that rates per hour of effort are right: a
-    bucket in which a station recorded and heard nothing is there, with no counts.
+    bucket in which a station recorded and heard nothing is there, with no counts. The answer comes page by page: whoever asks for
+    many buckets follows `next_page_token` to its end. No bucket is on two pages, so seconds and counts of all pages add up.
     """
 
 @_typing.type_check_only
@@ -108,7 +109,8 @@ class SongServiceAsyncStub(SongServiceStub):
     """
     QueryFrequencies: _aio.UnaryUnaryMultiCallable[_songs_pb2.QueryFrequenciesRequest, _songs_pb2.QueryFrequenciesResponse]  # type: ignore[assignment]
     """Counts songs by type, station and time, beside the seconds recorded, so that rates per hour of effort are right: a
-    bucket in which a station recorded and heard nothing is there, with no counts.
+    bucket in which a station recorded and heard nothing is there, with no counts. The answer comes page by page: whoever asks for
+    many buckets follows `next_page_token` to its end. No bucket is on two pages, so seconds and counts of all pages add up.
     """
 
 class SongServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -188,7 +190,8 @@ class SongServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_songs_pb2.QueryFrequenciesResponse, _abc.Awaitable[_songs_pb2.QueryFrequenciesResponse]]:
         """Counts songs by type, station and time, beside the seconds recorded, so that rates per hour of effort are right: a
-        bucket in which a station recorded and heard nothing is there, with no counts.
+        bucket in which a station recorded and heard nothing is there, with no counts. The answer comes page by page: whoever asks for
+        many buckets follows `next_page_token` to its end. No bucket is on two pages, so seconds and counts of all pages add up.
         """
 
 def add_SongServiceServicer_to_server(servicer: SongServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
