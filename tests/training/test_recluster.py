@@ -113,6 +113,14 @@ def test_people_have_the_last_word(season: Season, known_bundle: Path) -> None:
         Name(type_id="T0003", name="whistle"),
     )
     first = recluster(job(season.folder, known_bundle))
+    told = json.loads((season.folder / "reclusterings" / "night-1" / "proposal.json").read_text())["described_anew"]
+    assert told == {
+        "T0003": {"name": ["", "whistle"], "kind": ["song", "song"]},
+        "T0005": {"name": ["", ""], "kind": ["song", "noise"]},
+    }
+    report = (candidate(season.folder, first) / "report.html").read_text()
+    for shown in ('<td>T0003</td><td class="words">no name</td><td class="words">whistle</td>', "no name, noise"):
+        assert shown in report
     second = recluster(job(season.folder, candidate(season.folder, first), run="night-2"))
     paths = [candidate(season.folder, first)] + ([candidate(season.folder, second)] if second.candidate else [])
     for path in paths:

@@ -254,6 +254,10 @@ class _Run:
             {
                 "candidate": bundle.digest,
                 "changes": [entry.model_dump() for entry in proposal.changes],
+                "described_anew": {
+                    now.id: {"name": [before.name, now.name], "kind": [before.kind, now.kind]}
+                    for before, now in proposal.described_anew(self._parts.types)
+                },
                 "gate": [check.model_dump() for check in gate],
                 "types": {
                     one.id: [run.songs.uids[i] for i in np.flatnonzero(proposal.labels == k)]

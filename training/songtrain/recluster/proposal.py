@@ -39,6 +39,12 @@ class Proposal:
     exemplars: Mapping[str, tuple[int, ...]]
     """By type id, the most typical of the run's songs."""
 
+    def described_anew(self, parent: Sequence[SongType]) -> list[tuple[SongType, SongType]]:
+        """Return the parent's types that have another name or kind now, as they were and as they are."""
+        before = {one.id: one for one in parent}
+        kept = [(before[one.id], one) for one in self.types if one.id in before]
+        return [(old, new) for old, new in kept if (old.name, old.kind) != (new.name, new.kind)]
+
     def parts(self, parent: BundleParts, parent_digest: str, created_at: datetime, created_by: str) -> BundleParts:
         """Return the bundle that is made of its parent; encoder, gate, report and training are as they were."""
         return replace(

@@ -74,6 +74,7 @@ def write_changes_report(path: Path, content: ChangesContent) -> None:
         summary=_summary(content.facts),
         rows=rows,
         n_more=max(0, len(proposal.changes) - MAX_ROWS),
+        described_anew=proposal.described_anew(run.parts.types),
         kept=[gallery.kept(name) for name in kept[:MAX_ROWS]],
         n_more_kept=max(0, len(kept) - MAX_ROWS),
         pixels_per_s=PIXELS_PER_S,
@@ -94,6 +95,7 @@ class _Gallery:
         run, proposal = content.run, content.proposal
         self._uids, self._changes = run.songs.uids, proposal.changes
         self._names = dict(zip(run.named.type_ids, run.named.names, strict=True))
+        self._kinds = {one.id: one.kind for one in proposal.types}
         before = _typical(run.songs.embeddings, run.named.type_index, run.named.type_ids)
         self._before, self._n_before = before
         ids = [one.id for one in proposal.types]
@@ -132,6 +134,7 @@ class _Gallery:
         return {
             "id": name,
             "name": self._names.get(name, ""),
+            "kind": self._kinds.get(name, "song"),
             "change": change,
             "words": words,
             "before": self._groups(before, self._before, self._n_before),
