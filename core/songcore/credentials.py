@@ -4,12 +4,14 @@ import logging
 import ssl
 import stat
 from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Self
 
 from songcore.errors import ConfigError
 
-__all__ = ["CallMetadata", "Credentials", "credentials_for"]
+__all__ = ["CallMetadata", "Credentials", "Tls", "advice", "credentials_for"]
 
 log = logging.getLogger(__name__)
 
@@ -27,24 +29,40 @@ class Tls:
 
 
 class Credentials:
-    """How to connect, ``tls`` None for unencrypted; and what to send with each call."""
+    """How to connect, and what to send with each call, from files that are read when they are needed first, or by `read`.
 
-    def __init__(self, tls: Tls | None, token_file: Path | None) -> None:
-        self.tls, self._file = tls, token_file
-        self._token = _read_token(token_file) if token_file else ""
+    ``files`` are those of CA, certificate and key, None for an unencrypted connection.
+    """
+
+    def __init__(self, files: tuple[Path | None, Path | None, Path | None] | None, token_file: Path | None) -> None:
+        self._files, self._token_file = files, token_file
+        self._token = ""
+
+    @cached_property
+    def tls(self) -> Tls | None:
+        """How to connect, None for unencrypted; read once. Raises ConfigError TLS_UNREADABLE."""
+        return _read_tls(*self._files) if self._files else None
 
     def metadata(self) -> CallMetadata:
         """Return the metadata of a call; the token's file is read again each time, so that it can be replaced.
 
-        When it cannot be read any longer the last token is kept.
+        When it cannot be read any longer the last token is kept; raises ConfigError TOKEN_UNREADABLE or TOKEN_EXPOSED where
+        there is none.
         """
-        if self._file is None:
+        if self._token_file is None:
             return ()
         try:
-            self._token = _read_token(self._file)
+            self._token = _read_token(self._token_file)
         except ConfigError as error:
+            if not self._token:
+                raise
             log.warning("%s; going on with the token read before", error)
         return (("authorization", f"Bearer {self._token}"),)
+
+    def read(self) -> Self:
+        """Return these, all files read; raises ConfigError TLS_UNREADABLE, TOKEN_UNREADABLE or TOKEN_EXPOSED."""
+        _ = self.tls, self.metadata()
+        return self
 
 
 def credentials_for(
@@ -55,8 +73,11 @@ def credentials_for(
     key: Path | None = None,
     token_file: Path | None = None,
     insecure: bool = False,
+    late: bool = False,
 ) -> Credentials:
     """Return what a client needs for ``host:port``: TLS, but on loopback without a CA or certificate, or when insecure.
+
+    With ``late`` the files need not be there yet: the options alone are judged, and `Credentials.read` reads the files.
 
     Raises ConfigError SETTING_INVALID, TLS_UNREADABLE, TLS_UNWANTED, TOKEN_UNREADABLE or TOKEN_EXPOSED.
     """
@@ -66,9 +87,14 @@ def credentials_for(
     named = ca is not None or certificate is not None
     if insecure and named:
         raise ConfigError("--insecure takes no certificates; leave one of them out", reason="TLS_UNWANTED")
-    if not named and (insecure or _is_loopback(host)):
-        return Credentials(None, token_file)
-    return Credentials(_read_tls(ca, certificate, key), token_file)
+    is_clear = not named and (insecure or _is_loopback(host))
+    credentials = Credentials(None if is_clear else (ca, certificate, key), token_file)
+    return credentials if late else credentials.read()
+
+
+def advice(reason: str) -> str:
+    """Return what a command adds to a server's refusal, with what parts it from that; empty where that says all."""
+    return "; give --token-file or SONGSTREAM_TOKEN_FILE" if reason == "TOKEN_MISSING" else ""
 
 
 def _read_tls(ca: Path | None, certificate: Path | None, key: Path | None) -> Tls:

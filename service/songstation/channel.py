@@ -1,8 +1,12 @@
 """The one long-lived channel to the server."""
 
+from types import TracebackType
+from typing import Self
+
 import grpc
 
-from songcore.credentials import Credentials
+from songcore.credentials import Credentials, Tls
+from songstation.eventual import Eventual
 
 __all__ = ["Channel", "open_channel"]
 
@@ -13,17 +17,53 @@ _CHANNEL_OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 5_000),
 ]
 
-Channel = grpc.aio.Channel
-"""What `open_channel` gives; closes as an asynchronous context manager."""
+
+class Channel:
+    """The channel to a server, opened when it is first needed; closes as an asynchronous context manager.
+
+    ``credentials`` are waited for where they are not there yet. Until then nothing goes to the server, not even a connection.
+    """
+
+    def __init__(
+        self, server: str, credentials: Credentials | Eventual[Credentials] | None, keepalive_s: float
+    ) -> None:
+        self._server, self._credentials, self._keepalive_s = server, credentials, keepalive_s
+        self._channel: grpc.aio.Channel | None = None
+
+    async def opened(self) -> grpc.aio.Channel:
+        """Return the open channel, the same each time, once there are credentials for it."""
+        given = self._credentials
+        credentials = await given.get() if isinstance(given, Eventual) else given
+        if self._channel is None:
+            self._channel = _open(self._server, credentials.tls if credentials else None, self._keepalive_s)
+        return self._channel
+
+    async def close(self) -> None:
+        """Close it, if it was opened."""
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
 
 
-def open_channel(server: str, credentials: Credentials | None = None, *, keepalive_s: float = 20.0) -> Channel:
+def open_channel(
+    server: str, credentials: Credentials | Eventual[Credentials] | None = None, *, keepalive_s: float = 20.0
+) -> Channel:
     """Return the channel to ``host:port``, unencrypted without credentials.
 
     A connection from which nothing came for ``keepalive_s``, and no answer to a ping in half of that, is replaced. Nothing
     else would replace one that is dead without a word: a new stream goes out on the same connection.
     """
-    tls = credentials.tls if credentials else None
+    return Channel(server, credentials, keepalive_s)
+
+
+def _open(server: str, tls: Tls | None, keepalive_s: float) -> grpc.aio.Channel:
     ping_ms = round(1000 * keepalive_s)
     options = [
         *_CHANNEL_OPTIONS,

@@ -110,7 +110,7 @@ class Link:
         on_open: Callable[[], None] = lambda: None,
         pulse: Callable[[], Pulse] | None = None,
     ) -> None:
-        self._stub, self._store = IngestServiceStub(channel), SongServiceStub(channel)
+        self._channel = channel
         self.outbox, self.session = outbox, session
         self._backoff, self._settings, self._new_name, self._now = backoff, settings, new_name, now
         self._on_song, self._on_trouble, self._on_notice, self._on_guess = on_song, on_trouble, on_notice, on_guess
@@ -127,6 +127,8 @@ class Link:
         """Set once a server has let a stream in."""
         self._refused_number = 0
         self._fenced_s = -inf
+        self._n_received = 0  # the last number of this session that the server has ever had, in memory at least
+        self._moved: tuple[int, int] | None = None
         self._retry_after_s = 0.0
         self.n_streams = 0
         self._is_let_in = False  # by the answer to the present stream's setup
@@ -175,11 +177,9 @@ class Link:
             self._begin_new_session(failure)
         if action is Action.RESEND:
             self._give_up_if_refused_twice(failure)
-        delay_s = (
-            0.0
-            if action in {Action.REWIND, Action.RETAKE}
-            else self._backoff.next_delay_s(max(failure.retry_after_s, self._retry_after_s))
-        )
+        # A server that says so again and again, whatever it gets, would be asked without a pause.
+        is_at_once = action in {Action.REWIND, Action.RETAKE} and self._has_moved()
+        delay_s = 0.0 if is_at_once else self._backoff.next_delay_s(max(failure.retry_after_s, self._retry_after_s))
         self._on_trouble(failure, delay_s)
         await asyncio.sleep(delay_s)
 
@@ -201,6 +201,12 @@ class Link:
         start = self.session.start + timedelta(seconds=shift / self.session.sample_rate_hz)
         self.session = replace(self.session, name=name, start=start)
         self._resume_token = ""
+        self._n_received = 0
+
+    def _has_moved(self) -> bool:
+        """Return whether the server took in or committed anything new since this was asked last; the first time it has."""
+        before, self._moved = self._moved, (self._n_received, self.n_committed)
+        return before != self._moved
 
     def _is_fenced_again(self) -> bool:
         """Return whether this comes soon after the last time: what one's own setup does that was sent late comes once."""
@@ -215,9 +221,10 @@ class Link:
 
     async def _stream(self) -> Failure:
         """Open one stream and use it until it ends; return how it ended."""
+        opened = await self._channel.opened()
         self.n_streams += 1
         self._is_let_in = False
-        call = self._stub.StreamAudio(metadata=self._settings.metadata())
+        call = IngestServiceStub(opened).StreamAudio(metadata=self._settings.metadata())
         tasks: list[asyncio.Task[None]] = []
         try:
             first = self.outbox.first_available
@@ -250,7 +257,7 @@ class Link:
         if failed.code != "INTERNAL" or failed.reason:
             return failed
         try:
-            await self._stub.GetSessionStatus(
+            await IngestServiceStub(await self._channel.opened()).GetSessionStatus(
                 status_request(self.session.name),
                 timeout=self._settings.answer_s,
                 metadata=self._settings.metadata(),
@@ -299,6 +306,7 @@ class Link:
             window_bytes=opened.window_bytes,
             finished=opened.finished,
         )
+        self._n_received = max(self._n_received, opened.expected - 1)
         self._resume_token = opened.resume_token or self._resume_token
         if self.outbox.joins and not self.reached.is_set():
             # Songs of before were told to whoever played it then.
@@ -316,6 +324,7 @@ class Link:
             window_bytes=ack.window_bytes,
             finished=ack.finished,
         )
+        self._n_received = max(self._n_received, ack.received, ack.committed)
         self._resume_token = ack.resume_token or self._resume_token
         if self.outbox.held_bytes < held or self.outbox.finished:
             self._backoff.reset()
@@ -337,10 +346,11 @@ class Link:
 
     async def _catch_up(self) -> None:
         """Fetch the songs that the server stored and could not send any more: the stream broke in between."""
+        store = SongServiceStub(await self._channel.opened())
         token, since = "", self._last_start
         try:
             while True:
-                page = await self._store.ListSongs(
+                page = await store.ListSongs(
                     songs_request(self.session.name, since, token),
                     timeout=self._settings.answer_s,
                     metadata=self._settings.metadata(),

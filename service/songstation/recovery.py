@@ -31,7 +31,7 @@ class Action(Enum):
     RETRY = auto()
     """Wait, then resume the session: time may heal it."""
     REWIND = auto()
-    """Resume the session at once from where the server says."""
+    """Resume the session at once from where the server says; after a wait, if it has not moved since the last time."""
     RESEND = auto()
     """Resume the session; should the same chunk be refused again, declare it lost."""
     RETAKE = auto()

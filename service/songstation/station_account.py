@@ -39,7 +39,7 @@ class Picture:
     session: str
     is_connected: bool
     refused: str
-    """How the server refuses this station or one of its sessions; empty while it takes all."""
+    """How the server refuses this station or one of its sessions, or why there is no token yet to show it; empty otherwise."""
     sessions_waiting: int
     """Earlier sessions that the server does not have as a whole."""
     captured_samples: int

@@ -1,5 +1,6 @@
 """What Prometheus can ask a station. Names and meanings are in docs/station.md; a test compares."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from wsgiref.simple_server import WSGIServer
 
@@ -11,6 +12,8 @@ from songcore.errors import ConfigError
 from songstation.station_account import Picture
 
 __all__ = ["StationMetrics"]
+
+log = logging.getLogger(__name__)
 
 PREFIX = "songstream_field_"
 _SYNC_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
@@ -36,7 +39,9 @@ class StationMetrics:
                 f"metrics cannot listen on {host}:{port} ({error.strerror}); choose another --metrics-port",
                 reason="PORT_IN_USE",
             ) from error
-        return f"{host}:{server.server_address[1]}", server
+        address = f"{host}:{server.server_address[1]}"
+        log.info("metrics on %s", address)
+        return address, server
 
 
 class _Look(Collector):
@@ -55,7 +60,7 @@ class _Look(Collector):
         yield _counter("sessions", "Sessions begun.", account.n_sessions)
         yield _counter("songs", "Songs that the server told of.", account.n_songs)
         yield _gauge("connected", "1 while the live session has a stream.", picture.is_connected)
-        yield _gauge("refused", "1 while the server refuses the station or one of its sessions.", bool(picture.refused))
+        yield _gauge("refused", "1 while the station, or one of its sessions, is shut out.", bool(picture.refused))
         yield _gauge("device_present", "1 while a device gives sound.", bool(picture.device))
         yield _gauge("sessions_waiting", "Earlier sessions still to be sent.", picture.sessions_waiting)
         yield _gauge("waiting_seconds", "Sound, and losses, that the server has not committed.", picture.waiting_s)

@@ -8,6 +8,7 @@ from io import BytesIO
 import numpy as np
 import soundfile
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
@@ -233,13 +234,19 @@ def read_songs(page: songs_pb2.ListSongsResponse) -> tuple[list[HeardSong], str]
 
 
 def read_failure(code: str, message: str, details: bytes | None) -> Failure:
-    """Return how a stream failed from gRPC's code, its message and the google.rpc.Status it may carry."""
-    status = Status.FromString(details) if details else Status()
+    """Return how a stream failed from gRPC's code, its message and the google.rpc.Status it may carry.
+
+    What is none is passed over: a proxy in between may put anything there, and code and message remain.
+    """
     info, retry = ErrorInfo(), RetryInfo()
-    for detail in status.details:
-        detail.Unpack(info)
-        detail.Unpack(retry)
-    return Failure(code, info.reason, message, dict(info.metadata), retry.retry_delay.ToNanoseconds() / 1e9)
+    try:
+        for detail in Status.FromString(details or b"").details:
+            detail.Unpack(info)
+            detail.Unpack(retry)
+    except DecodeError:
+        return Failure(code, "", message)
+    retry_after_s = max(0.0, retry.retry_delay.ToNanoseconds() / 1e9)
+    return Failure(code, info.reason, message, dict(info.metadata), retry_after_s)
 
 
 def _timestamp(time: datetime) -> Timestamp:

@@ -81,6 +81,30 @@ def test_bad_files_are_refused_before_anything_is_sent(tmp_path: Path) -> None:
     assert reason_of(token_file=token) == "TOKEN_EXPOSED"
 
 
+def test_files_that_come_late_are_read_when_they_are_there(tmp_path: Path) -> None:
+    """What the options say is judged at once; no call gets metadata, and nothing connects, before its files can be read."""
+    assert reason_of("songs", late=True) == "SETTING_INVALID"
+    assert reason_of(ca=tmp_path / "ca", insecure=True, late=True) == "TLS_UNWANTED"
+    assert reason_of(certificate=tmp_path / "own", late=True) == "TLS_UNREADABLE"
+    token = tmp_path / "token"
+    credentials = credentials_for("songs.example.org:1", ca=tmp_path / "authority.pem", token_file=token, late=True)
+    for read in (credentials.read, lambda: credentials.tls):
+        with pytest.raises(ConfigError, match="TLS files"):
+            read()
+    assert Authority(tmp_path).ca == tmp_path / "authority.pem"
+    for content, mode, reason in [(None, 0, "UNREADABLE"), ("", 0o600, "UNREADABLE"), ("fine", 0o604, "EXPOSED")]:
+        if content is not None:
+            token.write_text(content)
+            token.chmod(mode)
+        for ask in (credentials.read, credentials.metadata):
+            with pytest.raises(ConfigError) as refused:
+                ask()
+            assert refused.value.reason == f"TOKEN_{reason}"
+    token.chmod(0o600)
+    assert credentials.read().metadata() == (("authorization", "Bearer fine"),)
+    assert credentials.tls is not None
+
+
 def test_a_token_that_is_replaced_is_used_at_the_next_call(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The file is read again for every call, and when it is gone the last token goes on; none stands in the log."""
     token = tmp_path / "token"

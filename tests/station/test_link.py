@@ -1,27 +1,32 @@
 """The link over a real port: FLAC on the wire, guesses, notices, and a server that takes little at a time."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
+from google.protobuf.any_pb2 import Any as Any_
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
 
 from bundles import make_test_bundle, soundscape
 from serving import ServerThread, Stream, pcm16, session_name, setup
 from songcore.errors import ConfigError
 from songserve.settings import ServeSettings
-from songserve.v1 import songs_pb2, songs_pb2_grpc
+from songserve.v1 import ingest_pb2, songs_pb2, songs_pb2_grpc
 from songstation.channel import Channel, open_channel
 from songstation.dialogue import HeardSong, SessionInfo, SessionNotice
 from songstation.link import Link, LinkSettings
 from songstation.outbox import LossReason, Outbox, Sound
 from songstation.recovery import Backoff, Failure
 from songstation.sources import LEAST_SERVER_CHUNK_BYTES, chunk_samples
-from songstation.wire import item_request
+from songstation.wire import item_request, read_failure
 
 RATE = 24_000
 INFO = SessionInfo("", RATE, datetime(2026, 5, 1, 4, tzinfo=UTC), "test")
@@ -231,6 +236,105 @@ def test_a_gap_of_more_than_an_hour_is_no_reason_to_begin_with_what_the_server_h
     _, _, troubles = carried(server, session_name(number=70), outbox, lambda: None, most_troubles=1)
     assert [failure.reason for failure in troubles] == ["GAP_TOO_LONG"]
     assert outbox.n_rewound == 0
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        b"\xff\xff\xffno status",
+        Status(details=[Any_(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")]).SerializeToString(),
+    ],
+    ids=["status", "detail"],
+)
+def test_what_a_proxy_writes_into_the_trailers_is_an_ordinary_failure(details: bytes) -> None:
+    """Details that are none say nothing: the code counts, and the session goes on after a wait."""
+    troubles = carried_by(Foretold((0, grpc.StatusCode.UNAVAILABLE, details)))
+    ((failure, delay_s),) = troubles
+    assert (failure.code, failure.reason, failure.message) == ("UNAVAILABLE", "", "foretold")
+    assert delay_s > 0
+
+
+def test_a_server_cannot_wish_for_a_delay_below_nothing() -> None:
+    """A retry delay that is negative is none."""
+    wish = RetryInfo(retry_delay=Duration(seconds=-100))
+    assert read_failure("UNAVAILABLE", "", packed(wish)).retry_after_s == 0
+
+
+def test_a_server_that_finds_gaps_and_takes_nothing_is_not_asked_without_a_pause() -> None:
+    """At once is for the first time, and for a server that has got further since; otherwise the delays are the usual ones."""
+    gap = packed(ErrorInfo(reason="SEQUENCE_GAP", domain="test"))
+    n_taken = [0, 0, 0, 1, 1]
+    troubles = carried_by(Foretold(*[(n, grpc.StatusCode.OUT_OF_RANGE, gap) for n in n_taken]))
+    assert [failure.reason for failure, _ in troubles] == ["SEQUENCE_GAP"] * 5
+    assert [delay_s > 0 for _, delay_s in troubles] == [False, True, True, False, True]
+
+
+def packed(detail: ErrorInfo | RetryInfo) -> bytes:
+    """Return the status that a server sends with a detail."""
+    status = Status()
+    status.details.add().Pack(detail)
+    return bytes(status.SerializeToString())
+
+
+class Foretold:
+    """A server whose streams end as foretold, each with the first chunks taken in and none committed; the last takes all."""
+
+    def __init__(self, *endings: tuple[int, grpc.StatusCode, bytes]) -> None:
+        self._endings = iter(endings)
+
+    async def stream(self, requests: Any, context: Any) -> AsyncIterator[ingest_pb2.StreamAudioResponse]:
+        """Take chunk after chunk, one in flight."""
+        ending, n_taken = next(self._endings, None), 0
+        async for request in requests:
+            kind = request.WhichOneof("message")
+            if kind == "setup":
+                opened = ingest_pb2.SetupAck(expected_sequence_number=1, max_in_flight_chunks=1)
+                yield ingest_pb2.StreamAudioResponse(setup_ack=opened)
+            elif kind == "chunk" and ending and n_taken == ending[0]:
+                await context.abort(ending[1], "foretold", (("grpc-status-details-bin", ending[2]),))
+            elif kind in {"chunk", "finish"}:
+                n_taken += kind == "chunk"
+                ack = ingest_pb2.Ack(received_sequence_number=n_taken, finished=kind == "finish")
+                ack.committed_sequence_number = 0 if ending else n_taken
+                yield ingest_pb2.StreamAudioResponse(ack=ack)
+                if kind == "finish":
+                    return
+
+
+def carried_by(servicer: Foretold) -> list[tuple[Failure, float]]:
+    """Send three chunks to a server until it has them; return how streams failed, and the delays after them."""
+    troubles: list[tuple[Failure, float]] = []
+
+    async def run() -> None:
+        server = grpc.aio.server()
+        streaming = grpc.stream_stream_rpc_method_handler(
+            servicer.stream,
+            request_deserializer=ingest_pb2.StreamAudioRequest.FromString,
+            response_serializer=ingest_pb2.StreamAudioResponse.SerializeToString,
+        )
+        handler = grpc.method_handlers_generic_handler("songserve.v1.IngestService", {"StreamAudio": streaming})
+        server.add_generic_rpc_handlers([handler])
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        outbox = Outbox(max_bytes=2**20, max_loss_samples=3600 * RATE)
+        async with open_channel(f"127.0.0.1:{port}") as channel:
+            link = make_link(
+                channel,
+                outbox,
+                replace(INFO, name=session_name(number=1)),
+                lambda: datetime(2026, 5, 1, 5, tzinfo=UTC),
+                on_song=lambda _: None,
+                on_trouble=lambda failure, delay_s: troubles.append((failure, delay_s)),
+            )
+            for _ in range(3):
+                assert outbox.offer(bytes(200), 100)
+            outbox.end()
+            await asyncio.wait_for(link.run(), 30)
+            assert outbox.n_committed == 300
+        await server.stop(None)
+
+    asyncio.run(run())
+    return troubles
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 44_100, 48_000, 96_000, 192_000, 250_000, 384_000])

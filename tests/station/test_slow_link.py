@@ -27,7 +27,7 @@ def test_tls_over_a_slow_link_is_given_the_time_it_takes(bundle: Bundle, tmp_pat
         proxy.target, proxy.weather = port, Weather(latency_s=(1.3, 1.3))
         trusted = credentials_for(address, ca=authority.ca)
         async with open_channel(address, trusted) as channel:
-            await asyncio.wait_for(channel.channel_ready(), 60)
+            await asyncio.wait_for((await channel.opened()).channel_ready(), 60)
         await proxy.stop()
         return proxy.n_connections
 

@@ -38,6 +38,7 @@ from songstation.spool_index import Policy, SpoolLimits
 from songstation.spool_records import scan
 from songstation.spool_sessions import Session
 from songstation.station import FieldStation
+from songstation.station_account import Picture
 from songstation.station_metrics import StationMetrics
 from songstation.station_plan import StationPlan
 from songstation.watchdog import Watchdog
@@ -214,7 +215,7 @@ def test_a_station_that_is_refused_asks_seldom_and_recovers(bundle: Bundle, tmp_
         picture = station.picture()
         assert reason in picture.refused
         assert (picture.is_connected, picture.committed_samples, picture.waiting_samples) == (False, 0, 8_000)
-        _write_state(station, directory / STATE_FILE, "")
+        _write_state(picture, directory / STATE_FILE, "", "")
         assert reason in CliRunner().invoke(station_command, ["status", "--spool", str(directory), "--json"]).output
         told = StationMetrics(station.picture).registry
         assert told.get_sample_value("songstream_field_refused") == 1
@@ -469,9 +470,10 @@ def test_the_watchdog_sees_a_capture_that_stands_still(tmp_path: Path) -> None:
                         return
 
         async def watch(station: FieldStation, stop: asyncio.Event) -> None:
-            telling = asyncio.create_task(
-                _tell(station, tmp_path / "state.json", Watchdog(address), "", still_s=0.5, pause_s=0.05)
-            )
+            def write() -> Picture:
+                return _write_state(station.picture(), tmp_path / "state.json", "", "")
+
+            telling = asyncio.create_task(_tell(write, station, Watchdog(address), still_s=0.5, pause_s=0.05))
             await heard_until("scripted", alive=True)
             await heard_until("standing still", alive=False)
             comes.set()

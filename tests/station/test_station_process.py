@@ -2,14 +2,18 @@
 
 import json
 import os
+import select
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from certificates import Authority
 from serving import ServerProcess, ServerThread
 from songcore.bundle import Bundle
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc, songs_pb2, songs_pb2_grpc
+from tokens import add_token
 
 ROOT = Path(__file__).resolve().parents[2]
 SONGSTREAM = str(Path(sys.executable).with_name("songstream"))
@@ -43,6 +49,49 @@ def start(address: str, spool: Path, recording: Path, *options: str) -> subproce
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     STARTED.append(process)
     return process
+
+
+def start_piped(address: str, spool: Path, pipe: Path, *options: str) -> subprocess.Popen[str]:
+    """Start a station that hears a pipe at 8 kHz and tries again soon whatever fails."""
+    command = [SONGSTREAM, "station", "run", "--server", address, "--station", "north", "--spool", str(spool)]
+    command += ["--pipe", str(pipe), "--rate", "8000", "--metrics-port", "0", *options]
+    quick = {f"SONGSTREAM_STATION_{name}_RETRY_S": "0.1" for name in ("FIRST", "LONGEST", "DEVICE")}
+    process = subprocess.Popen(command, env=os.environ | quick, stderr=subprocess.PIPE, text=True)
+    STARTED.append(process)
+    return process
+
+
+class Writer:
+    """Writes silence into a pipe as a microphone at 8 kHz would give it, half a second at a time."""
+
+    def __init__(self, pipe: Path) -> None:
+        self.n_samples = 0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._write, args=[pipe])
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write no more."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _write(self, pipe: Path) -> None:
+        # Opened for reading, too: it stays open when nobody else reads, and is full some day then.
+        self.file = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+        with suppress(BlockingIOError):
+            while not self._stopped.wait(0.5):
+                self.n_samples += os.write(self.file, bytes(8_000)) // 2
+
+
+@contextmanager
+def writing(pipe: Path) -> Iterator[Writer]:
+    """Write into a pipe until it is stopped, and keep it open for the block."""
+    writer = Writer(pipe)
+    try:
+        yield writer
+    finally:
+        writer.stop()
+        os.close(writer.file)
 
 
 @pytest.fixture(autouse=True)
@@ -164,6 +213,72 @@ def test_a_station_without_a_server_is_looked_after(recording: Any, tmp_path: Pa
     assert not exported[-rate // 2 :].any()
     station("spool", "export", "nobody", "--spool", str(spool), status=1)
     station("status", "--spool", str(tmp_path), status=1)
+
+
+@pytest.mark.parametrize("reason", ["TOKEN_UNREADABLE", "TOKEN_EXPOSED", "TLS_UNREADABLE"])
+def test_a_station_that_cannot_read_its_token_keeps_its_sound(reason: str, bundle_dir: Path, tmp_path: Path) -> None:
+    """It records from the first sample, says what is missing, and asks nobody anything; once it is there all arrives."""
+    spool, pipe, book, token = (tmp_path / name for name in ("spool", "pipe", "tokens.json", "token"))
+    text, authority = add_token(book, "north"), Authority(tmp_path / "certificates")
+    serve, options, ca = ["--token-file", str(book)], ["--token-file", str(token)], tmp_path / "ca.pem"
+    if reason != "TOKEN_UNREADABLE":
+        token.write_text(text)
+        token.chmod(0o604 if reason == "TOKEN_EXPOSED" else 0o600)
+    if reason == "TLS_UNREADABLE":
+        files = authority.certificate("127.0.0.1")
+        serve += ["--tls-certificate", str(files.certificate), "--tls-key", str(files.key)]
+        options += ["--ca", str(ca)]
+    os.mkfifo(pipe)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        nobody.listen()
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        running = start_piped(address, spool, pipe, *options)
+        with writing(pipe) as written:
+            found = state(spool, lambda found: found["captured_samples"] >= 8_000)
+            assert f"[{reason}]" in found["refused"]
+            assert reason in station("status", "--spool", str(spool), "--json")
+            scraped = urllib.request.urlopen(f"http://{found['metrics']}/metrics", timeout=10).read().decode()
+            assert "songstream_field_refused 1.0" in scraped
+            assert not select.select([nobody], [], [], 0)[0]
+            nobody.close()
+            with ServerProcess(bundle_dir, tmp_path / "data", "--listen", address, *serve):
+                if reason == "TLS_UNREADABLE":
+                    shutil.copy(authority.ca, ca)
+                else:
+                    station("token", "set", "--file", str(token), input=f"{text}\n")
+                found = state(spool, lambda found: found["committed_samples"] > 0)
+                assert found["refused"] == ""
+                written.stop()
+                running.send_signal(signal.SIGTERM)
+                _, errors = running.communicate(timeout=60)
+                assert running.returncode == 0, errors
+    listed = sessions_of(spool)
+    assert sum(one["seconds"] for one in listed) == written.n_samples / 8_000
+    assert all(one["finished"] and one["lost_s"] == 0 for one in listed)
+    assert errors.count(f"[{reason}]; it is tried again") == 1
+    assert "UNAUTHENTICATED" not in errors
+
+
+def test_a_station_whose_metrics_port_is_taken_keeps_its_sound(recording: Any, tmp_path: Path) -> None:
+    """It says so, and its metrics are there when the port is free."""
+    spool = tmp_path / "spool"
+    (tmp_path / "station.toml").write_text("first_retry_s = 0.1\nlongest_retry_s = 0.2\n")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        options = ["--metrics-port", port, "--config", str(tmp_path / "station.toml")]
+        running = start("127.0.0.1:9", spool, recording.path, *options)
+        found = state(spool, lambda found: found["captured_samples"] > 0)
+        assert (found["metrics"], "[PORT_IN_USE]" in found["metrics_trouble"]) == ("", True)
+        assert "PORT_IN_USE" in station("status", "--spool", str(spool), "--json")
+    found = state(spool, lambda found: found["metrics"])
+    assert (found["metrics"], found["metrics_trouble"]) == (f"127.0.0.1:{port}", "")
+    assert "songstream_field_captured" in urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+    running.kill()
+    _, errors = running.communicate()
+    assert errors.count("[PORT_IN_USE]; it is tried again") == 1
 
 
 def test_a_station_fits_a_small_computer(bundle: Bundle, recording: Any, tmp_path: Path) -> None:

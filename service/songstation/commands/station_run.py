@@ -6,8 +6,9 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from enum import Enum, auto
 from importlib.metadata import version
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from songstation.dialogue import HeardSong
     from songstation.sources import Source
     from songstation.station import FieldStation
+    from songstation.station_account import Picture
     from songstation.station_settings import StationSettings
 
 __all__ = ["STATE_FILE", "run"]
@@ -69,6 +71,9 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     as_json: Annotated[bool, typer.Option("--json", help="Print each song as a line of JSON.")] = False,
 ) -> None:
     """Listen until stopped: sound goes into a spool on disk, and from there to the server, with songs coming back.
+
+    Sound is kept from the first second on, also while the token or a certificate cannot be read or the metrics' port is
+    taken; `status` says so then, and each is tried again until it works.
 
     What is in the spool survives a lost connection, a crash and a power cut. After an outage of more than half a minute
     sound is live again at once, and what was heard meanwhile follows beside it. A microphone that is unplugged is waited
@@ -127,7 +132,9 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> "_Ending":
     from songcore.credentials import credentials_for
     from songstation.channel import open_channel
     from songstation.clock_kernel import clock_quality
+    from songstation.eventual import Eventual
     from songstation.link import LinkSettings
+    from songstation.recovery import Backoff
     from songstation.spool import Spool
     from songstation.station import FieldStation
     from songstation.station_metrics import StationMetrics
@@ -141,6 +148,7 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> "_Ending":
         key=settings.key,
         token_file=settings.token_file,
         insecure=settings.insecure,
+        late=True,
     )
     link = LinkSettings(
         settings.answer_s,
@@ -166,27 +174,45 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> "_Ending":
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     opened = Spool(settings.spool, settings.spool_limits(), now_s=loop.time)
-    async with open_channel(settings.server, credentials, keepalive_s=settings.keepalive_s) as channel:
+    rng = SystemRandom()
+
+    def backoff() -> Backoff:
+        return Backoff(rng, first_s=settings.first_retry_s, longest_s=settings.longest_retry_s)
+
+    shown = Eventual(credentials.read, backoff())
+    async with open_channel(settings.server, shown, keepalive_s=settings.keepalive_s) as channel:
         field = FieldStation(
             channel,
             opened,
             plan,
             lambda: _source(settings),
-            rng=SystemRandom(),
+            rng=rng,
             now=lambda: datetime.now(UTC),
             clock_quality=lambda: clock_quality(settings.clock),
             on_song=_print_song if as_json else lambda _: None,
             missing_since_s=float(since) if (since := os.environ.pop(_MISSING_SINCE, "")) else None,
             comes_back=settings.play is None,
         )
-        metrics = StationMetrics(field.picture)
+
+        def picture() -> "Picture":
+            # A station that has nothing to show itself with is shut out, too.
+            now = field.picture()
+            return replace(now, refused=shown.trouble or now.refused)
+
+        metrics = StationMetrics(picture)
         opened.on_sync = metrics.sync_seconds.observe
-        address, scraped = metrics.serve(settings.metrics_host, settings.metrics_port)
-        logging.getLogger(__name__).info("station %s, metrics on %s", settings.station, address)
+        served = Eventual(lambda: metrics.serve(settings.metrics_host, settings.metrics_port), backoff())
+        logging.getLogger(__name__).info("station %s", settings.station)
+        trying = [asyncio.create_task(shown.get()), asyncio.create_task(served.get())]
         watchdog = Watchdog(os.environ.get("NOTIFY_SOCKET"))
         watchdog.ready()
+
+        def write_state() -> "Picture":
+            address, _ = served.result or ("", None)
+            return _write_state(picture(), settings.spool / STATE_FILE, address, served.trouble)
+
         still_s = settings.device_silent_s + _STANDSTILL_S
-        telling = asyncio.create_task(_tell(field, settings.spool / STATE_FILE, watchdog, address, still_s=still_s))
+        telling = asyncio.create_task(_tell(write_state, field, watchdog, still_s=still_s))
         telling.add_done_callback(lambda _: stop.set())
         ending = _Ending.IN_ORDER
         try:
@@ -195,11 +221,13 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> "_Ending":
             # After this word systemd waits for the process to be gone, and kills it: not one that starts anew.
             if ending is not _Ending.STUCK:
                 watchdog.stopping()
-            telling.cancel()
-            with suppress(asyncio.CancelledError):
-                await telling
-            scraped.shutdown()
-            _write_state(field, settings.spool / STATE_FILE, address)
+            for task in (telling, *trying):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+            if served.result:
+                served.result[1].shutdown()
+            write_state()
         return ending
 
 
@@ -239,11 +267,11 @@ def _source(settings: "StationSettings") -> "Source":
 
 
 async def _tell(
-    field: Any, path: Path, watchdog: Any, address: str, *, still_s: float, pause_s: float = _STATE_S
+    write_state: Callable[[], "Picture"], field: Any, watchdog: Any, *, still_s: float, pause_s: float = _STATE_S
 ) -> None:
     """Keep the state file and systemd up to date; the watchdog bites when this loop or the capture stands still."""
     while True:
-        picture = _write_state(field, path, address)
+        picture = write_state()
         link = "connected" if picture.is_connected else "refused" if picture.refused else "no server"
         status = f"{picture.device or 'no device'}, {link}, {picture.waiting_s:.0f} s waiting"
         stands_s = field.standstill_s
@@ -252,11 +280,11 @@ async def _tell(
         await asyncio.sleep(pause_s)
 
 
-def _write_state(field: Any, path: Path, address: str) -> Any:
-    picture = field.picture()
+def _write_state(picture: "Picture", path: Path, address: str, trouble: str) -> "Picture":
+    """Write the picture, with the address of its metrics or why there is none; return it."""
     scratch = path.with_suffix(".part")
     try:
-        scratch.write_text(json.dumps({**picture.to_dict(), "metrics": address}))
+        scratch.write_text(json.dumps({**picture.to_dict(), "metrics": address, "metrics_trouble": trouble}))
         scratch.replace(path)
     except OSError as error:
         logging.getLogger(__name__).warning("%s cannot be written: %s", path, error)
