@@ -123,7 +123,7 @@ class LossFile:
     def _write(self, losses: tuple[PendingLoss, ...]) -> None:
         texts = [json.dumps(one.to_dict()) for one in losses]
         while _HEAD.size + sum(len(text.encode()) + 2 for text in texts) > COPY_BYTES:
-            log.error("too many sessions were lost at once to note them all: one loss will not be declared")
+            log.error("too many sessions have losses to note them all: a kill now would make one of these forgotten")
             del texts[0]
         text = f"[{','.join(texts)}]".encode()
         counter = self._counter + 1
