@@ -1,6 +1,7 @@
 """Numbers at the ends of their ranges, and bytes that are no message."""
 
 import io
+import time
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -53,6 +54,36 @@ def test_rates_and_times_end_where_they_say(rate: int, start_ms: int, *, fits: b
     with pytest.raises(SongError) as refused:
         read_setup(message, now_ms=START_MS)
     assert refused.value.reason in {"FORMAT_UNSUPPORTED", "SETUP_INVALID"}
+
+
+@pytest.mark.parametrize(
+    ("rate", "start_ms", "reason"),
+    [
+        (8_000, None, ""),
+        (7_999, None, "FORMAT_UNSUPPORTED"),
+        (384_000, None, ""),
+        (384_001, None, "FORMAT_UNSUPPORTED"),
+        (RATE, 0, ""),
+        (RATE, -1, "SETUP_INVALID"),
+        (RATE, DAY_MS - 60_000, ""),
+        (RATE, DAY_MS + 60_000, "SETUP_INVALID"),
+    ],
+)
+def test_a_session_is_let_in_up_to_there(
+    shared_server: ServerThread, rate: int, start_ms: int | None, reason: str
+) -> None:
+    """Over a port; times of a day ahead or so count from now, as the server's clock goes on meanwhile."""
+    if start_ms is None:
+        start_ms = START_MS
+    elif start_ms > 0:
+        start_ms += round(time.time() * 1000)
+    session = session_name(number=next(NUMBERS))
+    stream = Stream(shared_server.channel, setup(session, rate=rate, start_ms=start_ms))
+    if reason:
+        assert stream.fails_with()[:2] == ("INVALID_ARGUMENT", reason)
+    else:
+        assert stream.read().HasField("setup_ack")
+        stream.call.cancel()
 
 
 @pytest.mark.parametrize(("encoding", "most"), [("LINEAR16", 64), ("FLOAT32", 64), ("FLAC", 8)])
