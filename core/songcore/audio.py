@@ -43,10 +43,8 @@ def to_mono(samples: FloatArray, channel: int | None) -> FloatArray:
     """
     n_channels = samples.shape[1]
     if channel is not None and not 1 <= channel <= n_channels:
-        raise InputError(
-            f"channel {channel} was chosen but the audio has {n_channels}; choose 1 to {n_channels}",
-            reason="CHANNEL_MISSING",
-        )
+        has = "one channel; choose none" if n_channels == 1 else f"{n_channels} channels; choose 1 to {n_channels}"
+        raise InputError(f"channel {channel} was chosen but the audio has {has}", reason="CHANNEL_MISSING")
     if n_channels == 1:
         mono = samples[:, 0]
     elif channel is None:

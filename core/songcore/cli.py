@@ -1,6 +1,7 @@
 """The ``songstream`` command: finds the sub-commands that the installed packages contribute, and loads one when asked."""
 
 import json
+import os
 import sys
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import Annotated, Any
@@ -20,6 +21,12 @@ class _Commands(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the signature is click's
         return sorted(entry.name for entry in entry_points(group=GROUP))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        # Among these the group looks for those that were meant by a name that is none.
+        names: Any = dict.fromkeys(self.list_commands(ctx))
+        self.commands = names
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - the signature is click's
         for entry in entry_points(group=GROUP):
@@ -67,6 +74,9 @@ def _root(
 
 def main() -> None:
     """Run the command line; a known error is one line on standard error and exit code 1."""
+    # What gRPC writes of its own comes beside the one line that says the same, and for each stranger at a server's port. It
+    # is read when gRPC is imported, which no module does before a command is loaded.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         app()
     except SongError as error:

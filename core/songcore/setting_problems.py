@@ -15,6 +15,22 @@ _IN_WORDS = {
     f"^{NAME}$": "small letters, digits and hyphens, at most 63",
     f"^{BUNDLE_NAME}$": "small letters, digits, dots and hyphens, at most 63",
 }
+_EXPECTED = {
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "literal_error": "{expected}",
+    "enum": "{expected}",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+}
+"""In words, by pydantic's name of what is wrong; what is in braces is its own."""
 _MAX_LISTED = 30
 _UNKNOWN = "extra_forbidden"
 
@@ -29,7 +45,8 @@ def setting_problems(
 ) -> str:
     """Return all that is wrong with what should have been a ``model``, "; " between: each setting, and what was expected.
 
-    A setting is named by its keys with dots between, and ``whole`` stands for all of them together. A name that is no setting
+    A setting is named by its keys with dots between, and ``whole`` stands for all of them together, empty where the caller
+    has named them. A name that is no setting
     comes with those it may have been meant for, or else with all there are, or the page ``listed_in`` where those are many.
     ``missing`` says of a setting how to give it.
     """
@@ -64,7 +81,10 @@ def _told(
             return f"{where} is missing{how and f': {how}'}"
         case "string_pattern_mismatch" if words := _IN_WORDS.get(problem["ctx"]["pattern"]):
             return f"{where} {problem['input']!r}; expected {words}"
-    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+    if words := _EXPECTED.get(problem["type"]):
+        bounds = {name: str(value).removesuffix(".0") for name, value in problem.get("ctx", {}).items()}
+        return f"{where} {problem['input']!r}; expected {words.format(**bounds)}"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}".removeprefix(": ")
 
 
 def _instead(place: tuple[int | str, ...], model: type[BaseModel], listed_in: str) -> str:

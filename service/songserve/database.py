@@ -66,15 +66,16 @@ def store_place(store: str) -> tuple[Path, str | None]:
 class DataDirectory:
     """The directory that one server owns: lock, clips, and the SQLite database unless ``database_url`` names another.
 
+    ``beside_server`` says what to do where a server has it already.
     A directory that lost its name takes that of its SQLite file's rows: with another one it would not know its clips.
     Raises ConfigError: DATA_DIR_UNWRITABLE, DATA_DIR_LOCKED, and those of `unusable` and `check_revision`.
     """
 
-    def __init__(self, path: Path, *, database_url: str | None = None) -> None:
+    def __init__(self, path: Path, *, database_url: str | None = None, beside_server: str = "stop it first") -> None:
         self.path = path
         url = None if database_url is None else postgresql_url(database_url)
         self._file = path / DATABASE_NAME if url is None else None
-        self._lock = lock_directory(path)
+        self._lock = lock_directory(path, beside_server=beside_server)
         self._engines: Engines | None = None
         try:
             self._engines = sqlite_engines(path / DATABASE_NAME) if url is None else postgresql_engines(url)
@@ -182,7 +183,10 @@ def check_revision(found: str) -> str:
 
 def unusable(engine: Engine, error: DBAPIError) -> ConfigError:
     """Return what to tell an operator: DATABASE_LOCKED, DATABASE_READ_ONLY, DATABASE_UNREACHABLE or DATABASE_INVALID."""
-    where = engine.url.render_as_string(hide_password=True)
+    is_file = engine.dialect.name == "sqlite"
+    # That of a reader names the file as SQLite's own URL.
+    file = (engine.url.database or "").removeprefix("file:")
+    where = file if is_file else engine.url.render_as_string(hide_password=True)
     cause = " ".join(str(error.orig).split())
     if engine.dialect.name == "postgresql":
         state = getattr(error.orig, "sqlstate", None)
@@ -222,8 +226,11 @@ def _try_to_write(connection: Connection) -> None:
     connection.execute(revision.update().values(version_num=REVISION))
 
 
-def lock_directory(path: Path) -> Any:
-    """Return the open lock of a data directory, made if missing; raises ConfigError DATA_DIR_UNWRITABLE, DATA_DIR_LOCKED."""
+def lock_directory(path: Path, *, beside_server: str = "stop it first") -> Any:
+    """Return the open lock of a data directory, made if missing; ``beside_server`` says what to do where a server has it.
+
+    Raises ConfigError DATA_DIR_UNWRITABLE, DATA_DIR_LOCKED.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
         # Root restores here, too: a link that the directory's owner put in the way would lead it to any file.
@@ -236,7 +243,7 @@ def lock_directory(path: Path) -> Any:
     except OSError as error:
         file.close()
         raise ConfigError(
-            f"another server uses the data directory {path}; stop it or choose another", reason="DATA_DIR_LOCKED"
+            f"a server uses the data directory {path}; {beside_server}", reason="DATA_DIR_LOCKED"
         ) from error
     give_to_owner(path / "lock")
     return file

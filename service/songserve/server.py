@@ -133,7 +133,11 @@ async def serving(
     """
     async with AsyncExitStack() as stack:
         url = settings.database_url
-        directory = DataDirectory(settings.data_dir, database_url=url.get_secret_value() if url else None)
+        directory = DataDirectory(
+            settings.data_dir,
+            database_url=url.get_secret_value() if url else None,
+            beside_server="stop it or choose another directory",
+        )
         stack.callback(directory.close)
         metrics = Metrics(version=version)
         runtime = await stack.enter_async_context(_runtime(settings, bundle, directory, metrics, now, make_store))

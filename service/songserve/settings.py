@@ -217,7 +217,7 @@ def load_settings(given: Mapping[str, Any], *, file: Path | None = None) -> Serv
             raise ConfigError(f"the settings file {file} does not exist", reason="SETTING_INVALID")
         return FromFile(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        problems = setting_problems(error, ServeSettings, listed_in=_PAGE, missing=_how_to_give)
+        problems = setting_problems(error, ServeSettings, whole="", listed_in=_PAGE, missing=_how_to_give)
         raise ConfigError(
             f"the settings cannot be used: {problems}",
             reason="SETTING_UNKNOWN" if has_unknown_setting(error) else "SETTING_INVALID",

@@ -19,6 +19,7 @@ from songstation.spool_index import Policy, SpoolLimits
 __all__ = ["ENVIRONMENT_PREFIX", "StationSettings", "load_settings"]
 
 ENVIRONMENT_PREFIX = "SONGSTREAM_STATION_"
+_LISTED = "; docs/station.md lists those there are"
 
 
 class StationSettings(BaseModel):
@@ -102,6 +103,7 @@ def load_settings(
     Raises ConfigError SETTING_INVALID or SETTING_UNKNOWN that names the setting and what is wrong with it.
     """
     settings: dict[str, Any] = {}
+    variables: dict[str, str] = {}
     if file is not None:
         try:
             settings |= tomllib.loads(file.read_text(encoding="utf-8"))
@@ -109,17 +111,23 @@ def load_settings(
             raise ConfigError(f"the settings file {file} cannot be read: {error}", reason="SETTING_INVALID") from error
     for name, value in environment.items():
         if name.startswith(ENVIRONMENT_PREFIX):
-            settings[name.removeprefix(ENVIRONMENT_PREFIX).lower()] = value
+            setting = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+            settings[setting], variables[setting] = value, name
     settings |= {name: value for name, value in given.items() if value is not None}
     if unknown := settings.keys() - StationSettings.model_fields.keys():
-        told = "; ".join(f"{name} is no setting of a station{_instead(name)}" for name in sorted(unknown))
+        told = "; ".join(_unknown(name, variables.get(name)) for name in sorted(unknown))
         raise ConfigError(told, reason="SETTING_UNKNOWN")
     try:
         return StationSettings(**settings)
     except ValidationError as error:
-        problems = setting_problems(error, StationSettings)
+        problems = setting_problems(error, StationSettings, whole="")
         raise ConfigError(f"the settings cannot be used: {problems}", reason="SETTING_INVALID") from error
 
 
-def _instead(name: str) -> str:
-    return did_you_mean(near_names(name, StationSettings.model_fields)) or "; docs/station.md lists those there are"
+def _unknown(name: str, variable: str | None) -> str:
+    """Return what to say of a name that is no setting, and of the variable that it is from."""
+    near = near_names(name, StationSettings.model_fields)
+    if variable is None:
+        return f"{name} is no setting of a station{did_you_mean(near) or _LISTED}"
+    meant = [ENVIRONMENT_PREFIX + one.upper() for one in near]
+    return f"{variable} in the environment is no setting of a station{did_you_mean(meant) or _LISTED}"

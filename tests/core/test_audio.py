@@ -110,9 +110,15 @@ def test_channels(n_channels: int) -> None:
 @pytest.mark.parametrize("channel", [-1, 0, 3])
 def test_missing_channel(channel: int) -> None:
     """A channel that the recording does not have is refused when it is opened, with the choice there is."""
-    with pytest.raises(InputError, match=f"channel {channel} .* choose 1 to 2") as caught:
+    with pytest.raises(InputError, match=f"channel {channel} .* has 2 channels; choose 1 to 2") as caught:
         open_recording(io.BytesIO(encoded(chirp(n_channels=2))), channel=channel)
     assert caught.value.reason == "CHANNEL_MISSING"
+
+
+def test_a_recording_of_one_channel_offers_no_choice() -> None:
+    """So none is to be made."""
+    with pytest.raises(InputError, match="channel 3 was chosen but the audio has one channel; choose none"):
+        open_recording(io.BytesIO(encoded(chirp(n_channels=1))), channel=3)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30, np.finfo(np.float32).max])

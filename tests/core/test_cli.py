@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import typer
 from typer.core import TyperGroup
+from typer.testing import CliRunner
 
 from songcore.cli import GROUP, app
 
@@ -40,6 +41,15 @@ try:
     main()
 finally:
     print("HEAVY", [name for name in {HEAVY} if name in sys.modules])
+"""
+
+REPORT_VERBOSITY = """
+import os
+from songcore.cli import main
+try:
+    main()
+finally:
+    print(os.environ["GRPC_VERBOSITY"])
 """
 
 WITHOUT_EXTRAS = f"""
@@ -171,6 +181,20 @@ def test_wrong_usage(arguments: list[str]) -> None:
     assert arguments[-1] in err
 
 
+def test_a_misspelt_command_brings_the_name_that_was_meant() -> None:
+    """Of commands as of sub-commands."""
+    code, _, err = run("clasify")
+    assert (code, "Did you mean 'classify'" in err) == (2, True), err
+    assert "Did you mean 'list'" in run("models", "lst")[2]
+
+
+def test_grpc_is_silent_unless_somebody_asks_for_its_words() -> None:
+    """What it has to say is said in our words; who looks for a fault in it sets the variable."""
+    asked = "import os; os.environ['GRPC_VERBOSITY'] = 'INFO'\n"
+    assert run("--version", program=REPORT_VERBOSITY)[1].endswith("NONE\n")
+    assert run("--version", program=asked + REPORT_VERBOSITY)[1].endswith("INFO\n")
+
+
 def test_the_version() -> None:
     """It is printed for people and for programs, and nothing heavy is loaded for it."""
     code, out, err = run("--version", program=REPORT_HEAVY)
@@ -203,6 +227,22 @@ def test_every_command_prints_json() -> None:
     assert {"songstream serve", "songstream types list", "songstream station spool export"} <= set(found)
     without = {name for name, command in found.items() if not any("--json" in option.opts for option in command.params)}
     assert without == set()
+
+
+def test_no_help_is_cut_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands in the rows of options goes on in the next line, and no word of it is broken: shorter metavars do it."""
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80)
+    found = set()
+    words = [name.split() for name, _ in walk(typer.main.get_command(app), "songstream")]
+    # Groups of commands have options, too.
+    for name in sorted({" ".join(one[:n]) for one in words for n in range(1, len(one) + 1)}):
+        text = CliRunner().invoke(app, [*name.split()[1:], "--help"], env={"COLUMNS": "80"}).stdout
+        rows = [line for line in text.splitlines() if line.startswith("│")]
+        assert rows, name
+        # A choice that begins in a row and does not end there was broken.
+        if any("…" in row or re.search(r"<[a-z|]+ *(│|  )", row) for row in rows):
+            found.add(name)
+    assert found == set()
 
 
 def test_nothing_asked_is_help() -> None:

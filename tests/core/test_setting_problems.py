@@ -56,7 +56,10 @@ def problem(given: dict[str, Any], **options: Any) -> str:
         ({"parts": [{"speed": 1}]}, "parts.0.speed is no setting"),
         ({"station": "Meadow 1"}, "station 'Meadow 1'; expected small letters, digits and hyphens, at most 63"),
         ({"model": "A"}, "model 'A'; expected small letters, digits, dots and hyphens, at most 63"),
-        ({"rounds": {"learning_rate": 0}}, "rounds.learning_rate: Input should be greater than 0"),
+        ({"rounds": {"learning_rate": 0}}, "rounds.learning_rate 0; expected more than 0"),
+        ({"rounds": {"learning_rate": "fast"}}, "rounds.learning_rate 'fast'; expected a number"),
+        ({"rounds": {"n_rounds": "many"}}, "rounds.n_rounds 'many'; expected a whole number"),
+        ({"rounds": {"n_rounds": 1.5}}, "rounds.n_rounds 1.5; expected a whole number"),
         ({"data_dir": "/"}, "settings: the root is no place for data"),
         (
             {"modell": "x", "station": "é"},
@@ -67,6 +70,11 @@ def problem(given: dict[str, Any], **options: Any) -> str:
 def test_a_problem_says_what_was_expected(given: dict[str, Any], told: str) -> None:
     """The names that are like an unknown one, that name in the right table, or all there are; a name's rule in words."""
     assert problem({"data_dir": "d", **given}) == told
+
+
+def test_all_together_are_named_once() -> None:
+    """Where the caller has named them already, only the rule is said."""
+    assert problem({"data_dir": "/"}, whole="") == "the root is no place for data"
 
 
 def test_what_is_missing_comes_with_how_to_give_it() -> None:

@@ -121,6 +121,9 @@ def test_songs_are_those_of_the_core(
     found = [tuple(row[c] for c in columns) for row in rows(out / "songs.csv") if row["recording"] == "high_rate.flac"]
     assert found == expected
     assert {row["bundle"] for row in rows(out / "songs.csv")} == {model.digest}
+    # The types of this bundle have no names; a label says which type it is all the same.
+    assert {row["type_name"] for row in rows(out / "songs.csv")} == {""}
+    assert all(row["label"] in {row["type_id"], "novel"} for row in rows(out / "songs.csv"))
 
 
 def test_every_format_holds_the_same_songs(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:

@@ -22,6 +22,7 @@ from sqlalchemy import Engine, create_engine
 from postgres import PostgresServer, database_name, execute, why_no_postgres
 from serving import failure, scrape
 from songcore.errors import ConfigError
+from songserve.checking import reading
 from songserve.database import DATABASE_NAME, DataDirectory
 from songserve.engines import N_READERS
 from songserve.frequencies import FrequencyFilter
@@ -176,6 +177,12 @@ def test_unusable_data_directories_are_explained(tmp_path: Path) -> None:
     connection.close()
     found = {name: refused(tmp_path / name) for name in ("file", "text", "newer")}
     assert found == {"file": "DATA_DIR_UNWRITABLE", "text": "DATABASE_INVALID", "newer": "SCHEMA_NEWER"}
+    # By its path, whoever opens it.
+    path = tmp_path / "text"
+    with pytest.raises(ConfigError, match=rf"^{path / DATABASE_NAME} cannot be used"):
+        DataDirectory(path)
+    with pytest.raises(ConfigError, match=rf"^{path / DATABASE_NAME} cannot be used"), reading(path, None) as engine:
+        engine.connect().exec_driver_sql("SELECT * FROM songs")
 
 
 def test_a_file_that_another_program_holds_is_explained(tmp_path: Path) -> None:

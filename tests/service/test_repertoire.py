@@ -223,12 +223,22 @@ def test_one_type_has_no_ranks(tmp_path: Path) -> None:
     assert "0.00 (1.00)" not in print_for_people(tmp_path / "data", tmp_path / "out")
 
 
-def print_for_people(store: Path, out: Path) -> str:
+def test_intervals_are_whole_at_80_columns(store: Path, tmp_path: Path) -> None:
+    """Each on the line of its row, within the terminal."""
+    terminal = {"COLUMNS": "80", "FORCE_COLOR": "1", "NO_COLOR": "1", "TERM": "xterm"}
+    lines = print_for_people(store, tmp_path, **terminal).splitlines()
+    rows = [line for line in lines if re.search(r"\d \(\d+\.\d-\d+\.\d\)", line)]
+    assert len(rows) >= 3
+    assert max(map(len, rows)) <= 80
+    assert not any("…" in line for line in lines)
+
+
+def print_for_people(store: Path, out: Path, **environment: str) -> str:
     """Run the command without --json and return what it prints."""
     app = typer.Typer()
     app.command()(repertoire)
     arguments = ["--store", str(store), "--out", str(out), "--bootstrap", "20", "--tables-only"]
-    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "120"})
+    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "120", **environment})
     assert done.exit_code == 0, done
     return done.stdout
 

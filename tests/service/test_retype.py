@@ -109,13 +109,18 @@ def test_other_ears_listen_to_the_clips(store: Kept, family: Family) -> None:
     assert {row["source"] for row in results(store, family.other_ears).values()} == {"clip"}
 
 
-def test_a_running_server_writes_the_results(bundle: Bundle, store: Kept, family: Family) -> None:
+def test_a_running_server_writes_the_results(
+    bundle: Bundle, store: Kept, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beside a server the command is refused its place, and hands its results to the server, which lists them."""
     child = str(family.shelf / family.child)
     with store.serve(bundle) as server:
         refused = CliRunner().invoke(command, [*store.options, "--bundle", child])
         assert getattr(refused.exception, "reason", "") == "DATA_DIR_LOCKED"
-        report = run(*store.options, "--bundle", child, "--server", server.addresses.grpc)
+        assert "a server uses the data directory" in str(refused.exception)
+        assert "name it with --server" in str(refused.exception)
+        monkeypatch.setenv("SONGSTREAM_SERVER", server.addresses.grpc)
+        report = run(*store.options, "--bundle", child, "--insecure")
         assert report["features"] == N_SONGS
         stub: Any = models_pb2_grpc.ModelBundleServiceStub(server.channel)
         name, token, found = f"modelBundles/{family.child}", "", []

@@ -105,9 +105,11 @@ def test_files_that_cannot_grow_stop_acks_and_pass(bundle_dir: Path, tmp_path: P
 
 
 def failed_start(*options: str) -> tuple[int, str]:
-    """Return exit code and reason of a server that does not start."""
+    """Return exit code and reason of a server that does not start, which are its last line; all before is its log."""
     done = subprocess.run([SONGSTREAM, "serve", *options], capture_output=True, text=True, timeout=60, check=False)
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("songstream: ")]
+    *log, line = done.stderr.splitlines()
+    assert all(re.match(r"\S+ \S+ (INFO|WARNING) \w", one) for one in log), done.stderr
+    assert line.startswith("songstream: "), line
     reason = re.search(r"\[([A-Z_]+)\]$", line)
     assert reason, line
     assert "Traceback" not in done.stderr

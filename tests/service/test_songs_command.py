@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import queue
+import re
 import signal
 import socket
 import subprocess
@@ -30,7 +31,7 @@ from songcore.errors import ConfigError
 from songcore.raven import read_raven
 from songserve.clients.connection import Connection, Server
 from songserve.clients.songs import SongClient, Wanted
-from songserve.commands.songs import songs
+from songserve.commands.songs import _line, songs
 from songserve.commands.types import types
 from songserve.exporting import fetch_clips
 from songserve.v1 import songs_pb2, songs_pb2_grpc
@@ -115,7 +116,7 @@ def test_songs_are_listed_newest_first(filled: ServerThread) -> None:
         session_start = datetime.fromtimestamp(START_MS / 1000 + (one["station"] == "south") * 86_400, UTC)
         assert datetime.fromisoformat(one["session_start"]) == session_start
         assert abs(session_start + timedelta(seconds=one["onset_s"]) - start) <= timedelta(milliseconds=1)
-        assert one["offset_s"] - one["onset_s"] == one["duration_s"] > 1
+        assert round(one["offset_s"] - one["onset_s"], 9) == one["duration_s"] > 1
     assert [one["is_novel"] for one in found] == [True, False, False, True] + [False] * 7
     assert {one["quality"] for one in found} == {"good"}
 
@@ -157,6 +158,40 @@ def test_people_read_a_table(filled: ServerThread) -> None:
     assert "the newest 4" in text
     assert text.count("2026-05-29") == 4
     assert "the newest" not in said(filled, "list")
+
+
+def test_a_table_is_read_at_80_columns(filled: ServerThread) -> None:
+    """No word is cut, no line is longer, uids are whole and stand below the rest of their song; one in a pipe is a line."""
+    terminal = {"COLUMNS": "80", "FORCE_COLOR": "1", "NO_COLOR": "1", "TERM": "xterm"}
+    arguments = ["--server", filled.addresses.grpc, "list"]
+    lines = CliRunner().invoke(songs, arguments, env=terminal).stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    found = listed(filled)
+    _, first, second, *rest = lines
+    assert (first.split()[:3], second.split()[-1]) == (["start,", "UTC", "station"], "song")
+    assert len(rest) == 2 * len(found)
+    for one, upper, lower in zip(found, rest[::2], rest[1::2], strict=True):
+        start = datetime.fromisoformat(one["start"])
+        assert upper.startswith(f"{start:%Y-%m-%d %H:%M:%S}  {one['station']} ")
+        assert (lower[:2], lower.split()[-1], one["quality"] in lower.split()) == ("  ", one["uid"], True)
+    piped = CliRunner().invoke(songs, arguments, env={"COLUMNS": "80"}).stdout.splitlines()
+    assert sum(one["uid"] in line and one["station"] in line for one in found for line in piped) == len(found)
+
+
+def test_the_numbers_of_a_watch_say_what_they_are(filled: ServerThread) -> None:
+    """There is no heading over a song that comes in."""
+    with Connection(Server(filled.addresses.grpc)) as connection:
+        one = next(SongClient(connection).songs(Wanted()))
+    line = _line(one, {})
+    assert f"  similarity {one.similarity:.3f}  p {one.p_value:.3f}  " in line
+    assert line.endswith(f"  {one.duration_s:.2f} s  {one.uid}")
+
+
+def test_numbers_for_programs_have_no_noise(filled: ServerThread) -> None:
+    """A difference of seconds is what a person would write."""
+    for line in said(filled, "list", "--json").splitlines():
+        (told,) = re.findall(r'"duration_s": ([\d.]+)', line)
+        assert len(told.partition(".")[2]) <= 11, told
 
 
 def test_novel_songs_are_split_off_and_found_again(heard: ServerThread) -> None:

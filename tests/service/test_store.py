@@ -142,10 +142,16 @@ def test_a_reserve_of_disk_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_data_directory_has_one_owner(opened: Opened) -> None:
-    """A second server on the same directory is refused."""
+    """A second server on the same directory is refused, and told what a server could do instead."""
     with pytest.raises(ConfigError) as refused:
-        DataDirectory(opened.directory.path)
-    assert refused.value.reason == "DATA_DIR_LOCKED"
+        DataDirectory(opened.directory.path, beside_server="choose another")
+    path = opened.directory.path
+    assert (refused.value.reason, str(refused.value)) == (
+        "DATA_DIR_LOCKED",
+        f"a server uses the data directory {path}; choose another",
+    )
+    with pytest.raises(ConfigError, match=r"; stop it first$"):
+        DataDirectory(path)
 
 
 def test_a_value_that_the_database_refuses_costs_only_its_own_commit(opened: Opened) -> None:

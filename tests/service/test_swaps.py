@@ -291,12 +291,35 @@ def test_the_command_does_all_of_it(server: ServerThread, family: Family) -> Non
     assert run("activate", family.child[:10])["state"] == "ACTIVE"
     assert run("shadow", "start", "grandchild")["n_songs"] == "0"
     assert run("rollback")["digest"] == family.first
-    assert [event["kind"] for event in run("history", "--last", "2")] == ["shadowed", "rolled_back"]
+    assert [event["kind"] for event in run("history", "--limit", "2")] == ["shadowed", "rolled_back"]
+    assert run("history", "--last", "2") == run("history", "--limit", "2")
     missing = CliRunner().invoke(command, ["--server", server.addresses.grpc, "show", "nothing"])
     assert isinstance(missing.exception, ConfigError)
     assert missing.exception.reason == "BUNDLE_UNKNOWN"
     human = CliRunner().invoke(command, ["--server", server.addresses.grpc, "show", "child"], env={"COLUMNS": "200"})
     assert family.child in human.stdout
+
+
+def test_the_command_is_read_at_80_columns(server: ServerThread, family: Family) -> None:
+    """Digests are whole, no line of words is longer, and parts of the manifest with many settings are left to --json."""
+    terminal = {"COLUMNS": "80", "FORCE_COLOR": "1", "NO_COLOR": "1", "TERM": "xterm"}
+
+    def shown(*arguments: str) -> str:
+        done = CliRunner().invoke(command, ["--server", server.addresses.grpc, *arguments], env=terminal)
+        assert not done.exception or isinstance(done.exception, SystemExit), done.exception
+        text = re.sub(r"\x1b\[\d+m", "", done.stdout)
+        assert "…" not in text
+        assert all(len(line) <= 80 for line in text.splitlines()), text
+        return text
+
+    for arguments in (("show", "child"), ("validate", "other-ears"), ("validate", "child")):
+        text = shown(*arguments)
+        assert re.search(r"^  [0-9a-f]{64}$", text, re.MULTILINE)
+        assert "frontend " not in text
+        assert "n_mels" not in text
+    assert family.child in shown("show", "child")
+    assert family.child[:12] in shown("list")
+    shown("history")
 
 
 def test_the_command_tells_people_its_verdict(server: ServerThread, family: Family) -> None:

@@ -25,6 +25,9 @@ def test_programs_are_told_what_was_done(tmp_path: Path) -> None:
     assert run("enable", "north", *file) == {"name": "north", "disabled": False}
     assert not run("list", *file)["holders"][0]["disabled"]
     run("rotate", "north", *file)
+    for name, reason in (("north", "TOKEN_UNKNOWN"), ("south", "TOKEN_HOLDER_UNKNOWN")):
+        refused = CliRunner().invoke(token, ["revoke", name, "--id", "nope", *file]).exception
+        assert (getattr(refused, "reason", ""), "token list" in str(refused)) == (reason, True)
     assert run("revoke", "north", "--id", made["id"], *file) == {"name": "north", "id": made["id"], "revoked": True}
     assert len(run("list", *file)["holders"][0]["tokens"]) == 1
     assert run("revoke", "north", *file) == {"name": "north", "id": None, "revoked": True}

@@ -207,6 +207,25 @@ def test_uids_are_whole_in_a_narrow_table(heard: ServerThread, environment: dict
     assert [uid in shown for uid in uids] == [True] * len(uids)
 
 
+def test_tables_are_read_at_80_columns(heard: ServerThread) -> None:
+    """Every column has a heading, no word is cut and no line is longer, with a type that was merged and decisions."""
+    ids = [one["id"] for one in run(heard, "list")["types"]]
+    run(heard, "name", ids[0], "a whistle that rises and falls", "--by", "ada")
+    run(heard, "merge", ids[1], "--into", ids[0], "--by", "ada")
+    terminal = {"COLUMNS": "80", "FORCE_COLOR": "1", "NO_COLOR": "1", "TERM": "xterm"}
+    for arguments, headings in (
+        (["list"], ["type", "name", "kind", "songs", "origin"]),
+        (["history"], ["number", "time, UTC", "by", "type", "decision", "undone"]),
+        (["show", ids[0]], ["start, UTC", "station", "s", "SNR, dB", "model said", "similarity", "song"]),
+    ):
+        printed = CliRunner().invoke(types, ["--server", heard.addresses.grpc, *arguments], env=terminal).stdout
+        text = re.sub(r"\x1b\[\d+m", "", printed)
+        assert max(map(len, text.splitlines())) <= 80, text
+        cells = {cell.strip() for line in text.splitlines() for cell in re.split(r"[┃│]|  +", line)}
+        assert set(headings) <= cells, text
+        assert "…" not in text
+
+
 def test_the_token_tells_who_decides(start_server: Any, tmp_path: Path) -> None:
     """Readers look, admins decide under their token's name whatever they say, and stations do neither."""
     book = tmp_path / "tokens.json"

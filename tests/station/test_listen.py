@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -18,13 +19,18 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import typer
+from typer.testing import CliRunner
 
 from serving import ServerProcess, ServerThread
 from songcore.bundle import Bundle
 from songcore.errors import ConfigError
+from songcore.printed_json import plain_json
 from songstation.channel import open_channel
+from songstation.commands.listen import listen as listen_command
 from songstation.link import LinkSettings
 from songstation.listening import Account, Station, listen, uuid7
+from songstation.microphone import InputDevice
 from songstation.outbox import LossReason
 from songstation.recovery import Failure
 from songstation.sources import Lost, Playback, Source
@@ -109,7 +115,9 @@ def test_the_command_prints_the_songs_and_the_account(bundle_dir: Path, recordin
         )
     assert ended.returncode == 0, ended.stderr
     *songs, last = map(json.loads, ended.stdout.splitlines())
-    assert [(song["onset_s"], song["offset_s"], song["type_id"], song["novel"]) for song in songs] == recording.songs
+    found = [[song["onset_s"], song["offset_s"], song["type_id"], song["novel"]] for song in songs]
+    assert found == json.loads(plain_json(recording.songs))
+    assert [song["name"] for song in songs] == [f"songs/{song['uid']}" for song in songs]
     assert all(song["start"].startswith("2024-05-01T03:30:") for song in songs)
     account = last["account"]
     assert account["captured_s"] == account["committed_s"] == pytest.approx(recording.duration_s)
@@ -363,6 +371,22 @@ def test_wrong_usage_is_said_at_once(tmp_path: Path, arguments: list[str], statu
     assert ended.returncode == status, ended.stderr
     assert message in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_people_are_told_what_they_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The help explains the mark of novel songs, and each column of the list of microphones has a heading."""
+    listed = [InputDevice("USB [Audio]", 2, 48_000, is_default=True), InputDevice("Loop", 16, 8_000, is_default=False)]
+    monkeypatch.setattr("songstation.microphone.input_devices", lambda: listed)
+    command = typer.Typer()
+    command.command()(listen_command)
+    assert "T0007?" in CliRunner().invoke(command, ["--help"]).stdout
+    lines = CliRunner().invoke(command, ["--list-devices"]).stdout.splitlines()
+    cells = [[cell.strip() for cell in re.split("[┃│]", line)[1:-1]] for line in lines if line[0] in "┃│"]
+    assert cells == [
+        ["device", "channels", "rate, Hz", "default"],
+        ["USB [Audio]", "2", "48,000", "yes"],
+        ["Loop", "16", "8,000", ""],
+    ]
 
 
 def test_playback_keeps_time(recording: Any) -> None:

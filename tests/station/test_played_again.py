@@ -32,6 +32,7 @@ from songstation.listening import Account, Station, listen
 from songstation.outbox import End, Leave, Outbox, SessionBrokenError, Sound
 from songstation.sources import HASHED_BYTES, Lost, Playback
 from songstation.wire import HeardSong
+from tokens import add_token
 
 SONGSTREAM = str(Path(sys.executable).with_name("songstream"))
 QUICK = LinkSettings(answer_s=20, heartbeat_s=0.2, first_retry_s=0.05, longest_retry_s=0.5)
@@ -247,6 +248,30 @@ def test_without_a_server_a_stop_ends_at_once(recording: Any, options: list[str]
     account = json.loads(out)["account"]
     assert account["committed_s"] == 0
     assert (account["captured_s"] > 0) == bool(options)
+
+
+def test_a_stop_after_a_refusal_tells_it(bundle: Bundle, recording: Any, tmp_path: Path) -> None:
+    """A server that was reached and let nobody in is not called unreached."""
+    book, token = tmp_path / "tokens.json", tmp_path / "token"
+    token.write_text(add_token(book, "south"))
+    token.chmod(0o600)
+    with ServerThread(bundle, tmp_path / "data", token_file=book) as server:
+        station = subprocess.Popen(
+            command(recording.path, server.addresses.grpc),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "COLUMNS": "500", "SONGSTREAM_TOKEN_FILE": str(token)},
+        )
+        assert station.stderr
+        while "trying again" not in (said := station.stderr.readline()):
+            assert said
+        station.send_signal(signal.SIGTERM)
+        _, errors = station.communicate(timeout=30)
+    last = errors.splitlines()[-1]
+    assert f"stopped before {server.addresses.grpc} let it in" in last
+    assert "[STATION_MISMATCH]" in last
+    assert last.endswith("[SERVER_UNREACHABLE]")
 
 
 def test_a_recording_that_cannot_be_read_on_may_be_played_again(

@@ -12,7 +12,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from disks import mounted
-from songcore.errors import ConfigError
+from songcore.errors import ConfigError, InputError
 from songcore.recorders import stated_start
 from songstation.commands.station import station
 from songstation.spool import Spool
@@ -120,6 +120,79 @@ def test_sessions_are_listed_by_their_whole_names(spool: Path, environment: dict
     assert [str(uuid) in shown for uuid in (ONE, TWO)] == [True, True]
 
 
+@pytest.mark.parametrize("command", [("list",), ("export", "all"), ("repair",)])
+def test_a_spool_that_is_not_there_has_a_remedy(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """The option that names another."""
+    error = run("spool", *command, "--spool", str(tmp_path / "sp")).exception
+    assert isinstance(error, InputError)
+    assert (error.reason, "by --spool" in str(error)) == ("SPOOL_MISSING", True), error
+
+
+STATE = {
+    "station": "north",
+    "time": "2026-11-28T02:02:51.000+00:00",
+    "device": "USB Audio",
+    "sample_rate_hz": 48_000,
+    "session": str(ONE),
+    "is_connected": True,
+    "refused": "",
+    "sessions_waiting": 0,
+    "captured_samples": 9,
+    "committed_samples": 9,
+    "waiting_samples": 0,
+    "waiting_s": 0.0,
+    "oldest_waiting": None,
+    "spool_bytes": 1_500_000,
+    "disk_free_bytes": 65_666_928_640,
+    "clock": {"source": "unsynced", "error_s": None},
+    "clock_offset_s": 0.0125,
+    "account": {
+        "captured_s": 5400.0,
+        "lost_s": {},
+        "n_sessions": 2,
+        "n_streams_failed": {},
+        "n_songs": 1234,
+        "n_novel": 5,
+        "last_chunk": "2026-11-28T02:02:50.000+00:00",
+        "last_trouble": "",
+    },
+    "metrics": "http://127.0.0.1:9465/metrics",
+    "metrics_trouble": "",
+}
+BACKLOG = {"is_connected": False, "waiting_s": 7300.0, "oldest_waiting": "2026-11-28T00:01:00+00:00"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "running", "told"),
+    [
+        ({}, True, "runs, hears, nothing waiting"),
+        ({}, False, "not running (last seen 2026-11-28 02:02:51 UTC)"),
+        ({"device": ""}, True, "runs, hears nothing: no device, nothing waiting"),
+        (BACKLOG, True, "runs, hears, not connected, 2.0 h of sound waiting"),
+        (
+            {"is_connected": False, "refused": "no such token [TOKEN_INVALID]"},
+            True,
+            "runs, hears, not let in: no such token [TOKEN_INVALID], nothing waiting",
+        ),
+    ],
+)
+def test_the_status_begins_with_a_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], running: bool, told: str
+) -> None:
+    """Then words and units that people use; nothing of it looks like a program's values, which --json keeps."""
+    state = {**STATE, **changes}
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    monkeypatch.setattr("songstation.spool_files.is_locked", lambda _: running)
+    done = run("status", "--spool", str(tmp_path))
+    first, *rest = done.stdout.splitlines()
+    assert (first, done.exit_code) == (f"station north: {told}", 0 if running and state["device"] else 1)
+    text = "\n".join(rest)
+    assert all(part in text for part in ("1.5 MB, 65.7 GB free on its disk", "unsynced; +0.013 s", "1,234 songs"))
+    assert not set("{}[]") & set(text.replace("[TOKEN_INVALID]", ""))
+    assert not any(word in text for word in ("None", "False", "True"))
+    assert json.loads(run("status", "--spool", str(tmp_path), "--json").stdout) == {**state, "running": running}
+
+
 @pytest.mark.parametrize(
     ("given", "reason", "told"),
     [
@@ -133,3 +206,20 @@ def test_wrong_settings_say_what_was_expected(given: dict[str, str], reason: str
     with pytest.raises(ConfigError) as error:
         load_settings(given, environment={})
     assert (error.value.reason, told in str(error.value)) == (reason, True), error.value
+
+
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        (
+            "SPOLL",
+            "SONGSTREAM_STATION_SPOLL in the environment is no setting of a station; did you mean SONGSTREAM_STATION_SPOOL",
+        ),
+        ("ZZZ", "SONGSTREAM_STATION_ZZZ in the environment is no setting of a station; docs/station.md lists"),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_named(variable: str, told: str) -> None:
+    """As it stands in the environment, where it has to be put right."""
+    with pytest.raises(ConfigError) as error:
+        load_settings({}, environment={f"SONGSTREAM_STATION_{variable}": "x"})
+    assert (error.value.reason, told in str(error.value)) == ("SETTING_UNKNOWN", True), error.value

@@ -30,10 +30,11 @@ class SongRow:
     onset_s: float
     offset_s: float
     label: str
-    """The type's name, or `NOVEL`."""
+    """The type's name, its id where it has none, or `NOVEL`."""
     type_id: str
     """The nearest type, also when the song is novel."""
     type_name: str
+    """Empty where it has none."""
     kind: str
     similarity: float
     p_value: float
@@ -58,7 +59,7 @@ COLUMNS = tuple(column.name for column in fields(SongRow))
 def song_rows(result: RecordingResult, facts: BundleFacts, zone: tzinfo | None = None) -> list[SongRow]:
     """Return a recording's songs as rows, in order of time; ``zone`` is that of starts which tell none."""
     start = utc_start(result.start, zone)
-    return [_row(result, song, facts.type_names.get(song.type_id, song.type_id), start) for song in result.songs]
+    return [_row(result, song, facts.type_names.get(song.type_id, ""), start) for song in result.songs]
 
 
 def _row(result: RecordingResult, song: FoundSong, type_name: str, start: datetime | None) -> SongRow:
@@ -67,7 +68,7 @@ def _row(result: RecordingResult, song: FoundSong, type_name: str, start: dateti
         recording=result.recording,
         onset_s=onset_s,
         offset_s=song.offset / result.bundle_rate_hz,
-        label=NOVEL if song.novel else type_name,
+        label=NOVEL if song.novel else type_name or song.type_id,
         type_id=song.type_id,
         type_name=type_name,
         kind=song.kind,

@@ -47,7 +47,7 @@ class BundleFacts:
     provider: str
     band_hz: tuple[float, float]
     type_names: dict[str, str]
-    """Name by id; the id itself where no name was given."""
+    """Name by id; empty where none was given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def describe_bundle(job: Job) -> BundleFacts:
         name=bundle.manifest.name,
         provider=bundle.embedder.provider,
         band_hz=(bundle.manifest.frontend.f_min_hz, bundle.manifest.frontend.f_max_hz),
-        type_names={song_type.id: song_type.name or song_type.id for song_type in bundle.types},
+        type_names={song_type.id: song_type.name for song_type in bundle.types},
     )
 
 

@@ -10,7 +10,7 @@ import grpc
 from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_status import rpc_status
 
-from songcore.credentials import credentials_for
+from songcore.credentials import advice, credentials_for
 from songcore.errors import ConfigError
 
 __all__ = ["Connection", "Server"]
@@ -97,10 +97,11 @@ class Connection:
         for detail in status.details if status else ():
             info = ErrorInfo()
             if detail.Unpack(info):
-                return ConfigError(error.details(), reason=info.reason)
+                return ConfigError(f"{error.details()}{advice(info.reason)}", reason=info.reason)
+        plain = "; a server with a certificate needs --ca" if self._credentials.tls is None else ""
         return ConfigError(
             f"{self._address} does not answer ({error.code().name}: {error.details()}); is it the address of a server, "
-            "started with the same kind of encryption, and of this version?",
+            f"started with the same kind of encryption, and of this version?{plain}",
             reason="SERVER_UNREACHABLE",
         )
 

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from songcore.errors import ConfigError
+from songcore.printed_tables import add_number_columns, print_table
 from songserve.cells import chosen_formats
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["classify"]
 
 EXIT_SOME_FAILED = 3
-DEFAULT_FORMATS = "csv,parquet,raven,audacity"
+DEFAULT_FORMATS = "csv, parquet, raven, audacity"
 MAX_TYPES_SHOWN = 25
 MAX_NAMES_SHOWN = 3
 
@@ -50,7 +52,7 @@ def classify(  # noqa: PLR0913, PLR0917 - one argument per option of the command
         int | None, typer.Option(min=1, help="Listen to this channel, from 1.  [default: their mean]")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: one per core]")] = None,
-    formats: Annotated[str, typer.Option("--format", help="Any of csv,parquet,raven,audacity.")] = DEFAULT_FORMATS,
+    formats: Annotated[str, typer.Option("--format", help="Any of these, with commas between.")] = DEFAULT_FORMATS,
     device: Annotated[Device, typer.Option(help="Where the encoder runs.")] = Device.auto,
     timezone: Annotated[
         str | None,
@@ -232,7 +234,7 @@ def _print(summary: "RunSummary", out: Path, wall_s: float) -> None:
         console.print("Nothing could be read.")
         return
     if summary.types:
-        console.print(_types_table(summary))
+        print_table(_types_table(summary))
     songs = f"{summary.n_songs:,} songs in {summary.audio_s / 3600:,.2f} h of {summary.n_recordings:,} recordings"
     console.print(f"{songs}: {_kinds(summary)}." if summary.n_songs else f"{songs}.")
     speed = f", {summary.heard_s / wall_s:,.0f} × real time on {summary.facts.provider}" if summary.heard_s else ""
@@ -241,15 +243,13 @@ def _print(summary: "RunSummary", out: Path, wall_s: float) -> None:
 
 
 def _types_table(summary: "RunSummary") -> Table:
-    table = Table(title=f"Song types by {summary.facts.name}")
-    for heading in ("type", "songs", "share", "mean similarity"):
-        table.add_column(heading, justify="left" if heading == "type" else "right")
+    table = Table("type", title=f"Song types by {summary.facts.name}")
+    add_number_columns(table, "songs", "share", "mean similarity")
     n_named = sum(summary.types.values())
     for type_id, n_songs in summary.types.most_common(MAX_TYPES_SHOWN):
-        name = summary.facts.type_names[type_id]
-        shown = type_id if name == type_id else f"{type_id} {name}"
+        shown = f"{type_id} {summary.facts.type_names[type_id]}".rstrip()
         similarity = summary.similarity_sums[type_id] / n_songs
-        table.add_row(shown, f"{n_songs:,}", f"{n_songs / n_named:.1%}", f"{similarity:.3f}")
+        table.add_row(escape(shown), f"{n_songs:,}", f"{n_songs / n_named:.1%}", f"{similarity:.3f}")
     if len(summary.types) > MAX_TYPES_SHOWN:
         rest = len(summary.types) - MAX_TYPES_SHOWN
         table.caption = f"and {rest} rarer types, in the tables"

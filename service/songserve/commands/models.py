@@ -1,15 +1,16 @@
 """``songstream models``: the bundles of a running server."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from songserve.commands.remote import add_connection, connect, print_json
+from songcore.printed_json import plain_json, print_json
+from songcore.printed_tables import add_number_columns, print_fields, print_table
+from songserve.commands.remote import add_connection, connect
 
 if TYPE_CHECKING:
     from songserve.clients.bundles import BundleClient
@@ -43,6 +44,9 @@ Which = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Do all but the swap.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+_ONLY_JSON = {"frontend", "segmenter"}
+"""Parts of the manifest, each of many settings."""
+
 
 @models.command("list")
 def list_models(context: typer.Context, *, as_json: Json = False) -> None:
@@ -52,14 +56,18 @@ def list_models(context: typer.Context, *, as_json: Json = False) -> None:
     if as_json:
         print_json([_plain(bundle) for bundle in bundles], sort_keys=True)
         return
-    table = Table("digest", "name", "state", "types", "made", "parent", "findings")
+    table = Table("digest", "name", "state")
+    add_number_columns(table, "types")
+    for heading in ("made", "parent", "findings"):
+        table.add_column(heading)
     for bundle in bundles:
         parent = _short_digest(bundle.parent) or "none"
         made = f"{bundle.create_time.ToDatetime():%Y-%m-%d %H:%MZ}" if bundle.HasField("create_time") else ""
         state = type(bundle).State.Name(bundle.state).lower()
         reasons = ", ".join(finding.reason for finding in bundle.findings)
-        table.add_row(bundle.digest[:12], bundle.display_name, state, str(bundle.n_song_types), made, parent, reasons)
-    Console().print(table)
+        cells = bundle.digest[:12], bundle.display_name, state, str(bundle.n_song_types), made, parent, reasons
+        table.add_row(*map(escape, cells))
+    print_table(table)
 
 
 @models.command()
@@ -114,23 +122,24 @@ def rollback(context: typer.Context, *, dry_run: DryRun = False, as_json: Json =
 @models.command()
 def history(
     context: typer.Context,
-    last: Annotated[int, typer.Option(min=1, max=1000, help="How many events.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, the newest first.")] = 20,
+    last: Annotated[int | None, typer.Option(min=1, max=1000, hidden=True, help="As --limit, by its old name.")] = None,
     *,
     as_json: Json = False,
 ) -> None:
     """Show what was done with bundles, when and by whom, the newest first."""
     with _asking(context) as client:
-        events = client.events(last)
+        events = client.events(last or limit)
     if as_json:
         print_json([_plain(event) for event in events], sort_keys=True)
         return
     table = Table("when", "what", "bundle", "who", "detail")
     for event in events:
         fields = _fields(event.detail)
-        detail = json.dumps(fields, sort_keys=True) if fields else ""
+        detail = plain_json(fields, sort_keys=True) if fields else ""
         when = f"{event.event_time.ToDatetime():%Y-%m-%d %H:%M:%SZ}"
-        table.add_row(when, event.kind, _short_digest(event.model_bundle), event.who, detail)
-    Console().print(table)
+        table.add_row(*map(escape, (when, event.kind, _short_digest(event.model_bundle), event.who, detail)))
+    print_table(table)
 
 
 @shadow.command("start")
@@ -176,11 +185,12 @@ def _tell(message: Any, *, as_json: bool) -> None:
         # Protobuf puts fields without a value last, whichever they are.
         print_json(plain, sort_keys=True)
         return
-    table = Table(show_header=False)
-    for name, value in sorted(plain.items(), key=lambda one: message.DESCRIPTOR.fields_by_name[one[0]].index):
-        if value not in ("", [], {}):
-            table.add_row(name, value if isinstance(value, str) else json.dumps(value, sort_keys=True))
-    Console().print(table)
+    ordered = sorted(plain.items(), key=lambda one: message.DESCRIPTOR.fields_by_name[one[0]].index)
+    print_fields(
+        (name, value if isinstance(value, str) else plain_json(value, sort_keys=True))
+        for name, value in ordered
+        if name not in _ONLY_JSON and value not in ("", [], {})
+    )
 
 
 def _short_digest(name: str) -> str:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from songcore.errors import ConfigError, InputError
+from songcore.printed_tables import add_number_columns, print_table
 from songserve.commands.asked import check_interval, unheard
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def repertoire(  # noqa: PLR0913, PLR0917 - one parameter per option
         typer.Option("--to", formats=["%Y-%m-%d"], help="First day that no longer counts, UTC.", show_default=False),
     ] = None,
     period: Annotated[
-        Literal["none", "day", "week", "month"], typer.Option(help="Length of the periods that are told apart.")
+        Literal["none", "day", "week", "month"],
+        # The choices in the place of its metavar are too wide for it.
+        typer.Option(metavar="<period>", help="Length of the periods that are told apart: none, day, week or month."),
     ] = "month",
     bout_gap_s: Annotated[float, typer.Option(min=0, help="A longer silence ends a bout, seconds.")] = 30.0,
     bootstrap: Annotated[
@@ -81,7 +83,7 @@ def repertoire(  # noqa: PLR0913, PLR0917 - one parameter per option
 
         print(json.dumps({**facts, "repertoires": [summary(one) for one in found], "files": [str(f) for f in files]}))
         return
-    Console().print(_table(found))
+    print_table(_table(found))
     if not found[0].n_songs:
         print(f"no song has a type yet, so nothing can be estimated; novel songs: {found[0].n_novel:,}")
     print(f"{len(files)} files in {out}")
@@ -130,7 +132,8 @@ def _shown(store: str) -> str:
 
 
 def _table(found: "list[Repertoire]") -> Table:
-    table = Table("station", "period", "songs", "novel", "types", "coverage", "Chao1 (95 %)", "Zipf (p)")
+    table = Table("station", "period")
+    add_number_columns(table, "songs", "novel", "types", "coverage", "Chao1 (95 %)", "Zipf (p)")
     for one in found:
         size = one.size
         table.add_row(

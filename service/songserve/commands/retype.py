@@ -1,16 +1,16 @@
 """``songstream retype``: what another bundle makes of the songs that are stored."""
 
-import json
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from songcore.errors import ConfigError
+from songcore.printed_json import plain_json, print_json
+from songcore.printed_tables import print_fields
+from songserve.commands.remote import Ca, Certificate, Insecure, Key, TokenFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,15 +38,20 @@ def retype(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = None,
     server: Annotated[
         str | None,
-        typer.Option(help="host:port of the server that runs on this store, which then writes the results."),
+        typer.Option(
+            envvar="SONGSTREAM_SERVER",
+            help="host:port of the server that runs on this store, which then writes the results, for an admin.",
+            show_default=False,
+        ),
     ] = None,
-    ca: Annotated[Path | None, typer.Option(exists=True, help="Authority of its certificate, PEM.")] = None,
-    token_file: Annotated[
-        Path | None, typer.Option(exists=True, envvar="SONGSTREAM_TOKEN_FILE", help="File with an admin's token.")
-    ] = None,
+    ca: Ca = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token_file: TokenFile = None,
     device: Annotated[str, typer.Option(help="Where the encoder runs: auto, cpu or cuda.")] = "auto",
     limit: Annotated[int | None, typer.Option(min=1, help="Look at so many songs at most.", show_default=False)] = None,
     *,
+    insecure: Insecure = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Name the stored songs with another bundle, and keep both results.
@@ -67,6 +72,7 @@ def retype(  # noqa: PLR0913, PLR0917 - one parameter per option
     from songcore.bundle import load_bundle
     from songserve.bundles.shadow import ShadowTally
     from songserve.checking import reading
+    from songserve.clients.connection import Server
     from songserve.clips_shelf import clip_path, kept_features
     from songserve.database import CLIPS_FOLDER, shelf_name
     from songserve.retyping import Retyper, stored_name, wanted_songs
@@ -77,9 +83,10 @@ def retype(  # noqa: PLR0913, PLR0917 - one parameter per option
     model = load_bundle(bundle, device=device)  # type: ignore[arg-type] # one of the three, as checked
     retyper = Retyper(model, lambda clip: clip_path(place / CLIPS_FOLDER, clip.song_start_ms, clip.song), kept_features)
     counts, tally = Counter[str](), ShadowTally(model.manifest.lineage)
+    asked = Server(server, ca, certificate, key, token_file, insecure) if server else None
     with ExitStack() as stack:
         engine = stack.enter_context(reading(place, url))
-        keep = _keeper(stack, place, url, _server(server, ca, token_file) if server else None, model.digest)
+        keep = _keeper(stack, place, url, asked, model.digest)
         for group in wanted_songs(engine, model.digest, shelf_name(place), size=GROUP):
             named = retyper.name(group[: None if limit is None else max(0, limit - counts.total())])
             keep([row for one in named if (row := retyper.row(*one)) is not None])
@@ -91,12 +98,9 @@ def retype(  # noqa: PLR0913, PLR0917 - one parameter per option
                 break
     report = {"bundle": model.digest, **{key: counts[key] for key in _OUTCOMES}, **tally.row()}
     if as_json:
-        print(json.dumps(report))
+        print_json(report)
         return
-    table = Table(show_header=False)
-    for key, value in report.items():
-        table.add_row(key, value if isinstance(value, str) else json.dumps(value))
-    Console().print(table)
+    print_fields((key, value if isinstance(value, str) else plain_json(value)) for key, value in report.items())
 
 
 _OUTCOMES = ("features", "clip", "unheard", "gone", "damaged")
@@ -116,12 +120,6 @@ def _place(store: str, data_dir: Path | None) -> tuple[Path, str | None]:
     return data_dir, url
 
 
-def _server(address: str, ca: Path | None, token_file: Path | None) -> "Server":
-    from songserve.clients.connection import Server
-
-    return Server(address, ca=ca, token_file=token_file)
-
-
 def _keeper(
     stack: ExitStack, place: Path, url: str | None, server: "Server | None", bundle: str
 ) -> "Callable[[Sequence[Retyping]], object]":
@@ -137,7 +135,9 @@ def _keeper(
     from songserve.database import DataDirectory
     from songserve.store import Store
 
-    directory = DataDirectory(place, database_url=url)
+    directory = DataDirectory(
+        place, database_url=url, beside_server="name it with --server, which then writes the results, or stop it first"
+    )
     stack.callback(directory.close)
     writer = Store(directory, group_window_s=0.0, min_free_bytes=0, observe=lambda *_: None)
     stack.callback(writer.close)

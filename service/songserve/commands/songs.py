@@ -18,10 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from songcore.errors import ConfigError, InputError
-from songcore.printed_tables import add_id_column, print_table
+from songcore.printed_json import plain_json
+from songcore.printed_tables import add_id_column, add_number_columns, print_table
 from songserve.cells import chosen_formats
 from songserve.commands.asked import check_interval, unheard
-from songserve.commands.remote import add_connection, connect, plain_json
+from songserve.commands.remote import add_connection, connect
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -290,11 +291,20 @@ def _cells(one: "SongRow", names: Mapping[str, str]) -> list[str]:
     return [f"{one.start:%Y-%m-%d %H:%M:%S}", one.station, _kind_of_song(one, names), *figures, one.uid]
 
 
+def _line(one: "SongRow", names: Mapping[str, str]) -> str:
+    """Return a song on a line of its own, where no heading says what its numbers are."""
+    start, station, kind, similarity, p_value, novelty, quality, duration_s, uid = _cells(one, names)
+    figures = f"similarity {similarity}", f"p {p_value}", novelty, quality, f"{duration_s} s"
+    return "  ".join((start, station, kind, *figures, uid))
+
+
 def _print_table(rows: "Sequence[SongRow]", names: Mapping[str, str], most: int) -> None:
     shown = rows[:most]
-    table = Table(
-        "start, UTC", "station", "type", "similarity", "p", "novelty", "quality", "s", title=f"{len(shown)} songs"
-    )
+    table = Table("start, UTC", "station", "type", title=f"{len(shown)} songs")
+    add_number_columns(table, "similarity", "p")
+    for heading in ("novelty", "quality"):
+        table.add_column(heading)
+    add_number_columns(table, "s")
     add_id_column(table, "song")
     for one in shown:
         # What people called a type may look like rich's markup.
@@ -314,7 +324,7 @@ def _watch(connection: "Connection", asked: _Asked, resume: Path | None, *, uids
     try:
         for seen, names in followed(connection, asked.types or (), partial(_wanted, asked), resume):
             for one in seen.songs:
-                line = _as_json(one, names) if as_json else "  ".join(_cells(one, names))
+                line = _as_json(one, names) if as_json else _line(one, names)
                 print(one.uid if uids else line)
             sys.stdout.flush()
             if resume is not None:

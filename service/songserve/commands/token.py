@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from songcore.names import is_name
+from songcore.printed_tables import add_id_column, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +60,9 @@ def add(
 def rotate(
     name: Name,
     file: File,
-    overlap_hours: Annotated[float, typer.Option(min=0, max=24 * 366, help="How long the old token stays valid.")] = 24,
+    overlap_hours: Annotated[
+        float, typer.Option(min=0, max=24 * 366, metavar="<hours>", help="How long the old token stays valid.")
+    ] = 24,
     *,
     as_json: Json = False,
 ) -> None:
@@ -118,7 +121,10 @@ def list_tokens(file: File, *, as_json: Json = False) -> None:
         print(book.model_dump_json(exclude=exclude))
         return
     now = datetime.now(UTC)
-    table = Table("name", "role", "token", "made", "valid until")
+    table = Table("name", "role")
+    add_id_column(table, "token")
+    for heading in ("made", "valid until"):
+        table.add_column(heading)
     for holder in sorted(book.holders, key=lambda one: one.name):
         name = f"{holder.name} (disabled)" if holder.disabled else holder.name
         for one in holder.tokens:
@@ -128,7 +134,7 @@ def list_tokens(file: File, *, as_json: Json = False) -> None:
             )
         if not holder.tokens:
             table.add_row(name, holder.role, "none", "", "")
-    Console().print(table)
+    print_table(table)
 
 
 def _give(file: Path, name: str, put: "Callable[[TokenBook, Token], TokenBook]", *, as_json: bool) -> None:

@@ -14,8 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from songcore.errors import InputError
-from songcore.printed_tables import add_id_column, print_table
-from songserve.commands.remote import add_connection, connect, print_json
+from songcore.printed_json import print_json
+from songcore.printed_tables import add_id_column, add_number_columns, print_table
+from songserve.commands.remote import add_connection, connect
 
 if TYPE_CHECKING:
     from songserve.clients.catalogue import CatalogueClient, DecisionRow, TypeRow
@@ -67,7 +68,9 @@ def list_types(context: typer.Context, *, as_json: Json = False) -> None:
     if as_json:
         print_json({"types": [asdict(one) for one in found], "n_novel": n_novel})
         return
-    table = Table("type", "name", "kind", "songs", "", title=f"{len(found)} song types")
+    table = Table("type", "name", "kind", title=f"{len(found)} song types")
+    add_number_columns(table, "songs")
+    table.add_column("origin")
     for one in found:
         # What people called a type may look like rich's markup.
         table.add_row(one.id, escape(one.name), one.kind, f"{one.n_songs:,}", _origin(one))
@@ -296,7 +299,10 @@ def _print_changed(one: "TypeRow", *, as_json: bool) -> None:
 
 
 def _song_table(songs: Iterable["SongRow"], title: str) -> Table:
-    table = Table("start, UTC", "station", "s", "SNR, dB", "model said", "similarity", title=title)
+    table = Table("start, UTC", "station", title=title)
+    add_number_columns(table, "s", "SNR, dB")
+    table.add_column("model said")
+    add_number_columns(table, "similarity")
     add_id_column(table, "song")
     for one in songs:
         said = f"{one.model_type} (people: {one.type})" if one.by_people else one.model_type
@@ -307,7 +313,10 @@ def _song_table(songs: Iterable["SongRow"], title: str) -> Table:
 
 
 def _history_table(decisions: Iterable["DecisionRow"], title: str) -> Table:
-    table = Table("", "time, UTC", "by", "type", "decision", "", title=title)
+    table = Table(title=title)
+    add_number_columns(table, "number")
+    for heading in ("time, UTC", "by", "type", "decision", "undone"):
+        table.add_column(heading)
     for one in decisions:
         words = {
             "name": f"is called {one.detail!r}",
@@ -315,7 +324,7 @@ def _history_table(decisions: Iterable["DecisionRow"], title: str) -> Table:
             "undo": f"undid {one.detail}",
         }
         words |= {"split": f"{one.n_songs} songs became {one.detail}", "noise": "is noise", "song": "is song"}
-        undone = "undone" if one.undone else ""
+        undone = "yes" if one.undone else ""
         cells = one.by, one.type, words[one.action], undone
         table.add_row(str(one.number), f"{one.time:%Y-%m-%d %H:%M:%S}", *map(escape, cells))
     return table

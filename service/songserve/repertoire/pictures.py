@@ -135,7 +135,7 @@ def days_figure(days: Sequence[Day], names: Mapping[str, str]) -> Figure:
 
 def _places(days: Sequence[str]) -> NDArray[np.float64]:
     """Return days as places on matplotlib's axis of dates."""
-    places = date2num(np.asarray(days, "datetime64[D]"))  # type: ignore[no-untyped-call]
+    places = date2num(np.asarray(days, "datetime64[D]"))  # type: ignore[no-untyped-call]  # matplotlib has no types here
     return np.asarray(places, np.float64)
 
 
@@ -145,8 +145,8 @@ def _date_axis(ax: Any, places: NDArray[np.float64]) -> None:
         # So wide that no hours are told.
         margin = max(0.6, (FEWEST_DATES - (places[-1] - places[0])) / 2)
         ax.set_xlim(places[0] - margin, places[-1] + margin)
-    locator = AutoDateLocator(minticks=4, maxticks=MAX_DATES)  # type: ignore[no-untyped-call]
+    locator = AutoDateLocator(minticks=4, maxticks=MAX_DATES)  # type: ignore[no-untyped-call]  # matplotlib has no types here
     ax.xaxis.set_major_locator(locator)
-    ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]  # matplotlib has no types here
     ax.tick_params(axis="x", labelsize=7.5)
     ax.xaxis.get_offset_text().set_fontsize(7.5)

@@ -107,7 +107,9 @@ class TokenBook(BaseModel):
         holder = self.holder(name)
         kept = tuple(token for token in holder.tokens if token.id != token_id)
         if token_id is not None and len(kept) == len(holder.tokens):
-            raise ConfigError(f"{name} has no token {token_id}", reason="TOKEN_HOLDER_UNKNOWN")
+            raise ConfigError(
+                f"{name} has no token {token_id}; `songstream token list` shows all", reason="TOKEN_UNKNOWN"
+            )
         if token_id is None:
             return self._with(None, without=name)
         return self._with(holder.model_copy(update={"tokens": kept}))

@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from songcore.errors import ConfigError
 from songcore.names import is_name
+from songcore.printed_json import plain_json
+from songcore.printed_tables import add_number_columns, print_table
 
 if TYPE_CHECKING:
     from songcore.credentials import Credentials
@@ -34,7 +37,9 @@ def listen(  # noqa: PLR0913, PLR0917 - one argument per option of the command
     recording: Annotated[
         Path | None, typer.Argument(exists=True, dir_okay=False, help="A recording to play instead of a microphone.")
     ] = None,
-    server: Annotated[str, typer.Option(help="host:port of the service.")] = "127.0.0.1:50051",
+    server: Annotated[str, typer.Option(envvar="SONGSTREAM_SERVER", help="host:port of the service.")] = (
+        "127.0.0.1:50051"
+    ),
     station: Annotated[str, typer.Option(help="Name of this station: small letters, digits and hyphens.")] = "station",
     device: Annotated[str | None, typer.Option(help="Microphone by name, part of it, or number.")] = None,
     rate: Annotated[int | None, typer.Option(min=8_000, max=384_000, help="Microphone's sample rate, Hz.")] = None,
@@ -63,7 +68,10 @@ def listen(  # noqa: PLR0913, PLR0917 - one argument per option of the command
     ] = None,
     key: Annotated[Path | None, typer.Option(exists=True, help="Its key, PEM.", show_default=False)] = None,
     token_file: Annotated[
-        Path | None, typer.Option(exists=True, help="File with this station's token.", show_default=False)
+        Path | None,
+        typer.Option(
+            exists=True, envvar="SONGSTREAM_TOKEN_FILE", help="File with this station's token.", show_default=False
+        ),
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Do not encrypt beyond this machine.")] = False,
     list_devices: Annotated[bool, typer.Option("--list-devices", help="List the microphones and end.")] = False,
@@ -76,6 +84,9 @@ def listen(  # noqa: PLR0913, PLR0917 - one argument per option of the command
     Sound is kept in memory until the server has committed it. A server that is away is waited for, and gets
     everything since its last commit when it is back. When the memory is full, a recording waits; a microphone goes
     on, and what cannot be kept is declared as a gap, never lost silently (at 48 kHz, 64 MB hold 11 minutes).
+
+    Each song is a line: when it was sung, where in the sound, how long it is, its type (of a novel song the nearest, as
+    `T0007?`), how like that it is, and what is special about it.
 
     A server on another machine is spoken to over TLS, and proves itself by a certificate of the public authorities or of
     --ca. Its operator gives each station a token.
@@ -130,7 +141,8 @@ def listen(  # noqa: PLR0913, PLR0917 - one argument per option of the command
         raise ConfigError(f"stopped early: {account.problem}", reason="SOURCE_ENDED")
     if not account.is_reached:
         lost = f"{account.captured_s:.1f} s of sound were given up" if recording is None else "nothing was sent"
-        raise ConfigError(f"stopped before {server} was reached; {lost}", reason="SERVER_UNREACHABLE")
+        said = f" ({printer.last_trouble})" if printer.last_trouble else ""
+        raise ConfigError(f"stopped before {server} let it in{said}; {lost}", reason="SERVER_UNREACHABLE")
 
 
 async def _listen(
@@ -169,10 +181,12 @@ class _Printer:
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
         self._console = Console(stderr=True)
+        self.last_trouble = ""
+        """How the server refused, or that there was none."""
 
     def song(self, song: "HeardSong") -> None:
         if self._as_json:
-            print(json.dumps({**asdict(song), "start": song.start.isoformat(timespec="milliseconds")}), flush=True)
+            print(plain_json({"uid": song.name.rpartition("/")[2], **asdict(song)}), flush=True)
             return
         name = f"{song.type_id}?" if song.novel else song.type_id
         remarks = [] if song.quality in {"", "good"} else [song.quality]
@@ -186,7 +200,10 @@ class _Printer:
         )
 
     def trouble(self, failure: "Failure", delay_s: float) -> None:
-        self.note(f"{failure}; trying again in {delay_s:.1f} s, sound is kept")
+        from songcore.credentials import advice
+
+        self.last_trouble = f"{failure}{advice(failure.reason)}"
+        self.note(f"{self.last_trouble}; trying again in {delay_s:.1f} s, sound is kept")
 
     def note(self, text: str) -> None:
         self._console.print(text, style="yellow", markup=False, highlight=False)
@@ -275,16 +292,18 @@ def _list_devices(*, as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(device) for device in devices]))
         return
-    table = Table("device", "channels", "rate, Hz", "", title="Microphones" if devices else "No microphones")
+    table = Table("device", title="Microphones" if devices else "No microphones")
+    add_number_columns(table, "channels", "rate, Hz")
+    table.add_column("default")
     for device in devices:
-        default = "default" if device.is_default else ""
-        table.add_row(device.name, str(device.n_channels), f"{device.sample_rate_hz:,}", default)
-    Console().print(table)
+        cells = device.name, str(device.n_channels), f"{device.sample_rate_hz:,}", "yes" if device.is_default else ""
+        table.add_row(*map(escape, cells))
+    print_table(table)
 
 
 def _print_account(account: "Account", *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"account": {**asdict(account), "types": dict(account.types.most_common())}}), flush=True)
+        print(plain_json({"account": {**asdict(account), "types": dict(account.types.most_common())}}), flush=True)
         return
     if account.had_all:
         print(f"the server has this recording already, {account.had_s:.1f} s of it; nothing was sent")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from songcore.errors import ConfigError, InputError
-from songcore.printed_tables import add_id_column, print_table
+from songcore.printed_tables import add_id_column, add_number_columns, print_fields, print_table
 from songstation.commands.station_run import STATE_FILE, run
 
 __all__ = ["station"]
@@ -46,9 +46,10 @@ def status(
 ) -> None:
     """Say how the station on this machine is, from the state that it writes every two seconds.
 
-    Exit status: 0 it runs and has a device; 1 not so.
+    The first line is the verdict. Exit status: 0 it runs and has a device; 1 not so.
     """
     from songstation.spool_files import is_locked
+    from songstation.state_words import told_fields, verdict
 
     path = spool_dir / STATE_FILE
     try:
@@ -62,11 +63,8 @@ def status(
     if as_json:
         print(json.dumps(state))
     else:
-        table = Table(show_header=False, title=f"Station {state['station']}")
-        account = state.pop("account")
-        for key, value in {**state, **{f"since start: {key}": value for key, value in account.items()}}.items():
-            table.add_row(key, str(value))
-        Console().print(table)
+        print(f"station {state['station']}: {verdict(state)}")
+        print_fields(told_fields(state))
     if not (state["running"] and state["device"]):
         raise typer.Exit(1)
 
@@ -80,14 +78,15 @@ def list_sessions(
     """List the sessions whose sound is here; also beside a station that runs."""
     from songstation.spool_export import listed
 
+    _require(spool_dir)
     sessions = listed(spool_dir)
     if as_json:
         print(json.dumps([{**asdict(one), "start": one.start.isoformat()} for one in sessions]))
         return
     table = Table()
     add_id_column(table, "session")
-    for heading in ("from (UTC)", "rate, Hz", "seconds", "lost", "committed", "MB"):
-        table.add_column(heading)
+    table.add_column("from (UTC)")
+    add_number_columns(table, "rate, Hz", "seconds", "lost", "committed", "MB")
     for one in sessions:
         row = (f"{one.seconds:.1f}", f"{one.lost_s:.1f}", f"{one.committed_s:.1f}", f"{one.n_bytes / 1e6:.1f}")
         table.add_row(one.session, f"{one.start:%Y-%m-%d %H:%M:%S}", str(one.sample_rate_hz), *row)
@@ -110,6 +109,7 @@ def export(
     from songstation.spool_export import export as export_session
     from songstation.spool_export import listed
 
+    _require(spool_dir)
     names = [one.session for one in listed(spool_dir)] if session == "all" else [session]
     if not names:
         raise InputError(f"the spool {spool_dir} is empty", reason="SESSION_MISSING")
@@ -129,13 +129,19 @@ def repair(
     from songstation.spool import Spool
     from songstation.spool_index import SpoolLimits
 
-    if not spool_dir.is_dir():
-        raise InputError(f"there is no spool {spool_dir}", reason="SPOOL_MISSING")
+    _require(spool_dir)
     opened = Spool(spool_dir, SpoolLimits(2**62, grace_s=float("inf")), now_s=lambda: 0.0)
     opened.close()
     n_files, n_repaired = len(opened.index.segments), opened.n_repaired
     told = json.dumps({"n_files": n_files, "n_repaired": n_repaired})
     print(told if as_json else f"{n_files} files, {n_repaired} repaired")
+
+
+def _require(spool_dir: Path) -> None:
+    if not spool_dir.is_dir():
+        raise InputError(
+            f"there is no spool {spool_dir}; name that of `station run` by --spool", reason="SPOOL_MISSING"
+        )
 
 
 @token.command("set")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from songcore.errors import SongError
+from songcore.printed_json import plain_json
 
 if TYPE_CHECKING:
     from songstation.dialogue import HeardSong
@@ -42,7 +43,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         str | None, typer.Option("--station", help="Name of this station: small letters, digits, hyphens.")
     ] = None,
     spool_dir: Annotated[
-        Path | None, typer.Option("--spool", help="Directory of the spool [default: /var/lib/songstream-station].")
+        Path | None,
+        typer.Option("--spool", help="Directory of the spool; songstream-station in /var/lib if not given."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="Microphone by name, part of it, or number.")] = None,
     rate: Annotated[int | None, typer.Option(help="Microphone's sample rate, Hz.")] = None,
@@ -292,4 +294,4 @@ def _write_state(picture: "Picture", path: Path, address: str, trouble: str) -> 
 
 
 def _print_song(song: "HeardSong") -> None:
-    print(json.dumps({**asdict(song), "start": song.start.isoformat(timespec="milliseconds")}), flush=True)
+    print(plain_json({"uid": song.name.rpartition("/")[2], **asdict(song)}), flush=True)

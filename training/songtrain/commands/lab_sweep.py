@@ -21,7 +21,7 @@ def sweep(  # noqa: PLR0913, PLR0917 - one parameter per option
     grid: Annotated[
         list[str],
         typer.Option(
-            help="PART.PARAMETER=VALUE,VALUE, clusters=K,K, or reducer, clusterer or features=NAME,NAME for other parts; "
+            help="PART.PARAMETER=V,V,..., clusters=K,K, or reducer, clusterer or features=NAME,NAME for other parts; "
             "given several times, all combinations are tried."
         ),
     ] = [],  # noqa: B006 - typer's way to have an option several times; never changed
