@@ -70,12 +70,14 @@ def recover(directory: Path, *, now_s: float, repair: bool = True) -> Recovered:
 def torn_tail(content: bytes, found: Sequence[Found], n_chunk: int) -> tuple[int, Record | None]:
     """Return where the last whole record ends, and the loss to write there for what is damaged behind it.
 
+    ``found`` are the records with a whole header, at least one of them.
     A header that survived tells the loss exactly; where none did, it is estimated from the chunks before.
     """
     whole = [one for one in found if one.intact]
-    last = whole[-1].record
-    end = whole[-1].end
-    is_opening = all(one.record.kind is Kind.SESSION for one in whole)
+    # Where not one is whole, all from the first header on is damaged: it stands for a chunk before it of no samples.
+    last = whole[-1].record if whole else replace(found[0].record, last_number=found[0].record.number - 1, n_samples=0)
+    end = whole[-1].end if whole else found[0].offset
+    is_opening = bool(whole) and all(one.record.kind is Kind.SESSION for one in whole)
     if len(content) == end or (is_opening and content.startswith(content[end:])):
         return end, None  # at most the second copy of the opening is torn
     number, sample = last.last_number + 1, last.start_sample + last.n_samples

@@ -269,6 +269,25 @@ def test_a_file_whose_beginning_is_damaged_is_read_by_its_records(
     assert contents(spool) == [lost if n == number else chunk(n) for n in range(1, 13)]
 
 
+@pytest.mark.parametrize("n_left", [HEADER_BYTES, HEADER_BYTES + N_CHUNK])
+def test_a_file_of_which_but_a_header_is_left_opens(n_left: int, tmp_path: Path) -> None:
+    """It says what was lost with it, to its exact length; so does the next time the spool is opened."""
+    written(tmp_path, 2)
+    spool = opened(tmp_path)
+    spool.sessions[ONE], spool._ends[ONE] = session(), (2, 2 * N_CHUNK)
+    spool._current = session()
+    spool.append(chunk(3), N_CHUNK, 0)
+    spool.close()
+    path = newest(tmp_path)
+    content = path.read_bytes()
+    sound = next(one for one in scan(content) if one.record.kind is Kind.SOUND)
+    path.write_bytes(bytes(sound.offset) + content[sound.offset : sound.offset + n_left])
+    for _ in range(2):
+        spool = opened(tmp_path)
+        assert contents(spool) == [chunk(1), chunk(2), Loss(3, 2 * N_CHUNK, N_CHUNK, LossReason.SPOOL_CORRUPT, 3)]
+        os.close(spool._lock)
+
+
 def test_a_flipped_bit_in_the_only_file_s_beginning_costs_nothing(tmp_path: Path) -> None:
     """What the file is stands in it twice."""
     written(tmp_path, 3)
