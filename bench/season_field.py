@@ -16,7 +16,7 @@ import soundfile
 from songcore.arrays import FloatArray
 from songcore.bundle import load_bundle
 from songcore.stream import SongStream, StreamConfig
-from songstation.channel import Channel, open_channel
+from songstation.channel import Channel
 from songstation.link import LinkSettings
 from songstation.listening import Account, Station, listen
 from songstation.sources import Playback
@@ -177,7 +177,7 @@ async def _stream(day: Day, address: str, seed: int) -> list[Account]:
 
     async def one(name: str) -> list[Account]:
         rng = Random(f"{seed} {day.number} {name}")  # noqa: S311 - delays between attempts, not secrets
-        async with open_channel(address) as channel:
+        async with Channel(address) as channel:
             return [await _stream_one(channel, recording, rng) for recording in stations[name]]
 
     told = await asyncio.gather(*(one(name) for name in sorted(stations)))

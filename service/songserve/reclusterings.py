@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from songcore.names import is_name
+from songserve.database import DATABASE_NAME
 from songserve.refusal import Refusal
 from songserve.settings import ServeSettings
 
@@ -143,7 +144,7 @@ class Reclusterings:
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
         store = settings.database_url.get_secret_value() if settings.database_url else ""
-        store = store or f"sqlite:///{(settings.data_dir / 'songs.sqlite').absolute()}"
+        store = store or f"sqlite:///{(settings.data_dir / DATABASE_NAME).absolute()}"
         with (self._folder / run / "log.txt").open("ab") as log:
             return await asyncio.create_subprocess_exec(
                 sys.executable,

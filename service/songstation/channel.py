@@ -8,7 +8,7 @@ import grpc
 from songcore.credentials import Credentials, Tls
 from songstation.eventual import Eventual
 
-__all__ = ["Channel", "open_channel"]
+__all__ = ["Channel"]
 
 # One channel for the life of the program: it reconnects by itself, and each closed one leaks a little memory.
 _CHANNEL_OPTIONS = [
@@ -19,13 +19,15 @@ _CHANNEL_OPTIONS = [
 
 
 class Channel:
-    """The channel to a server, opened when it is first needed; closes as an asynchronous context manager.
+    """The channel to ``host:port``, opened when it is first needed; closes as an asynchronous context manager.
 
-    ``credentials`` are waited for where they are not there yet. Until then nothing goes to the server, not even a connection.
+    Unencrypted without ``credentials``, which are waited for where they are not there yet. Until then nothing goes to the
+    server, not even a connection. A connection from which nothing came for ``keepalive_s``, and no answer to a ping in half
+    of that, is replaced. Nothing else would replace one that is dead without a word: a new stream goes out on the same one.
     """
 
     def __init__(
-        self, server: str, credentials: Credentials | Eventual[Credentials] | None, keepalive_s: float
+        self, server: str, credentials: Credentials | Eventual[Credentials] | None = None, *, keepalive_s: float = 20.0
     ) -> None:
         self._server, self._credentials, self._keepalive_s = server, credentials, keepalive_s
         self._channel: grpc.aio.Channel | None = None
@@ -50,17 +52,6 @@ class Channel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def open_channel(
-    server: str, credentials: Credentials | Eventual[Credentials] | None = None, *, keepalive_s: float = 20.0
-) -> Channel:
-    """Return the channel to ``host:port``, unencrypted without credentials.
-
-    A connection from which nothing came for ``keepalive_s``, and no answer to a ping in half of that, is replaced. Nothing
-    else would replace one that is dead without a word: a new stream goes out on the same connection.
-    """
-    return Channel(server, credentials, keepalive_s)
 
 
 def _open(server: str, tls: Tls | None, keepalive_s: float) -> grpc.aio.Channel:

@@ -1,8 +1,8 @@
 """What station and server say to each other, in the station's own words; `songstation.wire` translates. Plain values."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = [
     "Acknowledged",
@@ -106,6 +106,10 @@ class HeardSong:
     bundle: str
     revision: int = 0
     """Of a guess at a song that is being sung: 1, 2, ...; 0 for a song that was found, named and stored."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for programs, with the uid by which other commands know the song."""
+        return {"uid": self.name.rpartition("/")[2], **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True)

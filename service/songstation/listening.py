@@ -12,15 +12,12 @@ from uuid import UUID
 from songcore.errors import SongError
 from songstation.channel import Channel
 from songstation.link import Link, LinkSettings, RefusedError
-from songstation.outbox import LossReason, Outbox
+from songstation.outbox import MAX_LOSS_S, LossReason, Outbox
 from songstation.recovery import Backoff, Failure, asking_delay_s
 from songstation.sources import Lost, Playback, Source
 from songstation.wire import HeardSong, SessionInfo
 
 __all__ = ["Account", "Station", "listen", "uuid7"]
-
-MAX_LOSS_S = 3600
-"""The longest gap that the protocol takes as one."""
 
 
 @dataclass(frozen=True)

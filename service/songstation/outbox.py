@@ -10,7 +10,10 @@ from enum import StrEnum
 
 from songcore.errors import SongError
 
-__all__ = ["End", "Leave", "Loss", "LossReason", "Outbox", "SessionBrokenError", "Sound"]
+__all__ = ["MAX_LOSS_S", "End", "Leave", "Loss", "LossReason", "Outbox", "SessionBrokenError", "Sound"]
+
+MAX_LOSS_S = 3600
+"""The longest gap that the protocol takes as one."""
 
 
 class LossReason(StrEnum):

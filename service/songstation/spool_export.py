@@ -20,7 +20,7 @@ from songstation.spool_files import file_name, read_record
 from songstation.spool_recovery import Recovered, recover, segment_items
 from songstation.spool_sessions import Session, SpooledSound
 
-__all__ = ["SpooledSession", "export", "listed"]
+__all__ = ["SpooledSession", "export", "listed", "require_spool"]
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,16 @@ def _samples(directory: Path, spool: Recovered, uuid: UUID) -> Iterator[NDArray[
             yield np.zeros(min(2**16, item.n_samples - begin), np.int16)
 
 
-def _looked_at(directory: Path) -> Recovered:
+def require_spool(directory: Path) -> None:
+    """Raise InputError SPOOL_MISSING unless there is such a directory."""
     if not directory.is_dir():
-        raise InputError(f"there is no spool {directory}", reason="SPOOL_MISSING")
+        raise InputError(
+            f"there is no spool {directory}; name that of `station run` by --spool", reason="SPOOL_MISSING"
+        )
+
+
+def _looked_at(directory: Path) -> Recovered:
+    require_spool(directory)
     return recover(directory, now_s=0.0, repair=False)
 
 

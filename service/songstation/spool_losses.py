@@ -17,15 +17,13 @@ from typing import Any
 
 from google_crc32c import value as crc32c
 
-from songstation.outbox import LossReason
+from songstation.outbox import MAX_LOSS_S, LossReason
 from songstation.spool_records import Kind, Record
 from songstation.spool_sessions import Session
 
 __all__ = ["FILE_NAME", "LossFile", "PendingLoss", "read_losses"]
 
 FILE_NAME = "losses"
-MAX_LOSS_S = 3600
-"""The longest gap that the protocol takes as one."""
 COPY_BYTES = 16 * 1024
 """Room for the losses of some forty sessions: each change of clock or device while the disk is full begins one."""
 _HEAD = Struct("<QII")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid5
 
-from songstation.outbox import End, Leave, Loss, LossReason, Outbox, Sound
+from songstation.outbox import MAX_LOSS_S, End, Leave, Loss, LossReason, Outbox, Sound
 from songstation.spool import Spool
 from songstation.spool_sessions import SpooledSound
 
@@ -28,7 +28,7 @@ class SpoolOutbox(Outbox):
 
     def __init__(self, spool: Spool, session: UUID, *, on_lost: Callable[[int, LossReason], None]) -> None:
         rate = spool.sessions[session].sample_rate_hz
-        super().__init__(max_bytes=2**62, max_loss_samples=3600 * rate)
+        super().__init__(max_bytes=2**62, max_loss_samples=MAX_LOSS_S * rate)
         self._spool, self._session, self._on_lost = spool, session, on_lost
         self._is_rewound = False  # and not renamed since
         standing = spool.standing(session)

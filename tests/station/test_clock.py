@@ -20,7 +20,7 @@ from serving import ServerThread, scrape
 from songcore.bundle import Bundle
 from songcore.errors import ConfigError
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc
-from songstation.channel import open_channel
+from songstation.channel import Channel
 from songstation.clock_kernel import Timex, clock_quality, read_kernel
 from songstation.dialogue import ClockQuality
 from songstation.link import LinkSettings
@@ -109,7 +109,7 @@ def test_the_clock_s_quality_travels_with_the_data(bundle: Bundle, tmp_path: Pat
     async def listen(server: ServerThread) -> None:
         stop, loop = asyncio.Event(), asyncio.get_running_loop()
         spool = Spool(directory, SpoolLimits(10**9), now_s=loop.time)
-        async with open_channel(server.addresses.grpc) as channel:
+        async with Channel(server.addresses.grpc) as channel:
             station = FieldStation(
                 channel,
                 spool,

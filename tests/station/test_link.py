@@ -20,7 +20,7 @@ from serving import ServerThread, Stream, pcm16, session_name, setup
 from songcore.errors import ConfigError
 from songserve.settings import ServeSettings
 from songserve.v1 import ingest_pb2, songs_pb2, songs_pb2_grpc
-from songstation.channel import Channel, open_channel
+from songstation.channel import Channel
 from songstation.dialogue import HeardSong, SessionInfo, SessionNotice
 from songstation.link import Link, LinkSettings
 from songstation.outbox import LossReason, Outbox, Sound
@@ -67,7 +67,7 @@ def carry(server: ServerThread, samples: Any, info: SessionInfo, *, pace_s: floa
 
     async def run() -> None:
         outbox = Outbox(max_bytes=2**26, max_loss_samples=3600 * RATE)
-        channel = open_channel(server.addresses.grpc)
+        channel = Channel(server.addresses.grpc)
         link = make_link(
             channel,
             outbox,
@@ -136,7 +136,7 @@ def test_a_session_that_was_taken_over_is_taken_back_once(server: ServerThread, 
 
     async def run() -> None:
         outbox = Outbox(max_bytes=2**26, max_loss_samples=3600 * RATE)
-        async with open_channel(server.addresses.grpc) as channel:
+        async with Channel(server.addresses.grpc) as channel:
             link = make_link(
                 channel,
                 outbox,
@@ -193,7 +193,7 @@ def test_a_stream_that_cannot_send_any_more_is_begun_anew(server: ServerThread) 
     async def run() -> Link:
         outbox = Broken(max_bytes=2**26, max_loss_samples=3600 * RATE)
         info = replace(INFO, name=session_name(number=40))
-        async with open_channel(server.addresses.grpc) as channel:
+        async with Channel(server.addresses.grpc) as channel:
             link = make_link(
                 channel,
                 outbox,
@@ -317,7 +317,7 @@ def carried_by(servicer: Foretold) -> list[tuple[Failure, float]]:
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         outbox = Outbox(max_bytes=2**20, max_loss_samples=3600 * RATE)
-        async with open_channel(f"127.0.0.1:{port}") as channel:
+        async with Channel(f"127.0.0.1:{port}") as channel:
             link = make_link(
                 channel,
                 outbox,
@@ -383,7 +383,7 @@ def carried(
         return found
 
     async def run() -> Link:
-        async with open_channel(server.addresses.grpc) as channel:
+        async with Channel(server.addresses.grpc) as channel:
             link = make_link(
                 channel,
                 outbox,

@@ -26,7 +26,7 @@ from serving import ServerProcess, ServerThread
 from songcore.bundle import Bundle
 from songcore.errors import ConfigError
 from songcore.printed_json import plain_json
-from songstation.channel import open_channel
+from songstation.channel import Channel
 from songstation.commands.listen import listen as listen_command
 from songstation.link import LinkSettings
 from songstation.listening import Account, Station, listen, uuid7
@@ -80,7 +80,7 @@ def run_station(
             if during:
                 during(heard, stop)
 
-        async with open_channel(address) as channel:
+        async with Channel(address) as channel:
             return await asyncio.wait_for(
                 listen(
                     channel,

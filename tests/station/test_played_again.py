@@ -26,7 +26,7 @@ from serving import ServerProcess, ServerThread
 from songcore.bundle import Bundle
 from songcore.errors import InputError
 from songserve.v1 import songs_pb2, songs_pb2_grpc
-from songstation.channel import open_channel
+from songstation.channel import Channel
 from songstation.link import LinkSettings
 from songstation.listening import Account, Station, listen
 from songstation.outbox import End, Leave, Outbox, SessionBrokenError, Sound
@@ -342,7 +342,7 @@ def run(
             songs.append(song)
             during(songs, stop)
 
-        async with open_channel(address) as channel:
+        async with Channel(address) as channel:
             playing = listen(
                 channel,
                 source,

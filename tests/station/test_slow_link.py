@@ -9,7 +9,7 @@ from certificates import Authority
 from serving import ServerThread
 from songcore.bundle import Bundle
 from songcore.credentials import credentials_for
-from songstation.channel import open_channel
+from songstation.channel import Channel
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
 
@@ -26,7 +26,7 @@ def test_tls_over_a_slow_link_is_given_the_time_it_takes(bundle: Bundle, tmp_pat
         address = f"127.0.0.1:{await proxy.start()}"
         proxy.target, proxy.weather = port, Weather(latency_s=(1.3, 1.3))
         trusted = credentials_for(address, ca=authority.ca)
-        async with open_channel(address, trusted) as channel:
+        async with Channel(address, trusted) as channel:
             await asyncio.wait_for((await channel.opened()).channel_ready(), 60)
         await proxy.stop()
         return proxy.n_connections

@@ -25,7 +25,7 @@ from songcore.bundle import Bundle
 from songcore.errors import ConfigError
 from songserve.commands.db import db
 from songserve.v1 import ingest_pb2, ingest_pb2_grpc, songs_pb2, songs_pb2_grpc
-from songstation.channel import open_channel
+from songstation.channel import Channel
 from songstation.commands.station import station as station_command
 from songstation.commands.station_run import STATE_FILE, _tell, _write_state
 from songstation.dialogue import ClockQuality, HeardSong
@@ -102,7 +102,7 @@ def run_station(
     async def main() -> tuple[FieldStation, Spool]:
         stop = asyncio.Event()
         spool = Spool(directory, limits or SpoolLimits(10**9), now_s=asyncio.get_running_loop().time)
-        async with open_channel(address) as channel:
+        async with Channel(address) as channel:
             station = FieldStation(
                 channel,
                 spool,

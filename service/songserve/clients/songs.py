@@ -128,7 +128,7 @@ class SongClient:
         # A request names one station and one type; novel songs are of no type, so theirs is looked at here.
         types = ("",) if wanted.by_nearest else wanted.types or ("",)
         parts = [
-            self._pages(self._request(wanted, station, type_id, newest_first, limit))
+            self._songs(self._request(wanted, station, type_id, newest_first, limit))
             for station in wanted.stations or ("",)
             for type_id in types
         ]
@@ -172,18 +172,11 @@ class SongClient:
         request = songs_pb2.QueryFrequenciesRequest(
             stations=[f"stations/{station}" for station in stations], song_types=map(type_name, types)
         )
-        if start is not None:
-            request.start_time.FromDatetime(start)
-        if end is not None:
-            request.end_time.FromDatetime(end)
+        _set_times(request, start, end)
         if bucket is not None:
             request.bucket.FromTimedelta(bucket)
-        while True:
-            page = self._connection.call(self._stub.QueryFrequencies, request)
+        for page in self._pages(self._stub.QueryFrequencies, request):
             yield from map(_frequency_row, page.buckets)
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     def novel_by_station(self) -> dict[str, int]:
         """Return how many novel songs are stored of each station that ever sent sound."""
@@ -202,19 +195,31 @@ class SongClient:
             newest_first=newest_first,
             only_with_clip=wanted.only_with_clip,
         )
-        if wanted.start is not None:
-            request.start_time.FromDatetime(wanted.start)
-        if wanted.end is not None:
-            request.end_time.FromDatetime(wanted.end)
+        _set_times(request, wanted.start, wanted.end)
         return request
 
-    def _pages(self, request: songs_pb2.ListSongsRequest) -> Iterator[SongRow]:
-        while True:
-            page = self._connection.call(self._stub.ListSongs, request)
+    def _songs(self, request: songs_pb2.ListSongsRequest) -> Iterator[SongRow]:
+        for page in self._pages(self._stub.ListSongs, request):
             yield from map(_song_row, page.songs)
+
+    def _pages(self, call: Any, request: Any) -> Iterator[Any]:
+        while True:
+            page = self._connection.call(call, request)
+            yield page
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+
+def _set_times(
+    request: songs_pb2.ListSongsRequest | songs_pb2.QueryFrequenciesRequest,
+    start: datetime | None,
+    end: datetime | None,
+) -> None:
+    if start is not None:
+        request.start_time.FromDatetime(start)
+    if end is not None:
+        request.end_time.FromDatetime(end)
 
 
 def _frequency_row(message: songs_pb2.FrequencyBucket) -> FrequencyRow:

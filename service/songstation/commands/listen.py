@@ -148,7 +148,7 @@ def listen(  # noqa: PLR0913, PLR0917 - one argument per option of the command
 async def _listen(
     server: str, credentials: "Credentials", source: "Source", who: "Station", printer: "_Printer"
 ) -> "Account":
-    from songstation.channel import open_channel
+    from songstation.channel import Channel
     from songstation.listening import listen as listen_to
 
     stop = asyncio.Event()
@@ -162,7 +162,7 @@ async def _listen(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, end, number)
-    async with open_channel(server, credentials) as channel:
+    async with Channel(server, credentials) as channel:
         return await listen_to(
             channel,
             source,
@@ -186,7 +186,7 @@ class _Printer:
 
     def song(self, song: "HeardSong") -> None:
         if self._as_json:
-            print(plain_json({"uid": song.name.rpartition("/")[2], **asdict(song)}), flush=True)
+            print(plain_json(song.to_dict()), flush=True)
             return
         name = f"{song.type_id}?" if song.novel else song.type_id
         remarks = [] if song.quality in {"", "good"} else [song.quality]

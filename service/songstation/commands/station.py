@@ -56,7 +56,8 @@ def status(
         state = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"no station has written {path} ({error}); name the spool of `station run` by --spool",
+            f"no station has written {path} ({getattr(error, 'strerror', None) or error}); name the spool of `station run` by "
+            "--spool",
             reason="STATE_MISSING",
         ) from error
     state["running"] = is_locked(spool_dir)
@@ -78,7 +79,6 @@ def list_sessions(
     """List the sessions whose sound is here; also beside a station that runs."""
     from songstation.spool_export import listed
 
-    _require(spool_dir)
     sessions = listed(spool_dir)
     if as_json:
         print(json.dumps([{**asdict(one), "start": one.start.isoformat()} for one in sessions]))
@@ -109,7 +109,6 @@ def export(
     from songstation.spool_export import export as export_session
     from songstation.spool_export import listed
 
-    _require(spool_dir)
     names = [one.session for one in listed(spool_dir)] if session == "all" else [session]
     if not names:
         raise InputError(f"the spool {spool_dir} is empty", reason="SESSION_MISSING")
@@ -127,21 +126,15 @@ def repair(
 ) -> None:
     """Cut the torn end off a spool after a crash and write down what was lost; `run` does the same when it starts."""
     from songstation.spool import Spool
+    from songstation.spool_export import require_spool
     from songstation.spool_index import SpoolLimits
 
-    _require(spool_dir)
+    require_spool(spool_dir)
     opened = Spool(spool_dir, SpoolLimits(2**62, grace_s=float("inf")), now_s=lambda: 0.0)
     opened.close()
     n_files, n_repaired = len(opened.index.segments), opened.n_repaired
     told = json.dumps({"n_files": n_files, "n_repaired": n_repaired})
     print(told if as_json else f"{n_files} files, {n_repaired} repaired")
-
-
-def _require(spool_dir: Path) -> None:
-    if not spool_dir.is_dir():
-        raise InputError(
-            f"there is no spool {spool_dir}; name that of `station run` by --spool", reason="SPOOL_MISSING"
-        )
 
 
 @token.command("set")

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import Enum, auto
 from importlib.metadata import version
@@ -21,10 +21,12 @@ from songcore.errors import SongError
 from songcore.printed_json import plain_json
 
 if TYPE_CHECKING:
+    from songcore.credentials import Credentials
     from songstation.dialogue import HeardSong
     from songstation.sources import Source
     from songstation.station import FieldStation
     from songstation.station_account import Picture
+    from songstation.station_plan import StationPlan
     from songstation.station_settings import StationSettings
 
 __all__ = ["STATE_FILE", "run"]
@@ -132,15 +134,13 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> "_Ending":
     from random import SystemRandom
 
     from songcore.credentials import credentials_for
-    from songstation.channel import open_channel
+    from songstation.channel import Channel
     from songstation.clock_kernel import clock_quality
     from songstation.eventual import Eventual
-    from songstation.link import LinkSettings
     from songstation.recovery import Backoff
     from songstation.spool import Spool
     from songstation.station import FieldStation
     from songstation.station_metrics import StationMetrics
-    from songstation.station_plan import StationPlan
     from songstation.watchdog import Watchdog
 
     credentials = credentials_for(
@@ -152,26 +152,6 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> "_Ending":
         insecure=settings.insecure,
         late=True,
     )
-    link = LinkSettings(
-        settings.answer_s,
-        settings.heartbeat_s,
-        settings.first_retry_s,
-        settings.longest_retry_s,
-        credentials.metadata,
-        settings.refused_retry_s,
-    )
-    plan = StationPlan(
-        settings.station,
-        f"songstream {version('songstream')}",
-        link,
-        settings.encoding,
-        settings.chunk_s,
-        settings.outage_s,
-        settings.clock_limit_s,
-        settings.device_retry_s,
-        settings.device_answer_s,
-        settings.stop_grace_s,
-    )
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -182,11 +162,11 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> "_Ending":
         return Backoff(rng, first_s=settings.first_retry_s, longest_s=settings.longest_retry_s)
 
     shown = Eventual(credentials.read, backoff())
-    async with open_channel(settings.server, shown, keepalive_s=settings.keepalive_s) as channel:
+    async with Channel(settings.server, shown, keepalive_s=settings.keepalive_s) as channel:
         field = FieldStation(
             channel,
             opened,
-            plan,
+            _plan(settings, credentials),
             lambda: _source(settings),
             rng=rng,
             now=lambda: datetime.now(UTC),
@@ -231,6 +211,32 @@ async def _run(settings: "StationSettings", *, as_json: bool) -> "_Ending":
                 served.result[1].shutdown()
             write_state()
         return ending
+
+
+def _plan(settings: "StationSettings", credentials: "Credentials") -> "StationPlan":
+    from songstation.link import LinkSettings
+    from songstation.station_plan import StationPlan
+
+    link = LinkSettings(
+        settings.answer_s,
+        settings.heartbeat_s,
+        settings.first_retry_s,
+        settings.longest_retry_s,
+        credentials.metadata,
+        settings.refused_retry_s,
+    )
+    return StationPlan(
+        settings.station,
+        f"songstream {version('songstream')}",
+        link,
+        settings.encoding,
+        settings.chunk_s,
+        settings.outage_s,
+        settings.clock_limit_s,
+        settings.device_retry_s,
+        settings.device_answer_s,
+        settings.stop_grace_s,
+    )
 
 
 async def _to_the_end(field: "FieldStation", stop: asyncio.Event) -> "_Ending":
@@ -294,4 +300,4 @@ def _write_state(picture: "Picture", path: Path, address: str, trouble: str) -> 
 
 
 def _print_song(song: "HeardSong") -> None:
-    print(plain_json({"uid": song.name.rpartition("/")[2], **asdict(song)}), flush=True)
+    print(plain_json(song.to_dict()), flush=True)
