@@ -1,5 +1,6 @@
 """The order of all tests, and the database server that several kinds of them share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from postgres import PostgresServer, why_no_postgres
 from required_tools import pytest_runtest_makereport
 
 __all__ = ["postgres", "pytest_collection_modifyitems", "pytest_runtest_makereport"]
+
+# As `songcore.cli` sets it, before gRPC is imported: what Ray or `preexec_fn` forks can crash otherwise.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

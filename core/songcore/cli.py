@@ -77,6 +77,9 @@ def main() -> None:
     # What gRPC writes of its own comes beside the one line that says the same, and for each stranger at a server's port. It
     # is read when gRPC is imported, which no module does before a command is loaded.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # A forked process, as those that Ray starts are before they become another program, would start gRPC's threads again,
+    # which can crash it before it is one.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:
         app()
     except SongError as error:

@@ -43,13 +43,13 @@ finally:
     print("HEAVY", [name for name in {HEAVY} if name in sys.modules])
 """
 
-REPORT_VERBOSITY = """
+REPORT_GRPC = """
 import os
 from songcore.cli import main
 try:
     main()
 finally:
-    print(os.environ["GRPC_VERBOSITY"])
+    print(os.environ["GRPC_VERBOSITY"], os.environ["GRPC_ENABLE_FORK_SUPPORT"])
 """
 
 WITHOUT_EXTRAS = f"""
@@ -188,11 +188,11 @@ def test_a_misspelt_command_brings_the_name_that_was_meant() -> None:
     assert "Did you mean 'list'" in run("models", "lst")[2]
 
 
-def test_grpc_is_silent_unless_somebody_asks_for_its_words() -> None:
-    """What it has to say is said in our words; who looks for a fault in it sets the variable."""
-    asked = "import os; os.environ['GRPC_VERBOSITY'] = 'INFO'\n"
-    assert run("--version", program=REPORT_VERBOSITY)[1].endswith("NONE\n")
-    assert run("--version", program=asked + REPORT_VERBOSITY)[1].endswith("INFO\n")
+def test_grpc_is_silent_and_survives_forks_unless_somebody_asks() -> None:
+    """What it has to say is said in our words, a fork does not start its threads; who looks for a fault sets the two."""
+    asked = "import os; os.environ['GRPC_VERBOSITY'] = 'INFO'; os.environ['GRPC_ENABLE_FORK_SUPPORT'] = '1'\n"
+    assert run("--version", program=REPORT_GRPC)[1].endswith("NONE 0\n")
+    assert run("--version", program=asked + REPORT_GRPC)[1].endswith("INFO 1\n")
 
 
 def test_the_version() -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import queue
 import re
 import signal
@@ -419,17 +418,11 @@ class Watch:
     """``songstream songs list --watch --json`` as a process; its lines and how it ends at Ctrl-C, or with the block."""
 
     def __init__(self, address: str, *arguments: str) -> None:
-        command = [SONGSTREAM, "songs", "--server", address, "list", "--watch", "--json", *arguments]
+        # Of what runs in a shell's background Ctrl-C is ignored, and whatever it starts inherits that. A `preexec_fn` would
+        # not do: with it Python forks, and the forked copy of gRPC's threads writes or even crashes before the command runs.
+        command = ["env", "--default-signal=INT", SONGSTREAM, "songs", "--server", address, "list", "--watch", "--json"]
         pipe = subprocess.PIPE
-        # Of what runs in a shell's background Ctrl-C is ignored, and whatever it starts inherits that.
-        self.process = subprocess.Popen(
-            command,
-            stdout=pipe,
-            stderr=pipe,
-            text=True,
-            env={**os.environ},
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - nothing else is done there
-        )
+        self.process = subprocess.Popen([*command, *arguments], stdout=pipe, stderr=pipe, text=True)
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._errors: list[str] = []
         self._readers = [threading.Thread(target=self._take_lines), threading.Thread(target=self._take_errors)]

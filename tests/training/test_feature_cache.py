@@ -1,6 +1,5 @@
 """Features on disk that is full or damaged: told or made anew, and what is finished is kept."""
 
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,10 +19,12 @@ from songtrain.datasets.folder import RecordingFile
 from songtrain.datasets.songs import RecordingSongs, SongPlace
 
 FULL_DISK = """
+import resource
 import sys
 from pathlib import Path
 from songcore.errors import ConfigError
 from songtrain.datasets.cache import store_cached
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 folder = Path(sys.argv[1])
 store_cached(folder, "small", bytes(1000))
 try:
@@ -72,13 +73,7 @@ def test_file_of_another_version_is_absent(songs: RecordingSongs, tmp_path: Path
 
 def test_file_that_does_not_fit_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     """Where files may have 50 kB the small one is stored, the large one is WORK_UNWRITABLE, and no part of it stays."""
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
-        check=True,
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
-    )
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["WORK_UNWRITABLE"]
     assert [path.name for path in tmp_path.iterdir()] == ["small.npz"]
 
