@@ -34,7 +34,7 @@ class SpooledSession:
     sample_rate_hz: int
     seconds: float
     lost_s: float
-    """Declared lost, or found damaged."""
+    """Declared lost, found damaged, or noted as lost behind its files."""
     committed_s: float
     """Of what is there, that the server has."""
     finished: bool
@@ -140,13 +140,14 @@ def _described(directory: Path, spool: Recovered, uuid: UUID) -> SpooledSession:
     rate, first, end = description.sample_rate_hz, segments[0].first_sample, spool.ends[uuid][1]
     standing = spool.standings.get(uuid)
     committed = max(0, (standing.committed_sample if standing else 0) - first)
-    lost = sum(item.n_samples for item in _items(directory, spool, uuid) if isinstance(item, Loss))
+    owed = sum(one.n_samples for one in spool.owed if one.session.uuid == uuid)
+    lost = owed + sum(item.n_samples for item in _items(directory, spool, uuid) if isinstance(item, Loss))
     return SpooledSession(
         str(uuid),
         description.station,
         _time_of(description, first),
         rate,
-        (end - first) / rate,
+        (end + owed - first) / rate,
         lost / rate,
         committed / rate,
         standing.finished if standing else False,

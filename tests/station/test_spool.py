@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from songcore.errors import ConfigError
 from songstation.outbox import Loss, LossReason
 from songstation.spool import Spool
+from songstation.spool_export import listed
 from songstation.spool_files import SegmentFile, file_name, rewrite_as_loss
 from songstation.spool_index import Policy, Segment, SpoolIndex, SpoolLimits
 from songstation.spool_losses import LossFile, PendingLoss, read_losses
@@ -543,6 +544,8 @@ def test_losses_of_sessions_that_end_on_a_full_disk_are_declared_when_there_is_r
         assert [spool.totals(uuid).captured for uuid in (ONE, TWO)] == [99 * N_CHUNK, N_CHUNK]
         assert spool.may_grow(ONE), "its end is not to be told before that"
         killed(spool)
+        seen = listed(tmp_path)[0]
+        assert (seen.seconds, seen.lost_s) == (99 * N_CHUNK / 1_000, 98 * N_CHUNK / 1_000), "before a file has it"
         spool = opened(tmp_path)
         assert [spool.totals(uuid).captured for uuid in (ONE, TWO)] == [99 * N_CHUNK, N_CHUNK]
     spool.tend()
