@@ -378,6 +378,39 @@ def test_a_server_killed_in_an_activation_has_one_bundle(family: Family, tmp_pat
     assert {digest_of(song, family) for song in songs} <= {family.first, family.child}
 
 
+@pytest.mark.parametrize("n_more", [1, 5, 7])
+def test_a_server_killed_while_two_bundles_listen(family: Family, tmp_path: Path, n_more: int) -> None:
+    """Both heard the song that was being sung when the new one was activated; the next server has every song once."""
+    samples, truth = soundscape([0, 1, 2], 47)
+    chunks = chunk_messages(samples, [RATE // 4])
+    in_song = sum(truth[1][:2]) // 2 // (RATE // 4)
+    settings = tmp_path / "settings.toml"
+    settings.write_text(f'models_dir = "{family.shelf}"\nlisten_window_ms = 10.0\ncommit_interval_s = 0.5\n')
+    with ServerProcess(family.first_dir, tmp_path / "data", "--config", str(settings)) as server:
+        stream = Stream(server.channel, setup())
+        stream.send(*chunks[:in_song])
+        stream.read_until_received(in_song)
+        assert activate(server, family.other_ears, "FRONTEND_DIFFERS").state == ACTIVE
+        stream.send(*chunks[in_song : in_song + n_more])
+        stream.read_until_received(in_song + n_more)
+        server.process.kill()
+        stream.half_close()
+    with ServerProcess(family.first_dir, tmp_path / "data", "--config", str(settings)) as server:
+        assert active(server) == family.other_ears
+        again = Stream(server.channel, setup())
+        expected = again.read().setup_ack.expected_sequence_number
+        again.send(*chunks[expected - 1 :], finish_message(chunks))
+        assert list(again)[-1].ack.finished
+        again.half_close()
+        songs = sorted(songs_of(server), key=lambda song: song.onset_sample)
+    assert len(songs) == len(truth)
+    for song, (onset, offset, _) in zip(songs, truth, strict=True):
+        assert abs(song.onset_sample - onset) < RATE // 4
+        assert abs(song.offset_sample - offset) < RATE // 4
+    digests = [digest_of(song, family) for song in songs]
+    assert (digests[0], digests[2]) == (family.first, family.other_ears)
+
+
 def test_the_active_bundle_survives_a_restart(family: Family, tmp_path: Path) -> None:
     """What was activated serves again; a missing one is an error, and another --bundle or --activate-bundle the way out."""
     first = load_bundle(family.first_dir, device="cpu")
