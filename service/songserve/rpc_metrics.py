@@ -7,6 +7,8 @@ from typing import Any
 import grpc
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from songserve.call_context import CallContext
+
 __all__ = ["RpcMetrics"]
 
 LABELS = ("grpc_type", "grpc_service", "grpc_method")
@@ -49,7 +51,7 @@ class RpcMetrics(grpc.aio.ServerInterceptor):
             began = time.monotonic()
             cancelled = True
             try:
-                response = await behaviour(request, _Counting(context, received, sent))
+                response = await behaviour(request, CallContext(context, received, sent))
                 cancelled = False
             except grpc.aio.AbortError:
                 cancelled = False
@@ -63,26 +65,6 @@ class RpcMetrics(grpc.aio.ServerInterceptor):
             return response
 
         return handler._replace(**{kind: measured})
-
-
-class _Counting:
-    """The context of a call, with its messages counted."""
-
-    def __init__(self, context: Any, received: Counter, sent: Counter) -> None:
-        self._context, self._received, self._sent = context, received, sent
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
-
-    async def read(self) -> Any:
-        message = await self._context.read()
-        if message is not grpc.aio.EOF:
-            self._received.inc()
-        return message
-
-    async def write(self, message: Any) -> None:
-        await self._context.write(message)
-        self._sent.inc()
 
 
 def _code_name(code: Any) -> str:

@@ -46,6 +46,7 @@ PLACES: dict[str, dict[str, str]] = {
         "songserve.server": "the port",
         "songserve.servicers": "adapters from calls to the domain",
         "songserve.status": "reasons to codes",
+        "songserve.call_context": "what methods know of their calls",
         "songserve.rpc_metrics": "counts calls",
         "songserve.security.guard": "lets calls in",
         "songserve.security.tls": "certificates of the port",
