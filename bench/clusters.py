@@ -24,6 +24,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import typer
 
+from songcore.errors import InputError
+from songcore.presets import STREAMS
+from songtrain.commands.lab_run import warn_of_left_out
 from songtrain.datasets.songs import SongSet
 from songtrain.lab.results import LABEL_FREE, Row
 from songtrain.lab.run import LabJob, lab_songs, run_systems
@@ -31,6 +34,8 @@ from songtrain.lab.scoring import stability
 from songtrain.lab.systems import System, choose_systems
 
 SHOWN = ("nmi", "v_measure", "ami", "ari")
+CHOICES = {"segmenter": tuple(STREAMS), "segmentation": ("auto", "annotated", "automatic")}
+"""Words that options of a set take; the others take whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +61,31 @@ def parse_set(text: str) -> LabelledSet:
         key, _, value = option.partition("=")
         if key not in known or not value:
             raise typer.BadParameter(f"{option!r}: expected one of {', '.join(sorted(known))}, as option=value")
-        values[key] = int(value) if key in {"songs", "channel"} else value
+        if key in CHOICES and value not in CHOICES[key]:
+            raise typer.BadParameter(f"{option!r}: expected one of {', '.join(CHOICES[key])}")
+        if key not in CHOICES and not (value.isdecimal() and int(value)):
+            raise typer.BadParameter(f"{option!r}: expected a whole number from 1")
+        values[key] = value if key in CHOICES else int(value)
     if not name or not folder:
         raise typer.BadParameter(f"{text!r}: expected NAME=FOLDER, and options after commas")
     return LabelledSet(name, Path(folder), **values)
 
 
 def folder_of_segments(data: Path, into: Path) -> Path:
-    """Return ``into``, filled with songs.csv made of data/segments.csv and links to the recordings that it names."""
+    """Return ``into``, filled with songs.csv made of data/segments.csv and links to the recordings that it names.
+
+    InputError when one of these is not there.
+    """
     with (data / "segments.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     for name in sorted({Path(row["sprite"]).name for row in rows}):
-        source = next(path for path in (data / name, data / "audio" / name) if path.exists())
+        source = next((path for path in (data / name, data / "audio" / name) if path.exists()), None)
+        if source is None:
+            raise InputError(
+                f"{data / 'segments.csv'} names {name}, which is neither in {data} nor in {data / 'audio'}; add it, or take "
+                "out its lines",
+                reason="RECORDING_MISSING",
+            )
         (into / name).symlink_to(source.absolute())
     with (into / "songs.csv").open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
@@ -143,6 +161,7 @@ def run_set(
             songs = some(found.songs, chosen.songs)
             n_types = len({label for label in songs.labels if label})
             run = run_systems(songs, job.stream, replace(job, n_clusters=n_types or None), sound=found.sound)
+    warn_of_left_out(f"{chosen.name}: {found.left_out}" if found.left_out else "")
     return summary(run.rows, songs)
 
 
@@ -160,6 +179,9 @@ def main(
 ) -> None:
     """Score systems on sets of labelled recordings."""
     sets = [parse_set(text) for text in data]
+    if len({chosen.name for chosen in sets}) < len(sets):
+        # The second one's results would take the place of the first one's.
+        raise typer.BadParameter("two sets have one name; give each its own")
     names = [] if systems == "all" else [name.strip() for name in systems.split(",") if name.strip()]
     chosen_systems = choose_systems(names, file)
     with tempfile.TemporaryDirectory() as folder:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from postgres import PostgresServer, why_no_postgres
@@ -13,6 +14,10 @@ __all__ = ["postgres", "pytest_collection_modifyitems", "pytest_runtest_makerepo
 
 # As `songcore.cli` sets it, before gRPC is imported: what Ray or `preexec_fn` forks can crash otherwise.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+# How long an example takes is said by what else the machine does.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

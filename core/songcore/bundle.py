@@ -16,7 +16,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from io import BytesIO
@@ -43,6 +44,7 @@ from songcore.stream import Song, SongStream, StreamConfig
 __all__ = [
     "Bundle",
     "BundleParts",
+    "check_output",
     "load_bundle",
     "read_manifest",
     "read_parts",
@@ -196,28 +198,60 @@ def read_parts(path: Path | str) -> BundleParts:
     )
 
 
-def write_bundle(path: Path | str, parts: BundleParts, *, overwrite: bool = False) -> Bundle:
-    """Write a bundle to the directory ``path``, whole or not at all, and return it loaded back.
+def check_output(path: Path | str, *, overwrite: bool = False) -> None:
+    """Return when `write_bundle` can put a bundle at ``path``, to be asked before there is one; the folder above it is made.
 
-    With ``overwrite`` it takes the place of another bundle, which stays as it is until then. Raises ConfigError when
-    ``path`` exists and may not be overwritten, BundleError when the parts do not fit together.
+    Raises ConfigError OUTPUT_EXISTS or OUTPUT_NOT_WRITABLE.
     """
     path = Path(path)
     if path.exists() and not overwrite:
         raise ConfigError(f"{path} exists; choose another directory, or overwrite on purpose", reason="OUTPUT_EXISTS")
     if path.exists() and not (path / "manifest.json").is_file():
         raise ConfigError(f"{path} is no bundle, so it is not overwritten; choose another", reason="OUTPUT_EXISTS")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        _write_files(partial, parts)
-        load_bundle(partial, device="cpu")
-        partial.chmod(0o755)
-        _put_in_place(partial, path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+
+
+def write_bundle(
+    path: Path | str,
+    parts: BundleParts,
+    *,
+    overwrite: bool = False,
+    add: Callable[[Path, Bundle], None] = lambda *_: None,
+) -> Bundle:
+    """Write a bundle to the directory ``path``, whole or not at all, and return it loaded back.
+
+    With ``overwrite`` it takes the place of another bundle, which stays as it is until then. ``add`` gets the directory
+    before it is in place, and the bundle, for what else shall be in it. Raises ConfigError when ``path`` exists and may not
+    be overwritten or nothing can be written there, BundleError when the parts do not fit together.
+    """
+    path = Path(path)
+    check_output(path, overwrite=overwrite)
+    with _writing(path):
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        try:
+            _write_files(partial, parts)
+            add(partial, load_bundle(partial, device="cpu"))
+            partial.chmod(0o755)
+            _put_in_place(partial, path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
     return load_bundle(path, device="cpu")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tell of a disk that takes no bundle at ``path`` as a ConfigError OUTPUT_NOT_WRITABLE."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the bundle {path} ({error.strerror or error}); make room, or choose another folder",
+            reason="OUTPUT_NOT_WRITABLE",
+        ) from error
 
 
 def _put_in_place(partial: Path, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from bundles import make_test_bundle, random_encoder
-from songcore.bundle import FILES, BundleParts, load_bundle, read_parts, write_bundle
+from songcore.bundle import FILES, Bundle, BundleParts, check_output, load_bundle, read_parts, write_bundle
 from songcore.errors import BundleError, ConfigError, SongError
 from songcore.manifest import SongType
 
@@ -111,6 +112,40 @@ def test_only_bundles_are_overwritten(parts: BundleParts, tmp_path: Path) -> Non
             write_bundle(path, parts, overwrite=True)
         assert caught.value.reason == "OUTPUT_EXISTS"
         assert entries(tmp_path) == before
+
+
+def test_what_is_added_comes_with_the_bundle_or_there_is_none(parts: BundleParts, tmp_path: Path) -> None:
+    """More files appear together with the bundle; where they cannot be made nothing does, and the old one stays."""
+    path = tmp_path / "bundle"
+
+    def add(folder: Path, bundle: Bundle) -> None:
+        assert not path.exists()
+        (folder / "report.html").write_text(bundle.digest)
+
+    digest = write_bundle(path, parts, add=add).digest
+    assert (path / "report.html").read_text() == digest
+    before = entries(tmp_path)
+
+    def fail(folder: Path, _: Bundle) -> None:
+        (folder / "report.html").mkdir()
+        raise OSError(ENOSPC, "No space left on device")
+
+    with pytest.raises(ConfigError, match="No space left on device") as caught:
+        write_bundle(path, replace(parts, name="next"), overwrite=True, add=fail)
+    assert caught.value.reason == "OUTPUT_NOT_WRITABLE"
+    assert entries(tmp_path) == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_folder_that_takes_nothing_is_told(parts: BundleParts, tmp_path: Path) -> None:
+    """Before there is a bundle to write, and when there is."""
+    (tmp_path / "file").write_text("in the way")
+    for write in (check_output, lambda path: write_bundle(path, parts)):
+        with pytest.raises(ConfigError) as caught:
+            write(tmp_path / "file" / "bundle")
+        assert caught.value.reason == "OUTPUT_NOT_WRITABLE"
+    check_output(tmp_path / "new" / "bundle")
+    assert [*(tmp_path / "new").iterdir()] == []
 
 
 def test_parent_directories_are_made(parts: BundleParts, tmp_path: Path) -> None:

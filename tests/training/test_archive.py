@@ -1,6 +1,7 @@
 """Songs of an archive embedded and clustered in shards: as in one piece, resumable, with clear errors."""
 
 import json
+import shutil
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,13 +19,15 @@ from bundles import make_test_bundle
 from ray_marks import ray_marks
 from songcore.arrays import FloatArray
 from songcore.bundle import load_bundle
-from songcore.errors import ConfigError, InputError
+from songcore.errors import BundleError, ConfigError, InputError
 from songtrain.archive.clusters import density_of_shards, kmeans_of_shards, neighbours_of_shards
+from songtrain.archive.embedding import _is_whole
 from songtrain.archive.run import ArchiveJob, cluster_archive
-from songtrain.archive.shards import Shard, _embeddings, read_shard, write_shard
+from songtrain.archive.shards import Shard, _embeddings, read_embeddings, read_shard, write_shard
 from songtrain.cluster import ray_session
 from songtrain.clusterers.reachability import density_labels, nearest_neighbours
 from songtrain.commands.cluster import cluster
+from songtrain.datasets.distributed import Skipped
 from songtrain.datasets.extract import extract_songs
 from songtrain.datasets.folder import scan_folder
 from songtrain.datasets.songs import SongPlace
@@ -153,6 +156,42 @@ def test_command_embeds_as_the_bundle_does_and_goes_on(
     with pytest.raises(ConfigError, match="shards of other recordings") as caught:
         cluster_archive(ArchiveJob(season, bundle_dir, job.out, n_clusters=3, per_shard=3))
     assert caught.value.reason == "OUTPUT_EXISTS"
+
+
+def test_a_damaged_shard_is_no_shard(tmp_path: Path) -> None:
+    """With a bit flipped, wherever, it is found damaged, and made anew, or its embeddings are what they were."""
+    path, rows = tmp_path / "songs.parquet", points(6)
+    places = tuple(SongPlace(f"r{i}.wav", i, i + 5, "x") for i in range(6))
+    write_shard(path, Shard(places, rows, (Skipped("bad.wav", "NOT_AUDIO", "no sound"),)))
+    content, n_whole = path.read_bytes(), 0
+    for at in range(0, len(content), 5):
+        for bit in (0, 3, 7):
+            damaged = bytearray(content)
+            damaged[at] ^= 1 << bit
+            path.write_bytes(damaged)
+            if _is_whole(path):
+                n_whole += 1
+                assert np.array_equal(read_embeddings(path), rows)
+    assert n_whole < len(content) * 3 / 5 / 2
+
+
+def test_a_bundle_that_is_replaced_meanwhile_embeds_nothing(
+    season: Path, bundle_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards are called by the bundle that was there at first: what another one would make does not get its name."""
+    bundle = tmp_path / "bundle"
+    shutil.copytree(bundle_dir, bundle)
+
+    def replaced(work: Callable[..., Any], items: Sequence[Any], *common: object) -> Iterator[tuple[int, Any]]:
+        shutil.rmtree(bundle)
+        make_test_bundle(bundle, seed=1)
+        return here(work, items, *common)
+
+    monkeypatch.setattr("songtrain.archive.embedding.on_cluster", replaced)
+    with pytest.raises(BundleError, match="another bundle took the place") as caught:
+        cluster_archive(ArchiveJob(season, bundle, tmp_path / "out"))
+    assert caught.value.reason == "HASH_MISMATCH"
+    assert not list((tmp_path / "out").glob("songs-*"))
 
 
 def test_neighbours_and_density_are_those_of_one_piece(tmp_path: Path) -> None:

@@ -135,6 +135,16 @@ def test_options_of_cluster_reach_the_job(tmp_path: Path, monkeypatch: pytest.Mo
     assert jobs == [ArchiveJob(*folders), ArchiveJob(*folders, **own)]  # type: ignore[arg-type]  # of several types
 
 
+@pytest.mark.parametrize("seed", ["-1", "2147483648"])
+def test_cluster_takes_no_seed_that_k_means_would_not(seed: str) -> None:
+    """It is said at once, not when all recordings are embedded."""
+    app = typer.Typer()
+    app.command()(cluster)
+    told = CliRunner().invoke(app, ["--data", ".", "--bundle", ".", "--out", ".", "--seed", seed])
+    assert told.exit_code == 2
+    assert "--seed" in told.stderr
+
+
 def test_options_of_lab_run_reach_the_job_and_the_best_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

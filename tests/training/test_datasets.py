@@ -148,6 +148,28 @@ def test_what_is_held_out_leaves_the_most_to_learn_from(sizes: list[int]) -> Non
         assert not {names[i] for i in held} & {names[i] for i in set(range(len(names))) - set(held.tolist())}
 
 
+def test_songs_of_a_few_recordings_are_held_out_by_time() -> None:
+    """A table sorted by label does not decide: the last songs are those that were sung last."""
+    onsets = [5, 1, 9, 3, 7, 2, 8, 4, 6, 0]
+    held = hold_out(["a"] * 10, 0.2, np.random.default_rng(0), onsets)
+    assert sorted(onsets[i] for i in held) == [8, 9]
+    twice = hold_out(["a"] * 10, 0.1, np.random.default_rng(0), [0, 1, 2, 3, 4, 4, 3, 2, 1, 0])
+    assert twice.tolist() == [4, 5], "one song under two labels is not on both sides"
+    assert hold_out(["a"] * 4, 0.25, np.random.default_rng(0), [7] * 4).tolist() == [3]
+
+
+def test_a_copy_of_a_recording_is_the_recording(toy_songs: Callable[..., SongSet]) -> None:
+    """Its songs have the source of the first of them, so that none is learned from and held out under another name."""
+    songs = toy_songs(48)
+    places = [*songs.places, *(replace(place, recording=f"backup/{place.recording}") for place in songs.places[8:24])]
+    every = songs.subset([*range(48), *range(8, 24)])
+    every = replace(every, places=tuple(places))
+    assert songs.sources == songs.recordings
+    assert every.sources == [*songs.recordings, *songs.recordings[8:24]]
+    held = set(hold_out(every.sources, 0.3, np.random.default_rng(0)).tolist())
+    assert {every.sources[i] for i in held}.isdisjoint(every.sources[i] for i in set(range(len(every))) - held)
+
+
 def test_of_a_few_recordings_each_leaves_a_song() -> None:
     """Nothing is held out of a recording with one song, and one song of all when there are only such recordings."""
     assert hold_out(["a", "b", "b", "c", "c", "c"], 0.15, np.random.default_rng(0)).tolist() == [2, 5]
@@ -160,11 +182,12 @@ def test_of_a_few_recordings_each_leaves_a_song() -> None:
         (HEADER + "missing.wav,1,2,x\n", "RECORDING_MISSING"),
         (HEADER + "a.wav,3,2,x\n", "TIMES_INVALID"),
         (HEADER + "a.wav,one,2,x\n", "NUMBER_INVALID"),
+        (HEADER, "TOO_FEW_SONGS"),
         ("recording,begin\n", "COLUMN_MISSING"),
     ],
 )
 def test_wrong_annotations_are_refused_by_name(recording: Path, table: str, reason: str) -> None:
-    """Labels that name a missing recording, reversed times, words for numbers and missing columns raise InputError."""
+    """A missing recording, reversed times, words for numbers, missing columns, and no line at all raise InputError."""
     (recording.parent / "songs.csv").write_text(table)
     with pytest.raises(InputError) as raised:
         scan_folder(recording.parent)

@@ -100,6 +100,16 @@ def test_different_encoders_do_not_pass_for_equal() -> None:
         check_parity(other, embedder, [np.random.default_rng(0).random((64, 64)).astype(np.float32)])
 
 
+def test_what_is_no_number_does_not_pass_for_equal() -> None:
+    """NaN is not less than the least cosine, and fails all the same."""
+    encoder = served(trained_encoder())
+    embedder = Embedder(export_onnx(encoder, 64, 32), device="cpu")
+    with torch.no_grad():
+        encoder.project.bias.fill_(torch.nan)
+    with pytest.raises(ExportError, match="cosine nan"):
+        check_parity(encoder, embedder, [np.random.default_rng(0).random((64, 64)).astype(np.float32)])
+
+
 def test_efficientnet_trains_and_exports() -> None:
     """EfficientNet-B0 takes a step with finite gradients, and its export equals it."""
     torch.manual_seed(0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from ray.exceptions import OutOfMemoryError
 
 from disks import mounted
 from songcore.errors import ConfigError
@@ -76,6 +77,30 @@ def test_file_that_does_not_fit_is_told_and_leaves_nothing(tmp_path: Path) -> No
     done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["WORK_UNWRITABLE"]
     assert [path.name for path in tmp_path.iterdir()] == ["small.npz"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tasks_that_ray_gives_up_are_told(
+    stream: StreamConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where one recording does not fit into the memory: no traceback of Ray's, but what to look after."""
+
+    class Lost:
+        def map(self, _: object) -> "Lost":
+            return self
+
+        def iter_rows(self) -> Iterator[dict[str, object]]:
+            yield {"index": 0, "reason": "NOT_AUDIO", "message": ""}
+            raise OutOfMemoryError("killed for memory")  # type: ignore[no-untyped-call]  # Ray has no types here
+
+    monkeypatch.setattr("ray.data.from_items", lambda *_, **__: Lost())
+    seen: list[None] = []
+    with pytest.raises(ConfigError, match=r"killed for memory.*give the same command again") as caught:
+        extract_features(
+            [RecordingFile("a.wav", tmp_path, None)], stream, tmp_path, on_recording=lambda: seen.append(None)
+        )
+    assert caught.value.reason == "WORKERS_LOST"
+    assert len(seen) == 1
 
 
 @pytest.fixture

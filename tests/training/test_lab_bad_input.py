@@ -1,5 +1,7 @@
 """What nobody should feed the laboratory, and what it says then: a named error or a row that tells; finished work is kept."""
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,8 +21,9 @@ from songtrain.cluster import ray_session
 from songtrain.commands.lab import lab
 from songtrain.datasets.songs import SongSet
 from songtrain.lab.report import write_lab_report
-from songtrain.lab.results import read_rows
+from songtrain.lab.results import Row, read_rows, write_rows
 from songtrain.lab.run import LabJob, run_laboratory, run_systems
+from songtrain.lab.scoring import _usual_size
 from songtrain.lab.systems import choose_systems, part
 from songtrain.lab.trial import Points, cluster_points
 from songtrain.pipeline import TrainJob, train_bundle
@@ -115,6 +118,45 @@ def test_a_half_that_is_too_small_costs_no_row(toy_songs: ToySongs) -> None:
     assert "stability_halves" not in scores
 
 
+def test_optics_has_a_row_of_fewer_songs_than_its_range_of_sizes(toy_songs: ToySongs) -> None:
+    """Of nine songs no cluster of twelve can be asked, which costs the range of numbers and no row."""
+    (system,) = choose_systems(["basenet-optics"])
+    values = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    scores = cluster_points(Points(values, tuple(toy_songs(9).labels), 0.0, 0.0), system, 0).scores
+    assert "ari" in scores
+    assert not scores.keys() & {"k_low", "k_high"}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "expected"),
+    [
+        ("optics", {"min_samples": 3}, 3),
+        ("optics", {"min_samples": 0.2}, 8),
+        ("optics", {"min_samples": 5, "min_cluster_size": 0.1}, 4),
+        ("hdbscan", {"min_samples": 3}, 5),
+        ("hdbscan", {"min_share": 0.25}, 10),
+        ("hdbscan", {"min_cluster_size": 4}, 4),
+    ],
+)
+def test_the_range_of_numbers_is_around_the_smallest_cluster_of_the_row(
+    name: str, parameters: dict[str, float], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OPTICS that is told none takes its least number of neighbours, and both may be shares of the forty songs."""
+    asked: list[int] = []
+
+    def note(_: object, size: int) -> tuple[int, int]:
+        asked.append(size)
+        return 1, 2
+
+    monkeypatch.setattr("songtrain.lab.scoring.k_range", note)
+    (system,) = choose_systems(["basenet-optics"])
+    values = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    chosen = replace(system, clusterer=part(name, **parameters))
+    assert cluster_points(Points(values, ("a", "b") * 20, 0.0, 0.0), chosen, 0).scores["k_high"] == 2
+    assert asked == [expected]
+    assert _usual_size({"min_cluster_size": None}, 40) == 5, "an estimator of one's own"
+
+
 @pytest.mark.usefixtures("ray_here")
 def test_overlapping_songs_and_mixed_rates_are_taken_and_silent_songs_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -196,6 +238,25 @@ def test_unknown_names_are_answered_with_the_choices() -> None:
         assert words in str(error)
     with pytest.raises(InputError, match="lab run"):
         write_lab_report(Path("nowhere"), datetime(2026, 5, 1, tzinfo=UTC))
+
+
+def test_a_page_that_the_disk_does_not_take_leaves_the_former_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full in the middle of the new page ends the command by name, and the page before it is whole."""
+    write_rows(tmp_path, [Row("a", 0, "", "songs", 2, n_clusters=1, labels=(0, 0))])
+    now = datetime(2026, 5, 1, tzinfo=UTC)
+    former = write_lab_report(tmp_path, now).read_text()
+
+    def half(path: Path, text: str, encoding: str) -> int:
+        path.write_bytes(text.encode(encoding)[: len(text) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(ConfigError, match="No space left") as raised:
+        write_lab_report(tmp_path, now)
+    assert raised.value.reason == "OUTPUT_NOT_WRITABLE"
+    assert (tmp_path / "report.html").read_text() == former
 
 
 def test_full_disk_is_told_and_leaves_no_half_file(tmp_path: Path) -> None:

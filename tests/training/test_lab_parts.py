@@ -239,6 +239,16 @@ def test_unknown_part_or_parameter_lists_the_choices(kind: Kind) -> None:
         build(kind, part(first, wrong=1))
 
 
+@pytest.mark.parametrize("name", ["self-labelled", "random-light", "spice", "secu", "random-transformer", "onnx"])
+def test_features_before_an_encoder_of_songs_are_refused(name: str, stream: StreamConfig) -> None:
+    """Such an encoder would take the images for songs; it is said before anything is made of the recordings."""
+    parts = part(name), part("none"), part("kmeans", n_clusters=2)
+    with pytest.raises(ConfigError, match=f"{name} takes the songs themselves; leave out the features mfcc") as raised:
+        describe(System("own", "", part("mfcc"), *parts), stream)
+    assert raised.value.reason == "SYSTEM_INVALID"
+    assert describe(System("own", "", None, *parts), stream)
+
+
 def test_unknown_system_lists_the_choices() -> None:
     """All systems are chosen by no name, one only once, and an unknown one is answered with those there are."""
     assert choose_systems([]) == tuple(SYSTEMS.values())

@@ -10,25 +10,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pyarrow import parquet
+from scipy.spatial.distance import pdist
+from sklearn.metrics import silhouette_score
 
 from ray_marks import ray_marks
+from songcore.arrays import FloatArray, IntArray
 from songcore.errors import ConfigError, InputError
 from songcore.stream import StreamConfig
 from songtrain.commands.lab_run import warn_of_codes
 from songtrain.datasets.songs import SongSet
 from songtrain.evaluation.collapse import CollapseError
-from songtrain.lab.keepsakes import keep_points
+from songtrain.evaluation.scores import diagnostics
+from songtrain.lab.keepsakes import KeptPoints, keep_points, keep_songs
 from songtrain.lab.leaderboard import is_collapsed, leaderboard
 from songtrain.lab.ledger import Ledger, Trial, code_digest, plan_trial
-from songtrain.lab.options import with_clusters
+from songtrain.lab.options import n_clusters_given, with_clusters, with_parameters
 from songtrain.lab.parts import chain_of, describe
 from songtrain.lab.report import write_lab_report
 from songtrain.lab.results import OF_DISTANCES, Row, newest, read_rows, write_rows
 from songtrain.lab.scoring import agreement_with_labels, stability
-from songtrain.lab.sections import networks, reconstructions
+from songtrain.lab.sections import networks, reconstructions, system_section
 from songtrain.lab.systems import SYSTEMS, System, part
 from songtrain.lab.tasks import failed
 from songtrain.lab.trial import Points, cluster_points, place_songs
+from songtrain.report.cluster_pictures import maps
 
 pytestmark = ray_marks(600)
 
@@ -124,6 +129,28 @@ def test_an_encoder_that_gives_all_songs_the_same_is_blamed_itself(
     assert is_collapsed(failed(row, raised.value))
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "limit"),
+    [
+        ("byol-a-tsne-dbscan", {}, 1.5),
+        ("modulation-kmeans", {"reducer.n_components": 2}, 1.5),
+        ("vade", {"clusters": 3}, 1.5),
+        ("vade", {"clusters": 2}, 1.0),
+        ("vade", {"clusters": 4}, 2.0),
+        ("modulation-kmeans", {}, 2.0),
+        ("mel-ae-kmeans", {}, 2.0),
+    ],
+)
+def test_points_of_two_dimensions_are_no_collapse(
+    name: str, changes: dict[str, int], limit: float, stream: StreamConfig
+) -> None:
+    """An effective rank of 2 is more than a map or shares of three clusters can have; points on a line are one anywhere."""
+    system = with_parameters(SYSTEMS[name], changes)
+    row = Row(name, 0, describe(system, stream), "songs", 30, n_clusters_given=n_clusters_given(system))
+    assert not is_collapsed(replace(row, scores={"effective_rank": max(1.0, limit)}))
+    assert is_collapsed(replace(row, scores={"effective_rank": limit - 0.01}))
+
+
 def test_shares_of_clusters_have_no_scores_of_distances(tmp_path: Path) -> None:
     """Saturated shares would have a perfect silhouette and few distinct points; older tables lose such scores when read."""
     argmax = System("shares", "", part("log-mel"), None, part("none"), part("argmax"))
@@ -185,6 +212,55 @@ def test_songs_without_labels_give_a_page_without_a_winner(tmp_path: Path) -> No
     page = write_lab_report(tmp_path, datetime(2026, 5, 1, tzinfo=UTC)).read_text()
     assert "nothing here says which system is best" in page
     assert page.index("<td>a</td>") < page.index("<td>b</td>")
+
+
+@pytest.mark.usefixtures("no_umap")
+def test_maps_of_whole_spectrograms_are_made_of_their_components(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Discriminants of thousands of dimensions would take hours: what is mapped has few, and the same distances."""
+    mapped: list[FloatArray] = []
+
+    def note(points: FloatArray, found: IntArray, seed: int) -> dict[str, FloatArray]:
+        mapped.append(points)
+        return maps(points, found, seed)
+
+    monkeypatch.setattr("songtrain.lab.sections.maps", note)
+    numbers = np.arange(24) % 3
+    songs = np.random.default_rng(0).normal(size=(24, 600)).astype(np.float32) + numbers[:, None]
+    row = made_row("images", 0, tuple(numbers.tolist()), ari=1.0)
+    assert system_section(row, ["a", "b", "c"] * 8, KeptPoints(np.arange(24), songs, None)).maps
+    (points,) = mapped
+    assert points.shape[1] <= 24
+    np.testing.assert_allclose(pdist(points), pdist(songs), rtol=1e-4)
+
+
+def test_a_page_without_a_leaderboard_does_not_say_that_there_are_no_labels(
+    toy_songs: ToySongs, tmp_path: Path
+) -> None:
+    """Of labelled songs that only a sweep was run on, or of which all runs failed, the page says that no system worked."""
+    swept = replace(made_row("a", 0, (0, 0, 1), ari=0.5, nmi=0.5), parameters={"clusters": 2})
+    failed_row = replace(made_row("a", 0), error="no [REASON]")
+    keep_songs(tmp_path / "failed", toy_songs(3), 24_000, [], "songs")
+    for name, row in (("swept", swept), ("failed", failed_row)):
+        write_rows(tmp_path / name, [row])
+        page = write_lab_report(tmp_path / name, datetime(2026, 5, 1, tzinfo=UTC)).read_text()
+        assert "No system has a run that worked, sweeps apart: nothing here says which system is best" in page
+        assert "The songs have no labels: nothing" not in page
+
+
+def test_a_cluster_that_the_sample_of_the_silhouette_misses_costs_no_row() -> None:
+    """Of 6,000 songs one is alone; whether or not it is drawn, the other scores are there, and the silhouette as it was."""
+    points = np.random.default_rng(0).normal(size=(6000, 2)).astype(np.float32)
+    for alone in range(40):
+        labels = (np.arange(6000) == alone).astype(np.int64)
+        scores = diagnostics(points, labels)
+        assert scores.keys() >= {"calinski_harabasz", "davies_bouldin"}
+        if "silhouette" not in scores:
+            break
+    else:
+        pytest.fail("no song was left out of the sample")
+    halves = (points[:, 0] > 0).astype(np.int64)
+    expected = silhouette_score(points, halves, sample_size=5000, random_state=0)
+    assert diagnostics(points, halves)["silhouette"] == pytest.approx(expected)
 
 
 def test_systems_that_share_a_network_share_its_pictures(tmp_path: Path) -> None:

@@ -71,12 +71,24 @@ def test_all_parts_that_are_told_a_number_of_clusters_are_swept_together() -> No
     with pytest.raises(ConfigError, match="it finds it") as raised:
         Sweep(floor, [{"clusters": 7}], 1).systems()
     assert raised.value.reason == "PART_UNKNOWN"
-    with pytest.raises(ConfigError, match="whole number"):
-        Sweep(vade, [{"clusters": "many"}], 1).systems()
+    for wrong in ("many", 0, True, 2.5):
+        with pytest.raises(ConfigError, match="whole number"):
+            Sweep(vade, [{"clusters": wrong}], 1).systems()
     assert Sweep(vade, [{}], 1).systems() == [vade]
     with pytest.raises(ConfigError, match="silhouette") as raised:
         Sweep(vade, [{}], 1, parse_search("clusters=4:9")).systems()
     assert raised.value.reason == "GRID_INVALID"
+
+
+def test_a_number_that_grid_and_search_both_set_is_refused() -> None:
+    """The search's numbers would take the place of the grid's; of other parameters a grid joins the search."""
+    (kmeans,) = choose_systems(["modulation-kmeans"])
+    search = parse_search("clusters=4:9")
+    with pytest.raises(ConfigError, match="both set clusters") as raised:
+        Sweep(kmeans, grid_settings(parse_grid(["clusters=4,8"])), 1, search).systems()
+    assert raised.value.reason == "GRID_INVALID"
+    tried = Sweep(kmeans, grid_settings(parse_grid(["reducer.n_components=8,16"])), 1, search).systems()
+    assert [n_clusters_given(system) for system in tried] == [4, 4]
 
 
 def test_settings_of_training_are_swept_by_name() -> None:
@@ -198,6 +210,15 @@ def test_every_score_prefers_its_own_setting() -> None:
     assert leaderboard(rows) == []
 
 
+def test_a_score_that_says_the_same_of_all_prefers_none() -> None:
+    """Settings without any effect are not told apart by which of them was tried first."""
+    (table,) = sweep_tables([row(0, k, ari=0.5, silhouette=k / 10) for k in (2, 3)])
+    best = table.best("silhouette")
+    assert best is not None
+    assert best.parameters == {"clusterer.n_clusters": 3}
+    assert table.best("ari") is None
+
+
 def test_settings_of_other_systems_are_another_table() -> None:
     """Settings that were tried with another number of components are not compared with these, and each table says which."""
     (system,) = choose_systems(["modulation-kmeans"])
@@ -258,6 +279,26 @@ def test_sweep_makes_rows_keeps_them_and_goes_on(
     assert len(read_rows(tmp_path)) == len(first.rows) + 1
     page = write_lab_report(tmp_path, datetime(2026, 5, 1, tzinfo=UTC)).read_text()
     assert "Sweep of modulation-kmeans over clusterer.n_clusters, reducer.n_components" in page
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_settings_whose_process_is_lost_are_not_from_before(
+    toy_songs: Callable[..., SongSet], stream: StreamConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial that ends without a word is a failed row of this sweep, and counts as one that it made."""
+    (system,) = choose_systems(["modulation-kmeans"])
+    sweep = Sweep(system, grid_settings(parse_grid(["clusters=4,6"])), 1)
+    first = replace(sweep, settings=sweep.settings[:1])
+    assert run_sweep(toy_songs(48), stream, first, tmp_path).n_kept == 0
+
+    def lost(config: dict[str, Any], *, bench: Any, board: Any) -> None:
+        del config, bench, board
+        raise RuntimeError("gone")
+
+    monkeypatch.setattr("songtrain.lab.sweep._run_trial", lost)
+    run = run_sweep(toy_songs(48), stream, sweep, tmp_path)
+    assert [row.error[-13:] for row in run.rows] == ["", "[WORKER_LOST]"]
+    assert run.n_kept == 1
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -1,5 +1,7 @@
 """The loop on one worker: epochs planned, batches complete, state resumable, collapse named."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from songtrain.datasets.songs import SongSet
 from songtrain.encoders.light import LightEncoder
 from songtrain.evaluation.collapse import CollapseError
 from songtrain.loop.batches import epoch_batches, mutual_neighbours, sampling_weights
-from songtrain.loop.checkpoint import load_state, save_state
+from songtrain.loop.checkpoint import load_state, mend_list, save_state
 from songtrain.loop.learner import Learner
 from songtrain.loop.schedule import learning_rate, plan_epochs
 from songtrain.loop.world import World
@@ -132,6 +134,34 @@ def test_resumed_run_equals_an_uninterrupted_one(
     assert (np.stack(whole.labels) == np.stack(resumed.labels)).all()
 
 
+def test_a_list_of_checkpoints_is_mended_only_where_it_is_broken(
+    toy_songs: SongMaker, stream: StreamConfig, tiny: TrainSettings, tmp_path: Path
+) -> None:
+    """It then names the newest whole one; without any it is taken away, so that the run begins anew."""
+    file = tmp_path / "checkpoint_manager_snapshot.json"
+    mend_list(tmp_path / "absent", "2.0")
+    mend_list(tmp_path, "2.0")
+    assert not file.exists()
+    file.write_text("")
+    mend_list(tmp_path, "2.0")
+    assert not file.exists()
+    state = learner(toy_songs(24), tiny, stream).state()
+    for number in (1, 2, 3):
+        (tmp_path / f"checkpoint_{number}").mkdir()
+        save_state(tmp_path / f"checkpoint_{number}", state, [{"loss": 1.5}] * number)
+    (tmp_path / "checkpoint_3" / "state.safetensors").write_bytes(b"half")
+    file.write_text('{"checkpoint_results": [')
+    mend_list(tmp_path, "2.0")
+    mended = file.read_text()
+    assert json.loads(mended)["latest_checkpoint_result"]["checkpoint_dir_name"] == "checkpoint_2"
+    assert json.loads(mended)["checkpoint_results"][0]["metrics"] == {"epoch": 2, "loss": 1.5}
+    mend_list(tmp_path, "3.0")
+    assert file.read_text() == mended
+    shutil.rmtree(tmp_path / "checkpoint_2")
+    mend_list(tmp_path, "3.0")
+    assert json.loads(file.read_text())["latest_checkpoint_result"]["checkpoint_dir_name"] == "checkpoint_1"
+
+
 def test_a_resumed_run_keeps_its_number_format(
     toy_songs: SongMaker, stream: StreamConfig, tiny: TrainSettings, tmp_path: Path
 ) -> None:
@@ -156,6 +186,19 @@ def test_forced_collapse_ends_training_by_name(toy_songs: SongMaker, stream: Str
     with pytest.raises(CollapseError) as raised:
         run.run_epoch(plan_epochs(tiny)[-1])
     assert raised.value.reason == "TRAINING_COLLAPSED"
+
+
+def test_a_loss_that_is_no_number_ends_training_by_name(
+    toy_songs: SongMaker, stream: StreamConfig, tiny: TrainSettings
+) -> None:
+    """A network that gives NaN raises CollapseError at the end of the epoch, by which all workers leave it."""
+    run = learner(toy_songs(60), tiny, stream)
+    with torch.no_grad():
+        assert isinstance(run.network.encoder, LightEncoder)
+        run.network.encoder.per_frame.bias.fill_(torch.nan)
+    with pytest.raises(CollapseError, match="the loss of epoch 1 is nan") as raised:
+        run.run_epoch(plan_epochs(tiny)[0])
+    assert raised.value.reason == "TRAINING_DIVERGED"
 
 
 def test_bfloat16_gives_nearly_the_same_embeddings(

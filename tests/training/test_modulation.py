@@ -18,8 +18,10 @@ from songtrain.encoders.modulation import N_RATES, PERIOD, fit_modulation, modul
 from songtrain.encoders.network import JointEncoder, ServedEncoder, SteadyEncoder
 from songtrain.evaluation.collapse import CollapseError
 from songtrain.export.onnx import check_parity, export_onnx
+from songtrain.loop.distributed import TrainedEncoder
 from songtrain.loop.learner import Learner
 from songtrain.loop.world import World
+from songtrain.pipeline import serve_trained
 from songtrain.settings import TrainSettings
 
 
@@ -76,6 +78,20 @@ def test_a_collapse_behind_the_spectra_is_seen(
         encoder.per_frame.bias.fill_(1)
     with pytest.raises(CollapseError, match="the same of every song"):
         learner._embeddings()
+
+
+@pytest.mark.parametrize("bias", [1.0, np.nan])
+def test_a_collapse_in_a_training_that_never_looked_is_seen_before_export(
+    toy_songs: Callable[..., SongSet], tiny: TrainSettings, stream: StreamConfig, bias: float
+) -> None:
+    """As with the presets for single sounds, which have neither rounds nor neighbours but much beside the network."""
+    encoder = LightEncoder(64, width=4, n_features=32).eval()
+    with torch.no_grad():
+        encoder.per_frame.weight.mul_(1e-6)
+        encoder.per_frame.bias.fill_(bias)
+    trained = TrainedEncoder(encoder, np.empty((0, 48), np.int64), ())
+    with pytest.raises(CollapseError, match="the same of every song"):
+        serve_trained(trained, toy_songs(48), tiny, stream)
 
 
 def test_single_sounds_have_no_modulation_unless_asked() -> None:

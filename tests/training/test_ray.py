@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from songtrain.cluster import ray_session
 from songtrain.datasets.distributed import extract_features
 from songtrain.datasets.folder import RecordingFile
 from songtrain.datasets.songs import SongSet
+from songtrain.evaluation.collapse import CollapseError
 from songtrain.loop.checkpoint import load_state
 from songtrain.loop.distributed import train_encoder
 from songtrain.loop.schedule import plan_epochs
-from songtrain.settings import TrainSettings
+from songtrain.pipeline import TrainJob, train_bundle
+from songtrain.settings import TrainSettings, load_settings
 from songtrain.synth.config import season_config
 from songtrain.synth.write import simulate
 
@@ -136,15 +139,75 @@ def test_one_of_two_workers_killed_and_one_worker_goes_on(
     assert again.history == trained.history, "a finished run is not trained anew for another number of workers"
 
 
-def test_killed_command_goes_on_and_ends_in_a_bundle(tmp_path: Path) -> None:
-    """``songstream train`` killed after its first checkpoint goes on with the same --work and writes a bundle that loads."""
-    season = tmp_path / "season"
+@pytest.mark.usefixtures("ray_here")
+def test_training_that_cannot_succeed_ends_by_name(
+    toy_songs: Callable[..., SongSet], tiny: TrainSettings, stream: StreamConfig, tmp_path: Path
+) -> None:
+    """When a round finds no types the checkpoint of the warm-up is no result, and no worker tries again."""
+    clusters = tiny.clusters.model_copy(update={"min_cluster_size": 60})
+    events: list[dict[str, Any]] = []
+    with pytest.raises(CollapseError, match=r"clusters.min_cluster_size") as caught:
+        train_encoder(
+            toy_songs(96), tiny.model_copy(update={"clusters": clusters}), stream, tmp_path, on_event=events.append
+        )
+    assert caught.value.reason == "NO_TYPES"
+    assert [event["stage"] for event in events] == ["warmup", "warmup"]
+    assert list(tmp_path.glob("checkpoints/*/checkpoint_*/state.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def season(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small simulated season."""
+    folder = tmp_path_factory.mktemp("seasons") / "season"
     simulate(
         season_config(
             "demo", n_songs=72, n_types=6, zipf_exponent=0.0, n_singers=2, recording_s=40.0, snr_db=(20.0, 30.0)
         ),
-        season,
+        folder,
     )
+    return folder
+
+
+@pytest.mark.usefixtures("ray_here", "no_umap")
+def test_bundle_and_report_appear_together(season: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends while its report is drawn has left no bundle in the way, and the same one goes on to both."""
+    (tmp_path / "tiny.toml").write_text(TINY_TOML)
+    settings = load_settings(tmp_path / "tiny.toml")
+    now = datetime(2026, 6, 1, tzinfo=UTC)
+    job = TrainJob(season, tmp_path / "bundle", settings, tmp_path / "work", "a test", now)
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("songtrain.pipeline.write_report", end)
+        with pytest.raises(KeyboardInterrupt):
+            train_bundle(job)
+    assert not job.out.exists()
+    assert train_bundle(job)["digest"] == load_bundle(job.out, device="cpu").digest
+    assert "T0001" in (job.out / "report.html").read_text()
+
+
+@pytest.mark.usefixtures("ray_here")
+@pytest.mark.parametrize("damage", ["half a list", "half a checkpoint"])
+def test_a_run_goes_on_from_what_is_whole(
+    toy_songs: Callable[..., SongSet], tiny: TrainSettings, stream: StreamConfig, tmp_path: Path, damage: str
+) -> None:
+    """As after a kill in the middle of a file: from the newest checkpoint that is whole, to the end of the epochs."""
+    first = train_encoder(toy_songs(96), tiny, stream, tmp_path)
+    (folder,) = tmp_path.glob("checkpoints/*/")
+    newest = max(folder.glob("checkpoint_*/")) / "state.safetensors"
+    damaged = folder / "checkpoint_manager_snapshot.json" if damage == "half a list" else newest
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    again = train_encoder(toy_songs(96), tiny, stream, tmp_path)
+    n_kept = 3 if damage == "half a list" else 2
+    assert again.history[:n_kept] == first.history[:n_kept]
+    assert [row["stage"] for row in again.history] == ["warmup", "warmup", "round"]
+    assert (again.labels == first.labels).all()
+
+
+def test_killed_command_goes_on_and_ends_in_a_bundle(season: Path, tmp_path: Path) -> None:
+    """``songstream train`` killed after its first checkpoint goes on with the same --work and writes a bundle that loads."""
     config, work, out = tmp_path / "tiny.toml", tmp_path / "work", tmp_path / "bundle"
     config.write_text(TINY_TOML)
     command = [

@@ -16,6 +16,7 @@ from songcore.bundle import load_bundle, read_parts, write_bundle
 from songcore.decisions import Mark, Merge, Name, Split
 from songcore.errors import ConfigError, SongError
 from songcore.lineage import TypeChange
+from songcore.manifest import SongType
 from songtrain.recluster.job import recluster
 from songtrain.recluster.run_folder import RunState
 from songtrain.recluster.settings import ReclusterSettings
@@ -73,6 +74,24 @@ def test_an_id_is_never_given_twice(season: Season, known_bundle: Path) -> None:
     assert ids[1] - ids[0] == {"T0007"}
 
 
+def test_an_id_of_the_first_bundle_is_not_given_again(season: Season, known_bundle: Path, tmp_path: Path) -> None:
+    """Nor one that only the bundle has which the service was started with, outside its folder of models."""
+    parts = read_parts(known_bundle)
+    more = [*parts.types, SongType(id="T0041")]
+    write_bundle(
+        tmp_path / "first",
+        replace(
+            parts,
+            types=more,
+            type_index=np.append(parts.type_index, len(more) - 1),
+            prototypes=np.concatenate([parts.prototypes, parts.prototypes[:1]]),
+        ),
+    )
+    state = recluster(job(season.folder, known_bundle, started_with=tmp_path / "first"))
+    known = {one.id for one in load_bundle(known_bundle).types}
+    assert {one.id for one in load_bundle(candidate(season.folder, state)).types} - known == {"T0042"}
+
+
 @pytest.mark.parametrize("stage", ["proposal", "report"])
 def test_a_run_that_was_overtaken_gives_other_ids(season: Season, known_bundle: Path, stage: str) -> None:
     """A run taken up again after another one proposed types has numbers of its own for those it finds."""
@@ -90,6 +109,21 @@ def test_a_run_that_was_overtaken_gives_other_ids(season: Season, known_bundle: 
     late = recluster(job(season.folder, known_bundle))
     known = {one.id for one in load_bundle(known_bundle).types}
     given = [{one.id for one in load_bundle(candidate(season.folder, one)).types} - known for one in (other, late)]
+    assert given == [{"T0006"}, {"T0007"}]
+
+
+def test_a_run_that_is_overtaken_at_the_end_gives_other_ids(season: Season, known_bundle: Path, tmp_path: Path) -> None:
+    """A run in another folder, which no lock keeps apart, publishes first: its numbers are not given to other types."""
+    others: list[RunState] = []
+
+    def overtake(state: RunState) -> None:
+        if state.stage == "publishing" and not others:
+            beside: dict[str, Any] = {"work": tmp_path / "beside", "created_by": "somebody else"}
+            others.append(recluster(job(season.folder, known_bundle, **beside)))
+
+    late = recluster(job(season.folder, known_bundle), overtake)
+    known = {one.id for one in load_bundle(known_bundle).types}
+    given = [{one.id for one in load_bundle(candidate(season.folder, one)).types} - known for one in (*others, late)]
     assert given == [{"T0006"}, {"T0007"}]
 
 
@@ -259,6 +293,38 @@ def test_a_folder_of_bundles_that_takes_none_is_said_at_once(season: Season, kno
     assert caught.value.reason == "OUTPUT_NOT_WRITABLE"
     state = RunState.model_validate_json((season.folder / "reclusterings/night-1/state.json").read_bytes())
     assert (state.state, state.stage) == ("FAILED", "snapshot")
+
+
+def test_a_report_that_cannot_be_written_is_told_and_not_a_fault(season: Season, known_bundle: Path) -> None:
+    """As on a full disk: the run fails with a reason, and goes on when there is room."""
+    in_the_way = season.folder / "reclusterings" / "night-1" / "report.html"
+
+    def block(state: RunState) -> None:
+        if state.stage == "report":
+            in_the_way.mkdir(exist_ok=True)
+
+    with pytest.raises(ConfigError) as caught:
+        recluster(job(season.folder, known_bundle), block)
+    assert caught.value.reason == "OUTPUT_NOT_WRITABLE"
+    in_the_way.rmdir()
+    assert recluster(job(season.folder, known_bundle)).outcome == "proposed"
+    assert "<html" in in_the_way.read_text()
+
+
+def test_what_is_published_is_on_the_disk_before_it_has_its_name(
+    season: Season, known_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file, and then the folder that has it: a power cut leaves a whole bundle or none."""
+    models, synced = season.folder / "models", list[tuple[str, bool]]()
+
+    def note(path: Path) -> None:
+        synced.append((path.name, any(models.glob("[0-9a-f]*"))))
+
+    monkeypatch.setattr("songtrain.recluster.job.sync", note)
+    published = candidate(season.folder, recluster(job(season.folder, known_bundle)))
+    names = {path.name for path in published.iterdir()}
+    assert {name for name, is_there in synced if not is_there} == {*names, f".{published.name}-partial"}
+    assert synced[-1] == ("models", True)
 
 
 @pytest.mark.parametrize(

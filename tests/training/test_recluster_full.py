@@ -28,7 +28,7 @@ from reclusterings import candidate, job
 from seasons import Season, decide, fill_store
 from songcore.arrays import FloatArray, IntArray
 from songcore.bundle import load_bundle, read_training, write_bundle
-from songcore.decisions import Mark, Split
+from songcore.decisions import Mark, Split, fold
 from songcore.errors import BundleError, ConfigError
 from songcore.manifest import EncoderInfo
 from songcore.presets import STREAMS
@@ -45,11 +45,12 @@ from songtrain.export.training_state import (
 )
 from songtrain.loop.distributed import train_encoder
 from songtrain.pipeline import serve_trained
-from songtrain.recluster.full import learning_settings
+from songtrain.recluster.full import learning_settings, recluster_all
 from songtrain.recluster.job import recluster
 from songtrain.recluster.run_folder import CancelledError, RunState
 from songtrain.recluster.scheduling import until_stopped
 from songtrain.recluster.settings import FullSettings, ReclusterSettings
+from songtrain.recluster.songs import NamedSongs, RunInput, RunSongs
 from songtrain.settings import PRESETS, TrainSettings, change_settings
 
 pytestmark = ray_marks(600)
@@ -156,6 +157,34 @@ def test_what_learned_without_rounds_goes_on_without() -> None:
         learning_settings(PRESETS["syllable"], FullSettings(warmup_epochs=0), 0)
 
 
+def test_a_retraining_takes_the_cores_that_there_are() -> None:
+    """However many threads the machine that trained first gave each worker."""
+    first = change_settings(TrainSettings(), {"run": {"n_workers": 4, "threads_per_worker": 16}}, "a test")
+    run = learning_settings(first, FullSettings(n_workers=2), 0).run
+    assert (run.n_workers, run.threads_per_worker) == (2, None)
+
+
+def test_a_type_that_was_held_out_whole_is_known_all_the_same() -> None:
+    """Sung in one session alone, it has prototypes and is in the bank as the others are: songs are called by it again."""
+    rng = np.random.default_rng(0)
+    sizes = [30, 30, 12, 12]
+    directions = np.linalg.qr(rng.standard_normal((16, 16)))[0][: len(sizes)]
+    around = np.repeat(directions, sizes, axis=0) + 0.05 * rng.standard_normal((sum(sizes), 16))
+    points = np.asarray(around / np.linalg.norm(around, axis=1, keepdims=True), np.float32)
+    of, n = np.repeat([0, 1, 2, -1], sizes), sum(sizes)
+    uids = tuple(f"{i:03d}" for i in range(n))
+    songs = RunSongs(uids, tuple((f"s{i}", i) for i in range(n)), (True,) * n, ("",) * n, ("",) * n, points)
+    ids = ("T0001", "T0002", "T0003")
+    named = NamedSongs(ids, ("song",) * 3, ("",) * 3, of, np.flatnonzero(of < 0), {})
+    run = RunInput(bundle_parts(), "a" * 64, songs, named, fold([]), SETTINGS, 6)
+    proposal, labels = recluster_all(run, of, points, TrainSettings(), taught=np.arange(60))
+    assert {one.id for one in proposal.types} == {*ids, "T0006"}
+    assert set(proposal.type_index) == set(range(4))
+    nearest = proposal.type_index[(points @ proposal.prototypes.T).argmax(axis=1)]
+    assert np.array_equal(nearest, labels)
+    assert set(labels[proposal.in_bank]) == set(range(4))
+
+
 def test_a_full_retraining(
     trained: Path, retrained: tuple[Season, RunState], toy_songs: Callable[..., SongSet]
 ) -> None:
@@ -250,7 +279,8 @@ def connected_to(pids: set[int]) -> set[IPv4Address]:
     """Return where processes have connected to by TCP.
 
     Who connected to them does not count: Ray listens on all addresses, and others on this machine may still look for a node
-    that is gone at the port which is now one of theirs.
+    that is gone at the port which is now one of theirs. What is connected to is a port that somebody listens on; whoever
+    connects has one on which nobody does.
     """
     inodes = set[str]()
     for pid in pids:
@@ -258,12 +288,17 @@ def connected_to(pids: set[int]) -> set[IPv4Address]:
             with suppress(OSError):
                 inodes |= set(re.findall(r"socket:\[(\d+)]", str(file.readlink())))
     rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
-    listening, connected = ([row for row in rows if row[3] == state and row[9] in inodes] for state in ("0A", "01"))
-    ports = {row[1].split(":")[1] for row in listening}
-    # The last word of an address is one of IPv4, as it lies in memory.
-    return {
-        IPv4Address(ntohl(int(row[2].split(":")[0][-8:], 16))) for row in connected if row[1].split(":")[1] not in ports
-    }
+    here = {row[1].split(":")[0][-8:] for row in rows}
+    listened_on = {row[1].split(":")[1] for row in rows if row[3] == "0A"}
+    theirs = {row[1].split(":")[1] for row in rows if row[3] == "0A" and row[9] in inodes}
+    found = set[IPv4Address]()
+    for local, remote in (row[1:3] for row in rows if row[3] == "01" and row[9] in inodes):
+        address, port = remote.split(":")
+        is_opener = address[-8:] in here and port not in listened_on
+        if local.split(":")[1] not in theirs and not is_opener:
+            # The last word of an address is one of IPv4, as it lies in memory.
+            found.add(IPv4Address(ntohl(int(address[-8:], 16))))
+    return found
 
 
 def test_cancelled_and_killed_while_it_learns(

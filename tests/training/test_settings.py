@@ -30,6 +30,7 @@ def test_file_changes_only_what_it_names(tmp_path: Path) -> None:
         ("zzz = 3\n", "zzz is no setting; expected name, seed, data"),
         ("name = 'A b'\n", "name 'A b'; expected small letters, digits, dots and hyphens"),
         ("[rounds]\nmargin_degrees = 200\n", "rounds.margin_degrees"),
+        ("seed = 4294967296\n", "seed"),
         ("[warmup]\nn_epochs = 0\n[rounds]\nn_rounds = 0\n", "nothing would be trained"),
         ("seed = ", "not TOML"),
     ],
@@ -47,6 +48,16 @@ def test_a_misspelt_name_of_a_reclustering_comes_with_the_right_one(tmp_path: Pa
     file = tmp_path / "run.toml"
     file.write_text("[gate]\nmin_reviews = 1\n")
     with pytest.raises(ConfigError, match=r"gate.min_reviews is no setting; did you mean gate.min_review"):
+        load_recluster_settings(file)
+
+
+def test_a_seed_that_no_part_would_take_is_refused_at_once(tmp_path: Path) -> None:
+    """Not by the first worker that draws with it."""
+    file = tmp_path / "run.toml"
+    file.write_text("seed = 4294967295\n")
+    assert load_settings(file).seed == load_recluster_settings(file).seed == 2**32 - 1
+    file.write_text("seed = 4294967296\n")
+    with pytest.raises(ConfigError, match="seed"):
         load_recluster_settings(file)
 
 

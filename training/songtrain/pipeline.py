@@ -9,10 +9,10 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from songcore.arrays import FloatArray
-from songcore.bundle import BundleParts, write_bundle
-from songcore.errors import ConfigError
+from songcore.bundle import Bundle, BundleParts, check_output, write_bundle
 from songcore.manifest import EncoderInfo
 from songcore.presets import STREAMS
 from songcore.stream import StreamConfig
@@ -27,6 +27,7 @@ from songtrain.discovery import Discovery, discover_types
 from songtrain.encoders.beside import fit_beside, with_beside
 from songtrain.encoders.build import n_parameters
 from songtrain.encoders.network import SteadyEncoder
+from songtrain.evaluation.collapse import check_variation
 from songtrain.evaluation.novelty import NoveltyCheck, check_novelty
 from songtrain.evaluation.scores import diagnostics, label_numbers, label_scores
 from songtrain.evaluation.zipf_alternatives import zipf_scores
@@ -35,6 +36,7 @@ from songtrain.export.onnx import check_parity
 from songtrain.export.served import Served, serve_encoder
 from songtrain.export.training_state import TrainingState, chosen_songs, pack_training
 from songtrain.loop.distributed import TrainedEncoder, train_encoder
+from songtrain.loop.embedding import embed_store
 from songtrain.loop.steadying import steady_weights
 from songtrain.report.page import ReportContent, write_report
 from songtrain.settings import TrainSettings
@@ -45,6 +47,8 @@ Progress: TypeAlias = Callable[[str, int, int, str], None]
 """Called with stage, how much is done, of how much, and a few words."""
 
 N_PARITY_SONGS = 16
+N_LOOKED_AT = 256
+"""Songs, or up to twice as many, that show whether the encoder has collapsed."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +81,15 @@ class _Clock:
 
 
 def train_bundle(job: TrainJob, on_progress: Progress = lambda *_: None) -> dict[str, Any]:
-    """Train, write bundle and report, and return the run's facts and scores.
+    """Train, write the bundle with its report, and return the run's facts and scores.
 
-    A failure before the report leaves ``out`` as it was.
+    Bundle and report appear at ``out`` together; a failure leaves it as it was.
 
     Raises InputError for what cannot be learned from, ConfigError for what cannot be written, CollapseError when training
     fails.
     """
-    if job.out.exists() and not job.overwrite:
-        raise ConfigError(f"{job.out} exists; choose another folder, or --overwrite", reason="OUTPUT_EXISTS")
+    # Said before hours are spent, not after.
+    check_output(job.out, overwrite=job.overwrite)
     settings, clock = job.settings, _Clock()
     stream = STREAMS[settings.data.segmenter]
     folder = scan_folder(job.data, settings.data.segmentation)
@@ -93,7 +97,8 @@ def train_bundle(job: TrainJob, on_progress: Progress = lambda *_: None) -> dict
         clock.lap("start")
         features = _features(folder, stream, job, on_progress)
         songs, n_silent = screen_songs(features.songs, min_songs=settings.data.min_songs, left_out=features.left_out)
-        held = hold_out(songs.recordings, settings.novelty.held_out_share, np.random.default_rng([settings.seed, 1]))
+        rng = np.random.default_rng([settings.seed, 1])
+        held = hold_out(songs.sources, settings.novelty.held_out_share, rng, [place.onset for place in songs.places])
         train, held_out = songs.parted(held)
         clock.lap("features")
         trained = _train(train, stream, job, on_progress)
@@ -118,24 +123,28 @@ def train_bundle(job: TrainJob, on_progress: Progress = lambda *_: None) -> dict
     golden = _golden(folder, train, found, stream, settings)
     training = _training(trained, train, found, settings)
     parts = _parts(job, stream, served, found, golden, facts, scores)
-    bundle = write_bundle(job.out, replace(parts, training=training), overwrite=job.overwrite)
-    clock.lap("bundle")
-    on_progress("report", 0, 1, "drawing")
-    content = ReportContent(
-        settings=settings,
-        stream=stream,
-        train=train,
-        trained=trained,
-        found=found,
-        novelty=check,
-        scores=scores,
-        facts=facts,
-        skipped=features.skipped,
-        seconds=clock.seconds,
-        digest=bundle.digest,
-        created_at=job.now,
-    )
-    write_report(job.out / "report.html", content)
+
+    def report(folder: Path, written: Bundle) -> None:
+        clock.lap("bundle")
+        on_progress("report", 0, 1, "drawing")
+        content = ReportContent(
+            settings=settings,
+            stream=stream,
+            train=train,
+            trained=trained,
+            found=found,
+            novelty=check,
+            scores=scores,
+            facts=facts,
+            skipped=features.skipped,
+            seconds=clock.seconds,
+            digest=written.digest,
+            created_at=job.now,
+        )
+        write_report(folder / "report.html", content)
+
+    # A bundle without its report would be taken for what a finished run left, and the report never be drawn.
+    bundle = write_bundle(job.out, replace(parts, training=training), overwrite=job.overwrite, add=report)
     on_progress("report", 1, 1, "done")
     return {**facts, **scores, "digest": bundle.digest, "bundle": str(job.out), "seconds": clock.seconds}
 
@@ -166,8 +175,14 @@ def _train(train: SongSet, stream: StreamConfig, job: TrainJob, on_progress: Pro
 
 
 def serve_trained(trained: TrainedEncoder, train: SongSet, settings: TrainSettings, stream: StreamConfig) -> Served:
-    """Put what is learned in closed form behind the encoder, steadiness and principal components, and export it."""
+    """Put what is learned in closed form behind the encoder, steadiness and principal components, and export it.
+
+    Raises CollapseError when the encoder says the same of every song: what stands beside it would hide that, and in a training
+    without rounds and neighbours nobody has looked yet.
+    """
     store = FrameStore(train, torch.device("cpu"))
+    some = np.arange(0, len(store), max(1, len(store) // N_LOOKED_AT), dtype=np.int64)
+    check_variation(normalize(torch.from_numpy(embed_store(trained.encoder, store, some))).numpy())
     whole = with_beside(trained.encoder, fit_beside(settings, stream.features, store))
     steady = SteadyEncoder(whole, steady_weights(whole, store, settings, stream))
     return serve_encoder(steady, store, settings, stream)

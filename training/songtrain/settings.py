@@ -193,7 +193,8 @@ class TrainSettings(_Section):
     """Everything of a training run."""
 
     name: str = Field(default="songs", pattern=f"^{BUNDLE_NAME}$")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """scikit-learn takes no larger one."""
     data: DataSettings = DataSettings()
     encoder: EncoderSettings = EncoderSettings()
     augment: AugmentSettings = AugmentSettings()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from songcore.bundle import Bundle, load_bundle
-from songcore.errors import ConfigError, InputError, SongError
+from songcore.errors import BundleError, ConfigError, InputError, SongError
 from songtrain.archive.shards import Shard, read_shard, write_shard
 from songtrain.archive.tasks import on_cluster
 from songtrain.datasets.distributed import Skipped
@@ -39,7 +39,8 @@ def embed_recordings(
     """Return the shards of all recordings' songs as the bundle's encoder places them, in order; needs a Ray connection.
 
     Shards that are there and whole are kept. ``on_shard`` gets how many are done and of how many. Raises ConfigError for a
-    folder that holds shards of other recordings or of another bundle, and for one that takes nothing.
+    folder that holds shards of other recordings or of another bundle, and for one that takes nothing; BundleError when another
+    bundle takes the place of this one meanwhile.
     """
     digest = load_bundle(bundle, device="cpu").digest
     parts = [
@@ -56,7 +57,7 @@ def embed_recordings(
         )
     missing = [part for part in parts if not _is_whole(part.path)]
     on_shard(len(parts) - len(missing), len(parts))
-    for n_done, _ in enumerate(on_cluster(_embed, missing, bundle, channel), len(parts) - len(missing) + 1):
+    for n_done, _ in enumerate(on_cluster(_embed, missing, bundle, digest, channel), len(parts) - len(missing) + 1):
         on_shard(n_done, len(parts))
     return [part.path for part in parts]
 
@@ -78,8 +79,13 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _embed(part: _Part, bundle_path: Path, channel: int | None) -> int:
+def _embed(part: _Part, bundle_path: Path, digest: str, channel: int | None) -> int:
     bundle = load_bundle(bundle_path, device="auto")
+    if bundle.digest != digest:
+        raise BundleError(
+            f"another bundle took the place of {bundle_path} meanwhile; give the same command again, with another --out",
+            reason="HASH_MISMATCH",
+        )
     found: list[RecordingSongs] = []
     skipped: list[Skipped] = []
     for file in part.files:

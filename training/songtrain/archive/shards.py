@@ -55,7 +55,8 @@ def write_whole(table: pa.Table, path: Path) -> None:
         # Two tasks may write one shard where a node was only thought lost: each has its own file until it is whole.
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".partial-", delete=False) as file:
             partial = Path(file.name)
-            pq.write_table(table, file)
+            # Else a flipped bit in an embedding would be read as another embedding.
+            pq.write_table(table, file, write_page_checksum=True)
         partial.rename(path)
     except OSError as error:
         if partial is not None:
@@ -70,8 +71,11 @@ def write_whole(table: pa.Table, path: Path) -> None:
 def read_shard(path: Path) -> Shard:
     """Return what was written; InputError when the file is damaged."""
     table = _read(path)
-    rows = zip(*(table[name].to_pylist() for name in PLACE_COLUMNS), strict=True)
-    return Shard(tuple(SongPlace(*row) for row in rows), _embeddings(table), _skipped(table))
+    try:
+        rows = zip(*(table[name].to_pylist() for name in PLACE_COLUMNS), strict=True)
+        return Shard(tuple(SongPlace(*row) for row in rows), _embeddings(table), _skipped(table))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a column of another type, or no JSON
+        raise _damaged(path, error) from error
 
 
 def read_places(path: Path) -> tuple[pa.Table, tuple[Skipped, ...]]:
@@ -106,8 +110,12 @@ def _embeddings(table: pa.Table) -> FloatArray:
 
 def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
-        return pq.read_table(path, columns=columns, partitioning=None)
+        return pq.read_table(path, columns=columns, partitioning=None, page_checksum_verification=True)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}); delete it and give the same command again", reason="NOT_A_TABLE"
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path} cannot be read ({error}); delete it and give the same command again", reason="NOT_A_TABLE"
+    )

@@ -24,7 +24,7 @@ def cluster(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = None,
     per_shard: Annotated[int, typer.Option(min=1, help="Recordings in one file, and so in one task.")] = 20,
     channel: Annotated[int | None, typer.Option(min=1, help="Channel to listen to; the mean of all else.")] = None,
-    seed: Annotated[int, typer.Option(help="Of k-means.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of k-means.")] = 0,
     address: Annotated[str | None, typer.Option(help="Ray cluster; this machine alone if not given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line about the run.")] = False,
 ) -> None:

@@ -19,7 +19,9 @@ __all__ = ["check_choices", "run", "warn_of_codes"]
 def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     data: Annotated[Path, typer.Option(help="Folder with recordings, and songs.csv where songs are annotated.")],
     out: Annotated[Path, typer.Option(help="Folder for results.parquet, report.html and the features.")],
-    systems: Annotated[str, typer.Option(help="Names, with commas between; all if not given.")] = "",
+    systems: Annotated[
+        str, typer.Option(help="Names, with commas between; all, or those of --file, if not given.")
+    ] = "",
     file: Annotated[
         Path | None, typer.Option(help="TOML file that declares systems of your own, as `lab list --toml` shows them.")
     ] = None,

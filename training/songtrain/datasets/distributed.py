@@ -1,13 +1,14 @@
 """Recordings to features by Ray Data, one task per few files, cached and resumable; a bad file is reported and skipped."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray.data
+from ray.exceptions import RayError, RayTaskError
 
 from songcore.errors import ConfigError, SongError
 from songcore.stream import StreamConfig
@@ -65,7 +66,7 @@ def extract_features(
 ) -> FeatureRun:
     """Return the songs of all recordings, in their order; needs a Ray connection.
 
-    Raises ConfigError when the cache cannot be written.
+    Raises ConfigError when the cache cannot be written, or a task is lost again and again.
     """
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
@@ -78,7 +79,7 @@ def extract_features(
     found: dict[int, RecordingSongs] = {}
     skipped: dict[int, Skipped] = {}
     n_cached = 0
-    for row in rows.iter_rows():
+    for row in _told(rows.iter_rows()):
         index, name = int(row["index"]), recordings[int(row["index"])].name
         if row["reason"] == "WORK_UNWRITABLE":
             raise ConfigError(str(row["message"]), reason=str(row["reason"]))
@@ -96,6 +97,20 @@ def extract_features(
         if index in found and (annotations := file.annotations) is not None
     )
     return FeatureRun(songs, tuple(skipped[index] for index in sorted(skipped)), n_cached, n_behind)
+
+
+def _told(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the rows; of tasks that Ray gives up, as of a recording that is too long for the memory, say what to do."""
+    try:
+        yield from rows
+    except RayTaskError:  # raised by what the task does: a fault of songstream, whose place is told
+        raise
+    except RayError as error:
+        raise ConfigError(
+            f"a task was lost again and again ({' '.join(str(error).split())[:200]}); look after the nodes' memory, then give "
+            "the same command again: what is finished is kept",
+            reason="WORKERS_LOST",
+        ) from error
 
 
 def _extract_row(row: dict[str, Any], *, stream: StreamConfig, cache: Path, channel: int | None) -> dict[str, Any]:

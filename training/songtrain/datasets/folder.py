@@ -36,8 +36,8 @@ def scan_folder(folder: Path, segmentation: Literal["auto", "annotated", "automa
 
     ``annotated`` keeps the borders of songs.csv as they are; ``auto`` lets the segmenter move them to where serving cuts.
 
-    Raises InputError: NOT_FOUND, NO_RECORDINGS, RECORDING_MISSING when songs.csv names what is not there, RECORDING_AMBIGUOUS,
-    and whatever reading songs.csv raises.
+    Raises InputError: NOT_FOUND, NO_RECORDINGS, TOO_FEW_SONGS when songs.csv names none, RECORDING_MISSING when it names what
+    is not there, RECORDING_AMBIGUOUS, and whatever reading it raises.
     """
     if not folder.is_dir():
         raise InputError(
@@ -62,6 +62,11 @@ def scan_folder(folder: Path, segmentation: Literal["auto", "annotated", "automa
 def _annotated(folder: Path, files: list[Path], table: Path) -> tuple[RecordingFile, ...]:
     with table.open(encoding="utf-8", newline="") as file:
         annotations = read_songs_csv(file, name=str(table))
+    if not annotations:
+        raise InputError(
+            f"{table} names no song; write some, or take it away to have all recordings cut by the segmenter",
+            reason="TOO_FEW_SONGS",
+        )
     songs: dict[str, list[Annotation]] = defaultdict(list)
     for annotation in annotations:
         songs[annotation.recording].append(annotation)

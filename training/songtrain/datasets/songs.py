@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,20 @@ class SongSet:
     def recordings(self) -> list[str]:
         """Name of every song's recording."""
         return [place.recording for place in self.places]
+
+    @property
+    def sources(self) -> list[str]:
+        """Name of every song's recording, of copies of one recording the same name: that of the first of them.
+
+        As when a backup lies in the folder, too: learned from under one name, its songs could be held out under another.
+        """
+        content: dict[str, bytes] = {}
+        for name, part in zip(self.recordings, np.split(self.frames, np.cumsum(self.lengths)[:-1]), strict=False):
+            content[name] = blake2b(content.get(name, b"") + np.ascontiguousarray(part).tobytes()).digest()
+        first: dict[bytes, str] = {}
+        for name, digest in content.items():
+            first.setdefault(digest, name)
+        return [first[content[name]] for name in self.recordings]
 
     @property
     def labels(self) -> list[str]:

@@ -14,7 +14,7 @@ from songcore.resample import Resampler
 from songtrain.datasets.folder import RecordingFile
 from songtrain.datasets.songs import SongPlace
 
-__all__ = ["SoundSource", "song_sounds", "sound_source"]
+__all__ = ["SoundSource", "resampled", "song_sounds", "sound_source"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def _cuts(path: Path, spans: Sequence[tuple[int, int]], rate: int, channel: int 
     """Return the half-open spans, in samples at ``rate``, of one recording."""
     sounds = [np.zeros(max(0, stop - start), np.float32) for start, stop in spans]
     end, at = max(stop for _, stop in spans), 0
-    for block in _resampled(path, rate, channel):
+    for block in resampled(path, rate, channel):
         for (start, stop), sound in zip(spans, sounds, strict=True):
             first, last = max(start, at), min(stop, at + len(block))
             if first < last:
@@ -68,7 +68,8 @@ def _cuts(path: Path, spans: Sequence[tuple[int, int]], rate: int, channel: int 
     return sounds
 
 
-def _resampled(path: Path, rate: int, channel: int | None) -> Iterator[FloatArray]:
+def resampled(path: Path, rate: int, channel: int | None) -> Iterator[FloatArray]:
+    """Yield a recording as blocks (n,) float32 at ``rate``; raises what `open_recording` and its blocks raise."""
     with open_recording(path, channel=channel) as recording:
         resampler = Resampler(recording.sample_rate_hz, rate)
         for block in recording.blocks():

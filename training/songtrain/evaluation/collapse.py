@@ -57,7 +57,7 @@ def relative_spread(embeddings: FloatArray) -> float:
 def check_variation(features: FloatArray) -> None:
     """Raise CollapseError when unit features (n, d) are all but one and the same; to be asked before components are drawn."""
     variation = float(np.sqrt(features.astype(np.float64).var(axis=0).sum()))
-    if variation < MIN_VARIATION:
+    if not variation >= MIN_VARIATION:  # NaN is not less, either
         raise CollapseError(
             f"the network says the same of every song: its features vary by {variation:.2g} (at least {MIN_VARIATION} "
             "expected); lower the learning rate, or check that the songs differ",

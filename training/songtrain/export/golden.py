@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from songcore.arrays import FloatArray
-from songcore.audio import open_recording
 from songcore.errors import InputError
-from songcore.resample import Resampler
 from songcore.stream import SongStream, StreamConfig
 from songtrain.datasets.songs import SongPlace
+from songtrain.datasets.sound import resampled
 
 __all__ = ["golden_recordings"]
 
@@ -49,18 +48,15 @@ def golden_recordings(
 def _cut(path: Path, place: SongPlace, stream: StreamConfig, channel: int | None) -> FloatArray:
     rate = stream.frontend.sample_rate_hz
     begin, end = max(0, place.onset - round(BEFORE_S * rate)), place.offset + round(AFTER_S * rate)
-    parts: list[FloatArray] = []
-    n = 0
-    with open_recording(path, channel=channel) as recording:
-        resampler = Resampler(recording.sample_rate_hz, rate)
-        for block in recording.blocks():
-            parts.append(resampler.push(block))
-            n += len(parts[-1])
-            if n >= end:
-                break
-        else:
-            parts.append(resampler.finish())
-    return np.concatenate(parts)[begin:end]
+    parts, at = [np.empty(0, np.float32)], 0
+    for block in resampled(path, rate, channel):
+        # What lies before is not kept: a recorder's file may be a day long.
+        if at + len(block) > begin:
+            parts.append(block[max(0, begin - at) : end - at])
+        at += len(block)
+        if at >= end:
+            break
+    return np.concatenate(parts)
 
 
 def _has_song(piece: FloatArray, stream: StreamConfig) -> bool:

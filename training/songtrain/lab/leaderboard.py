@@ -1,5 +1,6 @@
 """Rows of one system and its seeds as one line, best first."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,15 +61,28 @@ def is_collapsed(row: Row) -> bool:
     """Whether the encoder lost what tells songs apart.
 
     It gave the same for all, most songs are in one cluster or in none, points lie on a line, or most are copies of others:
-    60 % of the songs, effective rank 2 and a quarter of the songs are the limits.
+    60 % of the songs, effective rank 2 (`_least_rank`) and a quarter of the songs are the limits.
     """
     scores = row.scores
     return (
         row.error.endswith(f"[{CollapseError.default_reason}]")
         or scores.get("largest_share", 0) > MAX_SHARE
-        or scores.get("effective_rank", np.inf) < MIN_RANK
+        or scores.get("effective_rank", np.inf) < _least_rank(row)
         or scores.get("n_distinct", row.n_songs) < MIN_DISTINCT * row.n_songs
     )
+
+
+def _least_rank(row: Row) -> float:
+    """Return the effective rank below which the points lie on a line.
+
+    A map, or shares of three clusters, can span two directions and no more, and an effective rank of 2 would need both to be
+    equally long: there the limit is halfway between a line and all that there is.
+    """
+    told = json.loads(row.description or "{}")
+    spans = told.get("reducer", ["", {}])[1].get("n_components")
+    if told.get("clusterer", [""])[0] == "argmax" and row.n_clusters_given is not None:
+        spans = row.n_clusters_given - 1
+    return min(MIN_RANK, (1 + spans) / 2) if isinstance(spans, int) else MIN_RANK
 
 
 def _line(name: str, rows: Sequence[Row], stable: float | None) -> Line:

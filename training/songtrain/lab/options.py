@@ -37,7 +37,7 @@ def with_parameters(system: System, parameters: Mapping[str, Any], max_minutes: 
             # Of several clusterers some may find the number.
             if not _counts(system) and "clusterer" not in parameters:
                 raise ConfigError(f"{system.name} is given no number of clusters: it finds it", reason="PART_UNKNOWN")
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"clusters={value}: expected a whole number from 1", reason="GRID_INVALID")
             system = with_clusters(system, value)
             continue

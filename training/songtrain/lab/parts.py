@@ -96,6 +96,8 @@ CONTENT = "content"
 """In a description: what a part of a user's own is, by its files; a path says nothing of what lies there now."""
 _NOT_CHOSEN = (*SEEDS, "frontend", "stream", "sound", CONTENT)
 """What `build` and `describe` set by themselves."""
+OF_SONGS = ("settings", "sound")
+"""What only encoders of songs, not of features, are told: how to train on them, or where their sound is."""
 COUNTS = ("n_clusters", "n_components")
 """What clusterers call the number of clusters that they are given."""
 
@@ -162,7 +164,16 @@ def parts_of(system: System) -> dict[Kind, Part]:
 
 
 def describe(system: System, stream: StreamConfig) -> str:
-    """Return every parameter of every part, defaults included: two systems with one description give the same labels."""
+    """Return every parameter of every part, defaults included: two systems with one description give the same labels.
+
+    ConfigError when features stand before an encoder that takes the songs themselves.
+    """
+    if system.features is not None and system.encoder is not None and _takes_songs(system.encoder):
+        raise ConfigError(
+            f"{system.name}: the encoder {system.encoder.name} takes the songs themselves; leave out the features "
+            f"{system.features.name}, or name another encoder",
+            reason="SYSTEM_INVALID",
+        )
     parts = {}
     for kind, chosen in parts_of(system).items():
         estimator = build(kind, chosen, stream=stream)
@@ -173,6 +184,11 @@ def describe(system: System, stream: StreamConfig) -> str:
             told[CONTENT] = content
         parts[kind] = [chosen.name, told]
     return json.dumps(parts, default=str, sort_keys=True)
+
+
+def _takes_songs(encoder: Part) -> bool:
+    """Whether the encoder is one of ours that takes songs; what an estimator of one's own takes is its own affair."""
+    return encoder.name in PARTS["encoder"] and takes("encoder", encoder, OF_SONGS)
 
 
 def _content(chosen: Part, estimator: BaseEstimator) -> str:

@@ -42,7 +42,7 @@ def write_lab_report(folder: Path, now: datetime, system: str | None = None) -> 
             f"{folder / FILE_NAME} does not exist or is empty; `songstream lab run` first", reason="NOT_FOUND"
         )
     lines = leaderboard(rows)
-    first = _shown(rows, lines, system)
+    first, songs = _shown(rows, lines, system), read_songs(folder)
     agreements = agreement_with_labels(rows)
     environment = Environment(loader=PackageLoader("songtrain.report", "."), autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("laboratory.html").render(
@@ -56,7 +56,8 @@ def write_lab_report(folder: Path, now: datetime, system: str | None = None) -> 
         failures=[row for row in rows if row.error],
         agreements=agreements,
         pictures=_pictures(lines, rows, agreements),
-        songs=song_section(read_songs(folder)),
+        has_labels=any(songs.labels if songs is not None else ()) or any("ari" in row.scores for row in rows),
+        songs=song_section(songs),
         shown=_section(folder, first),
         networks=networks(rows),
         reconstructions=reconstructions(folder, [line.name for line in lines]),
@@ -64,7 +65,9 @@ def write_lab_report(folder: Path, now: datetime, system: str | None = None) -> 
     )
     path = folder / "report.html"
     try:
-        path.write_text(page, encoding="utf-8")
+        # Whole or not at all: what the disk does not take leaves the former page.
+        path.with_suffix(".partial").write_text(page, encoding="utf-8")
+        path.with_suffix(".partial").rename(path)
     except OSError as error:
         raise ConfigError(f"cannot write {path} ({error.strerror}); make room", reason="OUTPUT_NOT_WRITABLE") from error
     return path

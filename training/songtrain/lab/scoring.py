@@ -1,9 +1,10 @@
 """Scores of rows, and of rows against each other: stability over seeds, and which label-free score could be believed."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -60,10 +61,9 @@ def label_free_scores(points: FloatArray, found: IntArray, system: System, seed:
     known = clusterer.get_params(deep=False)
     # One seed is enough: density clustering has no chance in it, and four fits cost more than the row itself.
     if seed == 0 and "min_cluster_size" in known and len(points) > 2 * MIN_RUNS:
-        low, high = _sizes(
-            points, system, known["min_cluster_size"] or smallest_cluster(len(points), known.get("min_share"))
-        )
-        scores |= {"k_low": float(low), "k_high": float(high)}
+        found_over_sizes = _sizes(points, system, _usual_size(known, len(points)))
+        if found_over_sizes is not None:
+            scores |= dict(zip(("k_low", "k_high"), map(float, found_over_sizes), strict=True))
     return scores
 
 
@@ -83,14 +83,31 @@ def _halves(points: FloatArray, system: System, seed: int, rng: np.random.Genera
         return None
 
 
-def _sizes(points: FloatArray, system: System, min_cluster_size: int) -> tuple[int, int]:
+def _usual_size(known: Mapping[str, Any], n_songs: int) -> int:
+    """Return the smallest cluster of a density clusterer with these parameters: OPTICS takes its ``min_samples`` if not told.
+
+    Its numbers may be a share of the songs.
+    """
+    size = known["min_cluster_size"]
+    if size is None and "min_share" not in known:
+        size = known.get("min_samples")
+    if size is None:
+        size = smallest_cluster(n_songs, known.get("min_share"))
+    return round(size * n_songs) if isinstance(size, float) and size <= 1 else int(size)
+
+
+def _sizes(points: FloatArray, system: System, min_cluster_size: int) -> tuple[int, int] | None:
+    """None where there are fewer songs than the largest of the sizes: OPTICS refuses these, and the row itself stands."""
     given = dict(system.clusterer.parameters)
 
     def cluster(size: int) -> IntArray:
         changed = part(system.clusterer.name, **(given | {"min_cluster_size": size}))
         return np.asarray(build("clusterer", changed).fit_predict(points), np.int64)
 
-    return k_range(cluster, min_cluster_size)
+    try:
+        return k_range(cluster, min_cluster_size)
+    except (ValueError, SongError):
+        return None
 
 
 def stability(rows: Sequence[Row]) -> dict[tuple[str, str], float]:

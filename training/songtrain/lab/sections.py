@@ -20,6 +20,7 @@ from songtrain.evaluation.zipf_alternatives import zipf_scores
 from songtrain.lab.keepsakes import KeptPoints, SongTable, read_points
 from songtrain.lab.results import LABEL_FREE, Row, parameters_text
 from songtrain.lab.sweep_table import SweepTable, sweep_tables
+from songtrain.reducers.projections import Components
 from songtrain.report.cluster_pictures import distances_figure, maps, maps_figure, over_k_figure, types_figure
 from songtrain.report.network_pictures import history_figure, reconstructions_figure
 from songtrain.report.song_pictures import STATISTIC_WORDS, duration_figure, statistics_figure
@@ -36,6 +37,9 @@ __all__ = [
 ]
 
 MAX_K_SONGS = 2000
+MAX_MAP_DIMENSIONS = 512
+"""Maps of more dimensions are made of so many principal components: LDA of whole spectrograms would take hours, and memory by
+the gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,8 @@ def _distances(kept: KeptPoints, found: IntArray, truth: IntArray) -> dict[str, 
 
 
 def _maps(points: FloatArray, found: IntArray, truth: IntArray) -> str:
+    if points.shape[1] > MAX_MAP_DIMENSIONS:
+        points = Components(MAX_MAP_DIMENSIONS, unit=False, random_state=0).fit_transform(points)
     return _embedded(png(maps_figure(maps(points, found, seed=0), found, truth)))
 
 

@@ -62,6 +62,11 @@ class Sweep:
 
     def systems(self) -> list[System]:
         """Return the system with every setting, for a search with its least number; ConfigError when one cannot be."""
+        if self.search is not None and any(self.search.parameter in setting for setting in self.settings):
+            # The numbers of the search would take the place of the grid's, and every setting be tried as often as these are.
+            raise ConfigError(
+                f"--grid and --search both set {self.search.parameter}; name it in one of them", reason="GRID_INVALID"
+            )
         least = {} if self.search is None else {self.search.parameter: self.search.low}
         systems = [self.system_with(setting | least) for setting in self.settings]
         if self.search is not None and any(system.clusterer.name == "argmax" for system in systems):
@@ -151,10 +156,11 @@ def run_sweep(
     ray.kill(bench)
     if plan.problem is not None:
         raise plan.problem
-    for trial in (t for t in plan.trials if not ledger.knows(t)):
+    lost = [trial for trial in plan.trials if not ledger.knows(trial)]
+    for trial in lost:
         ledger.add(replace(trial.blank, error="the process that tried this setting was lost [WORKER_LOST]"))
     note_songs(out, songs, stream, sound, digest)
-    return SweepRun(tuple(ledger[t.blank.key] for t in plan.trials), len(plan.trials) - n_new)
+    return SweepRun(tuple(ledger[t.blank.key] for t in plan.trials), len(plan.trials) - n_new - len(lost))
 
 
 def _n_cores() -> int:

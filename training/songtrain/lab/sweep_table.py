@@ -35,9 +35,9 @@ class SweepTable:
     n_failed: int
 
     def best(self, score: str) -> SweepPoint | None:
-        """Return the setting that the score prefers, None when it says nothing or is not one to ask."""
+        """Return the setting that the score prefers, None when it says the same of all or is not one to ask."""
         known = [point for point in self.points if score in point.scores]
-        if score not in PREFERS or len(known) < 2:
+        if score not in PREFERS or len({point.scores[score] for point in known}) < 2:
             return None
         sign = -1 if score in BETTER_WHEN_LOW else 1
         return max(known, key=lambda point: sign * point.scores[score])

@@ -28,7 +28,7 @@ from songtrain.encoders.efficientnet import EfficientNetEncoder
 from songtrain.encoders.light import LightEncoder
 from songtrain.encoders.network import SongNetwork
 from songtrain.evaluation.collapse import CollapseError
-from songtrain.loop.checkpoint import load_state, save_state
+from songtrain.loop.checkpoint import load_state, mend_list, save_state
 from songtrain.loop.learner import Learner
 from songtrain.loop.schedule import plan_epochs
 from songtrain.loop.world import World
@@ -66,6 +66,8 @@ def train_encoder(
     """
     run = settings.run
     threads = cores_per_worker(run.n_workers, run.threads_per_worker)
+    checkpoints, name = work.absolute() / "checkpoints", _run_name(songs, settings, stream, start)
+    mend_list(checkpoints / name, ray.__version__)
     with posted_events(on_event) as board:
         config = {
             "settings": settings.model_dump_json(),
@@ -77,7 +79,7 @@ def train_encoder(
             "board": board,
         }
         trainer = TorchTrainer(
-            _train_worker,
+            _train_worker,  # type: ignore[arg-type]  # Ray's annotations know of no value that is returned
             train_loop_config=config,
             # GPUs compare gradients by NCCL; what the loop itself gathers lies in main memory.
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if use_gpu else "gloo"),
@@ -88,8 +90,8 @@ def train_encoder(
                 resources_per_worker={"CPU": threads},
             ),
             run_config=RunConfig(
-                name=_run_name(songs, settings, stream, start),
-                storage_path=str(work.absolute() / "checkpoints"),
+                name=name,
+                storage_path=str(checkpoints),
                 failure_config=FailureConfig(max_failures=run.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
             ),
@@ -98,8 +100,9 @@ def train_encoder(
             result = trainer.fit()
         except TrainingFailedError as error:
             raise _workers_lost(error, run.max_failures) from error
-    if result.metrics and result.metrics.get("reason"):
-        raise CollapseError(str(result.metrics["message"]), reason=str(result.metrics["reason"]))
+    failure: dict[str, str] | None = result.return_value  # type: ignore[attr-defined]  # as above
+    if failure:
+        raise CollapseError(failure["message"], reason=failure["reason"])
     if result.checkpoint is None:
         raise CollapseError(
             "training ended without a checkpoint; this is a fault of songstream", reason="NO_CHECKPOINT"
@@ -118,7 +121,19 @@ def _workers_lost(error: TrainingFailedError, max_failures: int) -> ConfigError:
     )
 
 
-def _train_worker(config: dict[str, Any]) -> None:
+def _train_worker(config: dict[str, Any]) -> dict[str, str] | None:
+    """Train, and return why that cannot succeed if so: a run that is not to be tried again.
+
+    Returned and not reported, since Ray forgets a report without a checkpoint and would hand out the last one as the result.
+    """
+    try:
+        _learn(config)
+    except SongError as error:
+        return {"reason": error.reason, "message": str(error)}
+    return None
+
+
+def _learn(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size())
@@ -137,25 +152,21 @@ def _train_worker(config: dict[str, Any]) -> None:
     history = _resume(learner)
     epochs = plan_epochs(settings)
     saved_at = perf_counter()
-    try:
-        for epoch in epochs[len(history) :]:
-            begin = perf_counter()
-            result = learner.run_epoch(epoch)
-            where = {"stage": epoch.stage, "round": epoch.round, "pid": os.getpid()}
-            row = {**where, "n_workers": world.size, **asdict(result), "seconds": perf_counter() - begin}
-            history.append(row)
-            # Ray takes reports every half second: on a GPU short epochs would wait for it longer than they take.
-            due = perf_counter() - saved_at >= settings.run.checkpoint_every_s or len(history) == len(epochs)
-            if world.from_first(np.array([due]))[0]:  # all workers report, or none
-                _report(learner, history, world)
-                saved_at = perf_counter()
-            if world.rank == 0:
-                # Waited for, so that a run that is killed next has told what it did.
-                clocks = {"ended_at": perf_counter(), "worked_s": process_time()}
-                ray.get(config["board"].post.remote({"epoch": epoch.index, **clocks, **row}))
-    except SongError as error:
-        # A run that cannot succeed is told and not tried again.
-        ray.train.report({"reason": error.reason, "message": str(error)})
+    for epoch in epochs[len(history) :]:
+        begin = perf_counter()
+        result = learner.run_epoch(epoch)
+        where = {"stage": epoch.stage, "round": epoch.round, "pid": os.getpid()}
+        row = {**where, "n_workers": world.size, **asdict(result), "seconds": perf_counter() - begin}
+        history.append(row)
+        # Ray takes reports every half second: on a GPU short epochs would wait for it longer than they take.
+        due = perf_counter() - saved_at >= settings.run.checkpoint_every_s or len(history) == len(epochs)
+        if world.from_first(np.array([due]))[0]:  # all workers report, or none
+            _report(learner, history, world)
+            saved_at = perf_counter()
+        if world.rank == 0:
+            # Waited for, so that a run that is killed next has told what it did.
+            clocks = {"ended_at": perf_counter(), "worked_s": process_time()}
+            ray.get(config["board"].post.remote({"epoch": epoch.index, **clocks, **row}))
 
 
 def _distribute(network: nn.Module) -> nn.Module:

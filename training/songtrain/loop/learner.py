@@ -6,6 +6,7 @@ number follows from the settings' seed and the epoch, so a resumed run sees what
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from songtrain.datasets.songs import SongSet
 from songtrain.encoders.beside import fit_beside, with_beside
 from songtrain.encoders.build import build_encoder
 from songtrain.encoders.network import AnyEncoder, Beside, SongNetwork, SteadyEncoder, TrainingOutput
-from songtrain.evaluation.collapse import check_clusters, check_embeddings, check_variation
+from songtrain.evaluation.collapse import CollapseError, check_clusters, check_embeddings, check_variation
 from songtrain.loop.batches import epoch_batches, mutual_neighbours, sampling_weights
 from songtrain.loop.embedding import embed_store
 from songtrain.loop.precision import is_faster_in_bfloat16
@@ -92,7 +93,10 @@ class Learner:
         """Core labels (n,) of every round so far, -1 for songs in no core."""
 
     def run_epoch(self, epoch: Epoch) -> EpochResult:
-        """Train one epoch; the first of a round clusters the songs before."""
+        """Train one epoch; the first of a round clusters the songs before.
+
+        Raises CollapseError when the network, its embeddings or their clusters have collapsed, or the loss is no number.
+        """
         rng = np.random.default_rng([self.settings.seed, epoch.index, self._world.rank])
         # The order of songs must be known to all workers, their views need not.
         order = np.random.default_rng([self.settings.seed, epoch.index])
@@ -302,6 +306,11 @@ class Learner:
             total, n_seen = total + float(loss.detach()) * len(index), n_seen + len(index)
         world.average_buffers(self.network)
         total, n_all = world.total(total, n_seen)
+        if not isfinite(total):
+            raise CollapseError(
+                f"the loss of epoch {epoch.index + 1} is {total}; lower warmup.learning_rate or rounds.learning_rate",
+                reason="TRAINING_DIVERGED",
+            )
         return total / n_all, int(n_all)
 
     def _choose_precision(self) -> bool:

@@ -93,7 +93,9 @@ def retrain(
     served = serve_trained(trained, learned, settings, stream)
     embeddings = served.embedder.embed(lesson.songs.all_features())
     proposal, labels = recluster_all(run, lesson.old, embeddings, settings, taught=taught)
-    calibrated = _calibrated(proposal, held_out, labels[held], served.embedder, run.parts, settings)
+    # A type all of whose songs were held out is known by them, so they calibrate nothing.
+    calibrating = np.where(np.isin(labels[held], labels[taught]), labels[held], -1)
+    calibrated = _calibrated(proposal, held_out, calibrating, served.embedder, run.parts, settings)
     chosen = chosen_songs(labels, settings.seed)
     ids = tuple(proposal.types[number].id for number in labels[chosen].tolist())
     songs = lesson.songs.subset(chosen)
@@ -138,7 +140,8 @@ def learning_settings(first: TrainSettings, full: FullSettings, seed: int) -> Tr
             "learning_rate": first.rounds.learning_rate * full.rate_share,
         }
     )
-    run = first.run.model_copy(update={"n_workers": full.n_workers})
+    # The machine that trained it first may have had more cores.
+    run = first.run.model_copy(update={"n_workers": full.n_workers, "threads_per_worker": None})
     return first.model_copy(update={"seed": seed, "warmup": warmup, "rounds": rounds, "run": run})
 
 
@@ -152,8 +155,8 @@ def recluster_all(
 ) -> tuple[Proposal, IntArray]:
     """Return types for all songs, with ids by the old ones (n,), and the labels (n,); the first songs are the run's.
 
-    Songs without an old type that are in no dense core have none. Prototypes and bank are of the songs ``taught``; the
-    proposal is not calibrated yet.
+    Songs without an old type that are in no dense core have none. Prototypes and bank are of the songs ``taught``, and of all
+    songs of a type that has none among these; the proposal is not calibrated yet.
     """
     s, named = settings.clusters, run.named
     clusterer = DensityClusterer(s.min_cluster_size, s.min_samples, s.fill_neighbours, s.min_share).fit(embeddings)
@@ -170,7 +173,7 @@ def recluster_all(
     for song, type_number in run.named.placed.items():
         if named.type_ids[type_number] in number:
             found[song] = number[named.type_ids[type_number]]
-    typed = taught[found[taught] >= 0]
+    typed = _standing_for_types(taught, found)
     prototypes, type_index = _prototypes(run, number, embeddings, found, typed, settings)
     rng = np.random.default_rng([settings.seed, 2])
     bank = np.sort(rng.permutation(typed)[: settings.novelty.max_bank])
@@ -240,6 +243,15 @@ def _decided(view: View, named: NamedSongs) -> Decided:
     own = {number[view.resolve(name)] for name in about if view.resolve(name) in number}
     noise = {index for index, kind in enumerate(named.kinds) if kind == "noise"}
     return Decided(whole, own, noise)
+
+
+def _standing_for_types(taught: IntArray, labels: IntArray) -> IntArray:
+    """Return the numbers of the songs that types are known by: those ``taught``, and all of a type that has none of them.
+
+    A type that was sung in one session alone may be held out whole; without prototypes no song would be called by it again.
+    """
+    is_left_out = (labels >= 0) & ~np.isin(labels, labels[taught])
+    return np.union1d(taught[labels[taught] >= 0], np.flatnonzero(is_left_out)).astype(np.int64)
 
 
 def _prototypes(

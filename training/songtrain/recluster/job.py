@@ -16,6 +16,7 @@ import numpy as np
 
 from songcore.arrays import FloatArray
 from songcore.bundle import read_manifest, read_parts, read_training, read_types, write_bundle
+from songcore.durable import sync
 from songcore.embed import Embedder
 from songcore.errors import ConfigError, SongError
 from songcore.lineage import next_number, retired_ids
@@ -166,6 +167,8 @@ class _Run:
     def _ids_in_use(self, digests: list[str]) -> set[str]:
         """Return the ids of the types of all bundles there are, also of those that were never served."""
         used = {one.id for one in self._parts.types}
+        if self._job.started_with is not None:
+            used |= {one.id for one in read_types(self._job.started_with)}
         for digest in digests:
             path = self._job.models / digest
             if path.is_dir():
@@ -248,7 +251,7 @@ class _Run:
             order.run, run, proposal, gate, embeddings, facts, bundle.digest, lambda songs: self._features(run, songs)
         )
         write_changes_report(candidate / REPORT, content)
-        shutil.copyfile(candidate / REPORT, self._folder.file(REPORT))
+        write_whole_file(self._folder.file(REPORT), (candidate / REPORT).read_bytes())
         self._folder.write_json(
             "proposal.json",
             {
@@ -266,6 +269,9 @@ class _Run:
             },
         )
         self._stage("publishing")
+        if self._first_number() > run.first_number:
+            # A run in another folder published meanwhile, and may have given the same numbers to other types.
+            return self.work()
         _publish(candidate, self._job.models / bundle.digest)
         return self._end("proposed", bundle.digest, report)
 
@@ -339,7 +345,11 @@ def _publish(candidate: Path, target: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         shutil.copytree(candidate, partial)
+        # The run is done once it is there, so nobody would write it again after the power failed.
+        for path in (*partial.iterdir(), partial):
+            sync(path)
         partial.rename(target)
+        sync(target.parent)
     except (OSError, shutil.Error) as error:
         raise ConfigError(
             f"cannot write the bundle to {target} ({error}); make room, and give the same command again: all else is done",

@@ -46,7 +46,7 @@ class ReclusterSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     max_known: int = Field(default=100, ge=1)
     """Songs per known type that the pool is seen beside, the latest; with `full` also those that are learned from."""
     shard_songs: int = Field(default=10_000, ge=1)

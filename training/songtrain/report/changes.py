@@ -15,6 +15,7 @@ from songcore.lineage import TypeChange
 from songcore.manifest import GateCheck
 from songtrain.clusterers.prototypes import medoids
 from songtrain.recluster.proposal import Proposal
+from songtrain.recluster.run_folder import write_whole_file
 from songtrain.recluster.songs import RunInput
 from songtrain.report.figures import song_picture
 
@@ -57,7 +58,7 @@ def change_scores(
 
 
 def write_changes_report(path: Path, content: ChangesContent) -> None:
-    """Write the report to ``path``."""
+    """Write the report to ``path``, whole or not at all; ConfigError when the disk does not take it."""
     environment = Environment(loader=PackageLoader("songtrain.report", "."), autoescape=True, undefined=StrictUndefined)
     run, proposal = content.run, content.proposal
     gallery = _Gallery(content)
@@ -79,7 +80,7 @@ def write_changes_report(path: Path, content: ChangesContent) -> None:
         n_more_kept=max(0, len(kept) - MAX_ROWS),
         pixels_per_s=PIXELS_PER_S,
     )
-    path.write_text(page, encoding="utf-8")
+    write_whole_file(path, page.encode())
 
 
 def _summary(facts: Facts) -> str:

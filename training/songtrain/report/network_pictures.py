@@ -33,7 +33,7 @@ def history_figure(histories: Mapping[str, History]) -> Figure:
         nmi = [(epoch, row["nmi"]) for epoch, row in enumerate(history, 1) if "nmi" in row]
         if nmi:
             axes[-1].plot(*zip(*nmi, strict=True), **style)
-    axes[0].set_ylabel("loss, that of the first epoch being 1")
+    axes[0].set_ylabel("loss over the size of that of the first epoch")
     if has_nmi:
         axes[1].set_ylabel("NMI with the epoch before")
         axes[1].set_ylim(0, 1.02)
