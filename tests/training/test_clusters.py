@@ -10,7 +10,7 @@ from songcore.arrays import FloatArray, IntArray
 from songcore.zipf import zipf_probabilities
 from songtrain.clusterers.density import DensityClusterer, by_size, fill
 from songtrain.clusterers.matching import agreement, match_labels
-from songtrain.clusterers.prototypes import make_prototypes, medoids
+from songtrain.clusterers.prototypes import draw_bank, make_prototypes, medoids
 from songtrain.reducers.components import UnitComponents
 
 
@@ -73,6 +73,20 @@ def test_prototypes_are_unit_vectors_and_name_their_own_songs() -> None:
     assert counts.min() >= 1
     assert counts.max() <= 4
     assert (type_index[(points @ prototypes.T).argmax(axis=1)] == truth).mean() > 0.99
+
+
+def test_a_rare_type_is_in_the_bank_of_a_large_archive() -> None:
+    """Five songs of each of 40 types, ten of which were sung six times in 9,000 songs; the others are drawn at random."""
+    labels = np.concatenate([np.repeat(np.arange(30), 298), np.repeat(np.arange(30, 40), 6)])
+    bank = draw_bank(labels, most=600, of_each=5, rng=np.random.default_rng(0))
+    assert (len(set(bank.tolist())), bank.tolist()) == (600, sorted(bank.tolist()))
+    sizes = np.bincount(labels[bank])
+    assert sizes.min() == 5
+    assert sizes[:30].max() > 15
+    small = draw_bank(labels, most=120, of_each=5, rng=np.random.default_rng(0))
+    assert np.bincount(labels[small]).tolist() == [3] * 40
+    # Where all have room nothing is drawn.
+    assert draw_bank(labels, most=9_000, of_each=5, rng=np.random.default_rng(0)).tolist() == list(range(9_000))
 
 
 def test_prototypes_of_equal_songs_are_one() -> None:

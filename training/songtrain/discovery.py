@@ -11,7 +11,7 @@ from songcore.manifest import SongType
 from songcore.stream import StreamConfig
 from songtrain.augment.singers import sung_by_others
 from songtrain.clusterers.density import DensityClusterer
-from songtrain.clusterers.prototypes import make_prototypes, medoids
+from songtrain.clusterers.prototypes import draw_bank, make_prototypes, medoids
 from songtrain.datasets.songs import SongPlace, SongSet
 from songtrain.evaluation.collapse import check_clusters
 from songtrain.settings import TrainSettings
@@ -67,7 +67,7 @@ def discover_types(
     core = np.where(clusterer.core_labels_ >= 0, rank[clusterer.core_labels_], -1).astype(np.int64)
     exemplars = medoids(embeddings, labels, N_EXEMPLARS)
     prototypes, type_index = make_prototypes(embeddings, labels, max_per_type=s.max_prototypes, seed=settings.seed)
-    chosen = np.sort(rng.permutation(len(train))[: settings.novelty.max_bank])
+    chosen = draw_bank(labels, most=settings.novelty.max_bank, of_each=settings.novelty.n_neighbours, rng=rng)
     types = tuple(
         SongType(
             id=f"T{number + 1:04d}",

@@ -1,4 +1,4 @@
-"""A few prototypes per song type: a type sung in several ways, or by several singers, is not one ball."""
+"""The songs that stand for their types: prototypes, examples, and the bank that tells what is novel."""
 
 import numpy as np
 from sklearn.cluster import KMeans
@@ -6,7 +6,7 @@ from sklearn.preprocessing import normalize
 
 from songcore.arrays import FloatArray, IntArray
 
-__all__ = ["make_prototypes", "medoids"]
+__all__ = ["draw_bank", "make_prototypes", "medoids"]
 
 SONGS_PER_PROTOTYPE = 12
 
@@ -14,7 +14,10 @@ SONGS_PER_PROTOTYPE = 12
 def make_prototypes(
     embeddings: FloatArray, labels: IntArray, *, max_per_type: int, seed: int
 ) -> tuple[FloatArray, IntArray]:
-    """Return unit prototypes (p, d) float32 and the type of each (p,) int64, for labels (n,) numbered from 0."""
+    """Return unit prototypes (p, d) float32 and the type of each (p,) int64, for labels (n,) numbered from 0.
+
+    A type sung in several ways, or by several singers, is not one ball, so it has several.
+    """
     prototypes, type_index = [], []
     for label in range(int(labels.max()) + 1):
         members = embeddings[labels == label]
@@ -38,3 +41,19 @@ def medoids(embeddings: FloatArray, labels: IntArray, n_each: int) -> list[list[
         similarity = embeddings[members] @ embeddings[members].mean(axis=0)
         typical.append([int(i) for i in members[np.argsort(-similarity, kind="stable")[:n_each]]])
     return typical
+
+
+def draw_bank(labels: IntArray, *, most: int, of_each: int, rng: np.random.Generator) -> IntArray:
+    """Return the numbers of at most ``most`` songs for the bank, in order, of songs with labels (n,) numbered from 0.
+
+    They are drawn at random, but ``of_each`` of every type first: of a rare one a large archive would leave none in the bank,
+    and every song of it would be called novel.
+    """
+    order = rng.permutation(len(labels))
+    by_type = np.argsort(labels[order], kind="stable")
+    sizes = np.bincount(labels)
+    turn = np.empty(len(labels), np.int64)
+    turn[by_type] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    # All first songs, then all second ones and so on: where there is no room for all, each type has its share.
+    first = np.argsort(np.minimum(turn, of_each), kind="stable")
+    return np.sort(order[first[:most]]).astype(np.int64)

@@ -20,7 +20,7 @@ from songcore.manifest import EncoderInfo, SongType
 from songtrain.augment.singers import sung_by_others
 from songtrain.cluster import ray_session
 from songtrain.clusterers.density import DensityClusterer
-from songtrain.clusterers.prototypes import make_prototypes
+from songtrain.clusterers.prototypes import draw_bank, make_prototypes
 from songtrain.datasets.screening import screen_songs
 from songtrain.datasets.songs import SongPlace, SongSet
 from songtrain.datasets.split import hold_out
@@ -176,7 +176,8 @@ def recluster_all(
     typed = _standing_for_types(taught, found)
     prototypes, type_index = _prototypes(run, number, embeddings, found, typed, settings)
     rng = np.random.default_rng([settings.seed, 2])
-    bank = np.sort(rng.permutation(typed)[: settings.novelty.max_bank])
+    n = settings.novelty
+    bank = typed[draw_bank(found[typed], most=n.max_bank, of_each=n.n_neighbours, rng=rng)]
     stored = found[: len(run.songs)]
     exemplars = {
         name: exemplar_names(run.songs.uids, embeddings[: len(run.songs)], np.flatnonzero(stored == index))
