@@ -23,8 +23,8 @@ demo: setup
 
 # Several at a time: on two cores tests of training wait for Ray and for each other, and the others for a server or a sound
 # three quarters of their time. A file's tests share what they set up. One thread each, as two times two threads on two cores
-# spend their time waiting for each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durations=15
+# spend their time waiting for each other. Ray gives way to all other work, and beside other tests would get next to nothing.
+PYTEST := OMP_NUM_THREADS=1 RAY_worker_niceness=0 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder --durations=15
 
 test: setup
 	./deploy/install-test-tools.sh

@@ -135,7 +135,7 @@ class Recording:
     def _truncated(self, n_read: int) -> InputError:
         return InputError(
             f"{self.name} ends after {n_read / self.sample_rate_hz:.2f} s, before its header says it should; "
-            "what could be read was used; copy the file again from the recorder",
+            "what comes before that can be read; copy the file again from the recorder",
             reason="TRUNCATED",
         )
 

@@ -255,7 +255,7 @@ def test_types_found_without_training_survive_one(
 
 def until_there(season: Season, what: str) -> None:
     """Wait until training left something."""
-    folder, last = season.folder / "reclusterings" / "night-1" / "training" / "checkpoints", monotonic() + 120
+    folder, last = season.folder / "reclusterings" / "night-1" / "training" / "checkpoints", monotonic() + 240
     while not list(folder.glob(what)):
         assert monotonic() < last
         sleep(0.02)
@@ -338,6 +338,8 @@ def test_cancelled_and_killed_while_it_learns(
     shutil.rmtree(season.folder / "reclusterings/night-1/training/checkpoints")
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         until_there(season, "*/checkpoint_2*")
+        # A look at all connections may take longer than what is left of the training.
+        process.send_signal(signal.SIGSTOP)
         addresses = connected_to(family(process.pid))
         process.kill()
         assert process.wait() == -signal.SIGKILL
