@@ -19,13 +19,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from statistics import mean
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import numpy as np
 import typer
 
 from songcore.errors import InputError
-from songcore.presets import STREAMS
 from songtrain.commands.lab_run import warn_of_left_out
 from songtrain.datasets.songs import SongSet
 from songtrain.lab.results import LABEL_FREE, Row
@@ -34,8 +33,6 @@ from songtrain.lab.scoring import stability
 from songtrain.lab.systems import System, choose_systems
 
 SHOWN = ("nmi", "v_measure", "ami", "ari")
-CHOICES = {"segmenter": tuple(STREAMS), "segmentation": ("auto", "annotated", "automatic")}
-"""Words that options of a set take; the others take whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,10 @@ class LabelledSet:
     songs: int | None = None
     """At most so many, drawn at random with a fixed seed."""
     channel: int | None = None
+
+
+CHOICES = {name: get_args(get_type_hints(LabelledSet)[name]) for name in ("segmenter", "segmentation")}
+"""Words that options of a set take; the others take whole numbers."""
 
 
 def parse_set(text: str) -> LabelledSet:

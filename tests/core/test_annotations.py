@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from songcore.annotation_files import read_annotations
@@ -45,7 +45,6 @@ def _key(song: Annotation) -> tuple[str, int, int, str]:
     return song.recording, round(song.onset_s * 1e6), round(song.offset_s * 1e6), song.label
 
 
-@settings(deadline=None)
 @given(st.lists(annotations(), max_size=8))
 def test_songs_csv_round_trip(songs: list[Annotation]) -> None:
     """Songs written to songs.csv are read back with recording, times, label and further columns unchanged."""
@@ -57,7 +56,6 @@ def test_songs_csv_round_trip(songs: list[Annotation]) -> None:
     assert [song.more for song in read] == [song.more for song in songs]
 
 
-@settings(deadline=None)
 @given(st.lists(annotations(), max_size=8), st.permutations(["a.wav", "2024/north pole/b.flac", "c,d.mp3", 'e"f.ogg']))
 def test_raven_round_trip_over_several_recordings(songs: list[Annotation], order: list[str]) -> None:
     """Songs of several recordings in one Raven table come back within their own recording, whatever the order."""
@@ -76,7 +74,6 @@ def test_raven_round_trip_over_several_recordings(songs: list[Annotation], order
         assert back.more["similarity"] == written.more["similarity"]
 
 
-@settings(deadline=None)
 @given(st.lists(annotations(), max_size=8))
 def test_audacity_round_trip(songs: list[Annotation]) -> None:
     """Songs written as Audacity labels are read back with times, label and frequencies unchanged."""

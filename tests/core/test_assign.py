@@ -34,7 +34,7 @@ def parts(n_types: int = 5, per_type: int = 2, n_bank: int = 60, dimension: int 
     }
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(n_types=st.integers(1, 8), per_type=st.integers(1, 3), n_bank=st.integers(1, 40), seed=st.integers(0, 999))
 def test_agrees_with_a_naive_loop(n_types: int, per_type: int, n_bank: int, seed: int) -> None:
     """Type, similarity, score, p-value and novelty are those of loops over all vectors."""

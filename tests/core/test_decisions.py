@@ -187,7 +187,7 @@ def as_made(actions: Sequence[Action]) -> list[Decision]:
     return made
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(ACTIONS, max_size=25))
 def test_what_was_undone_might_never_have_been(actions: list[Action]) -> None:
     """Things stand as if undone decisions had never been made; every id leads to a type that stands, and none comes twice."""
@@ -205,7 +205,7 @@ def test_what_was_undone_might_never_have_been(actions: list[Action]) -> None:
     assert [read_action(write_action(one.action)) for one in made] == [one.action for one in made]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(ACTIONS, max_size=20))
 def test_everything_can_be_undone_from_the_end(actions: list[Action]) -> None:
     """Whoever undoes all decisions, the last one first, is never refused and ends where nothing was decided."""

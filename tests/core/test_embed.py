@@ -44,7 +44,7 @@ def reference(features: FloatArray) -> FloatArray:
     return np.asarray(projected / np.linalg.norm(projected), np.float32)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(lengths=st.lists(st.sampled_from([1, 32, 64, 96, 700]), max_size=80), seed=st.integers(0, 99))
 def test_a_song_does_not_depend_on_the_others(embedder: Embedder, lengths: list[int], seed: int) -> None:
     """Songs of mixed lengths in any number get the embeddings they get alone, in order, of unit length."""

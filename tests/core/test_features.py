@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -37,7 +37,6 @@ def test_agrees_with_a_naive_loop() -> None:
             assert features[i, band] == pytest.approx(min(max(above_db, 0), 40) / 10, abs=1e-5)
 
 
-@settings(deadline=None)
 @given(n_frames=st.integers(0, 900), bucket=st.integers(1, 64), max_song_s=st.floats(0.01, 15))
 def test_length(n_frames: int, bucket: int, max_song_s: float) -> None:
     """Features are as long as the song, cut at the longest, in whole buckets and at least one; the padding is silence."""
@@ -71,7 +70,6 @@ def test_what_a_band_holds_is_taken_out_and_notes_stay() -> None:
     np.testing.assert_allclose(features, expected, atol=2e-5)
 
 
-@settings(deadline=None)
 @given(n=st.integers(1, 120), share=st.floats(0.05, 0.9), below=st.floats(0, 60), seed=st.integers(0, 100))
 def test_the_steady_level_is_exceeded_for_its_share(n: int, share: float, below: float, seed: int) -> None:
     """It is numpy's sorted value, never less than nothing nor nearer to the loudest point than asked."""

@@ -48,7 +48,7 @@ def log_mel(config: FrontendConfig, samples: FloatArray, cuts: list[int] | None 
     return np.concatenate([*frames, front.finish()])
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(config=configs, n_frames=st.floats(0, 75), cuts=st.lists(st.floats(0, 1), max_size=12))
 def test_chunks_change_no_bit(config: FrontendConfig, n_frames: float, cuts: list[float]) -> None:
     """Any cutting of the signal, with empty pieces, gives the bits of one piece: ceil(n / hop) finite frames."""
@@ -60,7 +60,7 @@ def test_chunks_change_no_bit(config: FrontendConfig, n_frames: float, cuts: lis
     np.testing.assert_array_equal(log_mel(config, samples, [int(c * len(samples)) for c in cuts]), whole)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(config=configs, start=st.integers(0, 40), beyond=st.integers(0, 2_000))
 def test_restart_changes_no_bit(config: FrontendConfig, start: int, beyond: int) -> None:
     """A front end begun at any frame gives the bits of the uninterrupted one: the mel of a slice is its slice."""
@@ -152,7 +152,7 @@ def test_agrees_with_a_naive_loop() -> None:
         np.testing.assert_allclose(frame, np.log(power @ mel_matrix(SMALL) + 1e-10), atol=1e-4)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     rate=st.integers(8_000, 384_000),
     n_fft=st.integers(32, 2_048),

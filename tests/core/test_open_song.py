@@ -30,7 +30,7 @@ def run(sizes: list[int], *, asking: bool) -> tuple[list[Song], list[bytes], lis
     return songs + stream.finish(), checkpoints, guesses
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(500, 40_000), min_size=1, max_size=12))
 def test_asking_changes_no_bit(sizes: list[int]) -> None:
     """Songs, features and checkpoints are those of a stream that was never asked."""

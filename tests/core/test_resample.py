@@ -42,7 +42,7 @@ def resample(samples: FloatArray, rate_in: int, rate_out: int, cuts: list[int] |
     return np.concatenate([*pieces, resampler.finish()])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     rate_in=st.sampled_from(RATES) | st.integers(8_000, 60_000),
     rate_out=st.sampled_from(OUT_RATES),
@@ -58,7 +58,7 @@ def test_chunks_change_no_bit(rate_in: int, rate_out: int, duration_s: float, cu
     np.testing.assert_array_equal(resample(samples, rate_in, rate_out, [int(c * len(samples)) for c in cuts]), whole)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     rate_in=st.sampled_from(RATES) | st.integers(8_000, 60_000),
     rate_out=st.sampled_from(OUT_RATES),

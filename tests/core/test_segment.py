@@ -128,7 +128,7 @@ def test_snr_and_floor_have_their_closed_form() -> None:
     assert np.median(np.abs(song.floor - np.log(noise))) * DB_PER_UNIT < 0.7
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(cuts=st.lists(st.integers(0, 3750), max_size=40))
 def test_chunks_change_no_bit(cuts: list[int]) -> None:
     """Whatever the chunks, empty ones too, the songs are the same to the last bit."""
@@ -148,7 +148,7 @@ def test_equal_chunks_change_no_bit(n: int) -> None:
     assert bits(songs + segmenter.finish()) == bits(songs_in(season()))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(stop=st.integers(0, 3750), preset=st.sampled_from(sorted(PRESETS)))
 def test_restart_changes_no_bit(stop: int, preset: str) -> None:
     """Restored from its state at any frame, bootstrap and open songs included, a segmenter goes on to the last bit."""

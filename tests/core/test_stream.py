@@ -98,7 +98,7 @@ def test_the_signals_are_worth_cutting() -> None:
         assert whole("silence", "song", rate) == []
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(SIGNALS),
     preset=st.sampled_from(list(CONFIGS)),
@@ -127,7 +127,7 @@ def test_equal_chunks_change_no_bit(n_chunk: int) -> None:
     assert [key(song) for song in songs + stream.finish()] == [key(song) for song in expected] != []
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     name=st.sampled_from(SIGNALS),
     preset=st.sampled_from(list(CONFIGS)),

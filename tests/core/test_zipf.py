@@ -56,7 +56,7 @@ def test_exponent_is_the_most_likely_one() -> None:
     assert log_likelihood(fit.exponent) >= max(log_likelihood(exponent) for exponent in grid) - 1e-6
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(values=st.lists(st.integers(0, 50), max_size=12), seed=st.integers(0, 9))
 def test_order_and_unseen_types_do_not_matter(values: list[int], seed: int) -> None:
     """Counts in any order, with or without zeros, give the same fit, within its ranges."""

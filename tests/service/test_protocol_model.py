@@ -125,7 +125,7 @@ class BrokenMachine(ProtocolMachine):
 
 TestProtocol: Any = ProtocolMachine.TestCase
 TestProtocol.settings = settings(
-    max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much]
+    max_examples=120, stateful_step_count=40, suppress_health_check=[HealthCheck.filter_too_much]
 )
 
 
@@ -134,7 +134,6 @@ def test_acks_before_the_commit_are_caught() -> None:
     quick = settings(
         max_examples=500,
         stateful_step_count=30,
-        deadline=None,
         database=None,
         derandomize=True,
         phases=[Phase.generate],

@@ -95,7 +95,7 @@ def uninterrupted(bundle: Bundle) -> Memory:
     return memory
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     sizes=st.lists(st.integers(1, 60_000), max_size=30),
     crashes=st.sets(st.integers(1, 30), max_size=6),

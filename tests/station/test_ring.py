@@ -1,7 +1,7 @@
 """The ring buffer against a plain list, and the estimate of what a device lost."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from songstation.ring import RingBuffer, lost_between
@@ -15,7 +15,6 @@ steps = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(steps)
 def test_nothing_is_lost_without_being_counted_in_its_place(todo: list[tuple[str, int]]) -> None:
     """What is read is what was written, in order, with every loss counted exactly where it happened."""

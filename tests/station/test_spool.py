@@ -194,7 +194,7 @@ def test_a_record_torn_at_any_byte_is_declared(tmp_path: Path) -> None:
     assert (contents(spool), spool.n_repaired) == ([chunk(1), chunk(2)], 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 12), st.data())
 def test_any_damage_loses_only_what_it_hits(n_chunks: int, data: st.DataObject) -> None:
     """Bits flipped, and the end cut off: each chunk is there as it was or declared, and all that was not hit is there.
@@ -559,7 +559,7 @@ def test_losses_of_sessions_that_end_on_a_full_disk_are_declared_when_there_is_r
 
 
 @given(st.integers(0, 40_000), st.integers(1, 255))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_damage_to_what_is_noted_takes_the_note_before(place: int, flip: int) -> None:
     """Two notes lie in the file by turns; one of them is always whole, and what is no note is none."""
     with TemporaryDirectory() as name:

@@ -267,7 +267,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
 
 TestSpoolOutbox = SpoolMachine.TestCase
-TestSpoolOutbox.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestSpoolOutbox.settings = settings(max_examples=40, stateful_step_count=25)
 
 
 @pytest.mark.parametrize("restarts", [False, True])

@@ -248,11 +248,11 @@ def test_a_page_that_the_disk_does_not_take_leaves_the_former_one(
     now = datetime(2026, 5, 1, tzinfo=UTC)
     former = write_lab_report(tmp_path, now).read_text()
 
-    def half(path: Path, text: str, encoding: str) -> int:
-        path.write_bytes(text.encode(encoding)[: len(text) // 2])
+    def half(handle: int) -> None:
+        os.truncate(handle, os.fstat(handle).st_size // 2)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_text", half)
+    monkeypatch.setattr(os, "fsync", half)
     with pytest.raises(ConfigError, match="No space left") as raised:
         write_lab_report(tmp_path, now)
     assert raised.value.reason == "OUTPUT_NOT_WRITABLE"

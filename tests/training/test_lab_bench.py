@@ -1,28 +1,16 @@
 """bench/clusters.py: what is asked of it wrongly is said by name, before anything is run."""
 
-import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import typer
 
 from songcore.errors import InputError
 
-PROGRAM = Path(__file__).parents[2] / "bench" / "clusters.py"
+sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
 
-
-@pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    """Return bench/clusters.py as a module."""
-    spec = importlib.util.spec_from_file_location("bench_clusters_asked", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+import clusters as bench
 
 
 @pytest.mark.parametrize(
@@ -35,19 +23,19 @@ def bench() -> ModuleType:
         ("segmentation=none", "auto, annotated, automatic"),
     ],
 )
-def test_options_that_cannot_be_are_answered_with_what_can(bench: ModuleType, option: str, words: str) -> None:
+def test_options_that_cannot_be_are_answered_with_what_can(option: str, words: str) -> None:
     """A number that is none and a word that is not among the choices: the choices are told."""
     with pytest.raises(typer.BadParameter, match=words):
         bench.parse_set(f"a=folder,{option}")
 
 
-def test_two_sets_of_one_name_are_refused(bench: ModuleType) -> None:
+def test_two_sets_of_one_name_are_refused() -> None:
     """Else the second one's scores would stand where the first one's were."""
     with pytest.raises(typer.BadParameter, match="one name"):
         bench.main(["a=one", "a=two"])
 
 
-def test_a_file_of_stretches_that_names_what_is_not_there_is_told(bench: ModuleType, tmp_path: Path) -> None:
+def test_a_file_of_stretches_that_names_what_is_not_there_is_told(tmp_path: Path) -> None:
     """The message has the file that is missing and where it was looked for."""
     (tmp_path / "segments.csv").write_text("idx,sprite,start_s,dur_s,species\n0,gone.wav,0,1,a\n")
     with pytest.raises(InputError, match=r"names gone\.wav, which is neither in") as raised:

@@ -45,7 +45,7 @@ def test_image_is_the_song_cut_or_padded() -> None:
     assert LogMelImage().fit_transform([short, long]).shape == (2, 9, 4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(shift=st.integers(0, 20), rate=st.integers(1, 15))
 def test_modulation_spectrum_forgets_where_the_song_begins(shift: int, rate: int) -> None:
     """A song within silence has one spectrum wherever it lies; a full cosine has its power at its own rate."""

@@ -57,7 +57,7 @@ def light(n_epochs: int = 3) -> list[PseudoLabelEncoder]:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(labels=LABELS, seed=st.integers(0, 5))
 def test_draws_are_uniform_over_clusters(labels: IntArray, seed: int) -> None:
     """An epoch draws as many songs as there are, of every cluster equally many up to one, none twice before all came."""
@@ -73,7 +73,7 @@ def test_draws_are_uniform_over_clusters(labels: IntArray, seed: int) -> None:
         assert np.ptp(times) <= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(first=LABELS, seed=st.integers(0, 5))
 def test_lists_of_clusters_are_made_anew(first: IntArray, seed: int) -> None:
     """In the second epoch, as in the first, the lists hold every song once, in its present cluster."""
@@ -85,7 +85,7 @@ def test_lists_of_clusters_are_made_anew(first: IntArray, seed: int) -> None:
         assert all(len(np.unique(labels[songs])) == 1 for songs in lists)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(labels=LABELS, seed=st.integers(0, 5))
 def test_numbering_follows_the_songs(labels: IntArray, seed: int) -> None:
     """Clusters numbered in any other way, with gaps, come out with the same numbers, 0 the first song's, none left out."""

@@ -1,10 +1,8 @@
 """Sets of other sounds: the benchmark reads them as it is asked to, and few or no types have a documented result."""
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -22,22 +20,12 @@ from songtrain.lab.results import Row
 from songtrain.lab.systems import SYSTEMS, read_systems
 from songtrain.settings import TrainSettings, change_settings
 
-PROGRAM = Path(__file__).parents[2] / "bench" / "clusters.py"
+sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
+
+import clusters as bench
 
 
-@pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    """Return bench/clusters.py as a module."""
-    spec = importlib.util.spec_from_file_location("bench_clusters", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_set_is_described_on_the_command_line(bench: ModuleType) -> None:
+def test_a_set_is_described_on_the_command_line() -> None:
     """Options after commas become the set's own, and what is none is refused."""
     found = bench.parse_set("finch=some/folder,segmenter=syllable,segmentation=annotated,songs=40")
     assert (found.name, found.folder, found.songs) == ("finch", Path("some/folder"), 40)
@@ -47,7 +35,7 @@ def test_a_set_is_described_on_the_command_line(bench: ModuleType) -> None:
             bench.parse_set(wrong)
 
 
-def test_stretches_of_long_files_become_annotated_recordings(bench: ModuleType, tmp_path: Path) -> None:
+def test_stretches_of_long_files_become_annotated_recordings(tmp_path: Path) -> None:
     """segments.csv becomes songs.csv with ends instead of durations, beside links to the files, wherever they lay."""
     data, into = tmp_path / "data", tmp_path / "made"
     data.mkdir()
@@ -62,7 +50,7 @@ def test_stretches_of_long_files_become_annotated_recordings(bench: ModuleType, 
     assert [(a.onset_s, a.offset_s, a.label) for a in file.annotations] == [(0, 0.06, "Wren"), (0.06, 0.56, "Tern")]
 
 
-def test_the_same_songs_are_drawn_every_time(bench: ModuleType, toy_songs: Callable[..., SongSet]) -> None:
+def test_the_same_songs_are_drawn_every_time(toy_songs: Callable[..., SongSet]) -> None:
     """A smaller set is a fixed part of the whole, in its order; a set that is small enough is itself."""
     songs = toy_songs(24)
     part = bench.some(songs, 10)
@@ -73,7 +61,7 @@ def test_the_same_songs_are_drawn_every_time(bench: ModuleType, toy_songs: Calla
     assert bench.some(songs, 24) is songs
 
 
-def test_scores_are_means_and_failures_are_told(bench: ModuleType, toy_songs: Callable[..., SongSet]) -> None:
+def test_scores_are_means_and_failures_are_told(toy_songs: Callable[..., SongSet]) -> None:
     """Means over seeds, the found number of types against the true one, and a failed run instead of its system's scores."""
     songs = toy_songs(24, n_types=4)
     rows = [
@@ -139,7 +127,7 @@ def test_many_small_types_are_found() -> None:
 
 def test_declared_changes_are_ones_that_training_knows(stream: StreamConfig) -> None:
     """Every row of bench/syllables.toml is another recipe than the shipped one, in terms that its encoder takes."""
-    file = PROGRAM.parent / "syllables.toml"
+    file = Path(bench.__file__).with_name("syllables.toml")
     rows = read_systems(file.read_text(encoding="utf-8"), file.name)
     described = {describe(system, stream) for system in rows.values()}
     assert len(described) == len(rows)

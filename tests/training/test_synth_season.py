@@ -38,7 +38,7 @@ def sung_types(config: SeasonConfig) -> list[int]:
     overlap=st.floats(0, 0.5),
     seed=st.integers(0, 2**32),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_every_song_is_planned_once(
     n_songs: int, n_types: int, n_singers: int, n_stations: int, overlap: float, seed: int
 ) -> None:

@@ -70,13 +70,13 @@ class SongSet:
 
         As when a backup lies in the folder, too: learned from under one name, its songs could be held out under another.
         """
-        content: dict[str, bytes] = {}
-        for name, part in zip(self.recordings, np.split(self.frames, np.cumsum(self.lengths)[:-1]), strict=False):
-            content[name] = blake2b(content.get(name, b"") + np.ascontiguousarray(part).tobytes()).digest()
+        content = {name: blake2b() for name in self.recordings}
+        for name, part in zip(self.recordings, np.split(self.frames, self.starts[1:]), strict=False):
+            content[name].update(part.tobytes())
         first: dict[bytes, str] = {}
-        for name, digest in content.items():
-            first.setdefault(digest, name)
-        return [first[content[name]] for name in self.recordings]
+        for name, one in content.items():
+            first.setdefault(one.digest(), name)
+        return [first[content[name].digest()] for name in self.recordings]
 
     @property
     def labels(self) -> list[str]:
@@ -90,7 +90,7 @@ class SongSet:
 
     def all_features(self) -> list[FloatArray]:
         """Return every song, (n_frames, n_mels) float32."""
-        return [part.astype(np.float32) for part in np.split(self.frames, np.cumsum(self.lengths)[:-1])]
+        return [part.astype(np.float32) for part in np.split(self.frames, self.starts[1:])]
 
     def subset(self, indices: Sequence[int] | IntArray) -> "SongSet":
         """Return the songs at ``indices``, in that order, with all of the background."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from songcore.durable import replace_file
 from songcore.errors import ConfigError, InputError
 from songcore.figures import svg
 from songtrain.evaluation.collapse import differ
@@ -65,9 +66,7 @@ def write_lab_report(folder: Path, now: datetime, system: str | None = None) -> 
     )
     path = folder / "report.html"
     try:
-        # Whole or not at all: what the disk does not take leaves the former page.
-        path.with_suffix(".partial").write_text(page, encoding="utf-8")
-        path.with_suffix(".partial").rename(path)
+        replace_file(path, page.encode(), mode=0o644)  # what the disk does not take leaves the former page
     except OSError as error:
         raise ConfigError(f"cannot write {path} ({error.strerror}); make room", reason="OUTPUT_NOT_WRITABLE") from error
     return path
